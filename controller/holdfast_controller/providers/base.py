@@ -1,0 +1,149 @@
+"""The contract of a cloud. One suite of tests holds every implementation to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Market(StrEnum):
+    """How an instance is bought."""
+
+    SPOT = "spot"
+    ON_DEMAND = "on_demand"
+
+
+class FaultKind(StrEnum):
+    """Why a call, or a part of it, failed. Only CAPACITY is a *refusal*; a throttle or a quota says nothing of a pool's capacity."""
+
+    CAPACITY = "capacity"
+    """The pool has none now: try the next pool, come back to this one later."""
+    QUOTA = "quota"
+    """The account may not have more of these: the next pool under another quota; this one not before instances have gone."""
+    THROTTLE = "throttle"
+    """Too many calls: the same call again after `retry_s`, without blaming the pool."""
+    CONFIG = "config"
+    """The request is wrong (a missing subnet, an unknown type): never again without an admin."""
+    AUTH = "auth"
+    """The credentials are wrong or lack a right: never again without an admin."""
+    TRANSIENT = "transient"
+    """No answer, or a fault of the cloud's own: the same call, with the same token, again after `retry_s`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One failure, as the core sees it."""
+
+    kind: FaultKind
+    code: str
+    """The vendor's own code, for people to read; nobody decides by it."""
+    message: str
+    pool: str = ""
+    """The pool's name where the failure concerns one pool only."""
+    retry_s: float | None = None
+    """After how many seconds the same call may succeed; None where only a change helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A capacity pool: provider, region, zone, instance type, market."""
+
+    name: str
+    """`aws/us-east-1/us-east-1a/p5.48xlarge/spot`: unique, and what people read."""
+    provider: str
+    region: str
+    zone: str
+    instance_type: str
+    market: Market
+    price_cap_usd_h: float | None = None
+    """Highest spot price to pay per instance-hour; None: up to on-demand."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """One call for `count` equal instances in one pool."""
+
+    launch_id: str
+    """Ours, unique per call; tagged on every instance, and the client token (≤ 64 ASCII characters)."""
+    pool: Pool
+    count: int
+    minimum: int
+    """All or nothing for a gang: below this the cloud shall start none, or what it started is terminated by the caller."""
+    template: str = ""
+    """The provider's launch template (AWS: name or id) for image, network and user data."""
+    user_data: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Besides the cluster's and the launch's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A virtual machine of ours, as the cloud lists it."""
+
+    instance_id: str
+    launch_id: str
+    pool: str
+    """Name of the pool; rebuilt from what the cloud says (type, zone, lifecycle)."""
+    state: str
+    """pending, running, stopping (shutting down, stopped…) or gone (terminated)."""
+    address: str = ""
+    launched: float = 0.0
+    """Unix seconds."""
+    state_reason: str = ""
+    reclaimed: bool = False
+    """Gone because the cloud took it back (spot), not because anyone asked."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchResult:
+    """What came of a launch. Instances and faults may both be there: a partial result is a result."""
+
+    launch_id: str
+    instances: tuple[Instance, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+class Provider(Protocol):
+    """A cloud account, seen by one cluster.
+
+    - Every method may take long or fail; failures of the call as a whole are raised as `ProviderError`, and only `launch` returns faults.
+    - Every instance is tagged *at creation* with the cluster's id and its launch id, so that none can be lost by a crash between two calls.
+    - A method never retries inside beyond one attempt: the caller owns time and tokens.
+    """
+
+    name: str
+
+    async def launch(self, request: LaunchRequest) -> LaunchResult:
+        """Start up to `count` instances in the pool, in one call where the cloud has one.
+
+        Idempotent by `launch_id`: the same request again returns the same instances and starts none, for at least an hour. Capacity, quota,
+        throttle, configuration, authorization and transient failures are returned as faults; fewer than `count` instances come with at least
+        one fault that says why. A time-out is a TRANSIENT fault: what was started is found by `find`.
+        """
+
+    async def find(self, launch_id: str) -> tuple[Instance, ...]:
+        """Return the instances of one launch that are not gone. An empty answer right after a launch proves nothing (listings lag)."""
+
+    async def instances(self) -> tuple[Instance, ...]:
+        """Return every instance that carries the cluster's tag, those gone lately among them. Whole (all pages), or raises."""
+
+    async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
+        """Ask for termination; repeat until the instance is gone. Returns the ids that no longer exist. Unknown ids are no error."""
+
+    async def prices_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
+        """Return pool name → current price per instance-hour; pools whose price is unknown are left out."""
+
+    async def on_demand_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
+        """Return pool name → the on-demand price of the same instance type and region, where known."""
+
+    async def close(self) -> None:
+        """Release connections and threads."""
+
+
+class ProviderError(Exception):
+    """A call to a cloud failed as a whole. `fault.kind` says whether and when trying again helps."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(f"{fault.kind}: {fault.code}: {fault.message}")
+        self.fault = fault
