@@ -1,14 +1,14 @@
 """Errors, and whether it helps to try again.
 
-    HoldfastError
-    ├── ConfigError            settings, policy or a directive are wrong: says every fault at once
-    ├── InputError             something from outside (a job, a hook, metadata, an RPC) is malformed; it is dropped
-    ├── AuthError              the caller is not who it must be
-    ├── Temporary(retry_s)     trying again helps
-    │   ├── SlurmUnavailable   slurmctld or its commands gave no answer
-    │   └── ProviderTransient  a cloud gave no answer, or a fault of its own
-    └── Permanent              trying the same again does not help
-        └── SlurmRefused       slurmctld answered, and said no
+HoldfastError
+├── ConfigError            settings, policy or a directive are wrong: says every fault at once
+├── InputError             something from outside (a job, a hook, metadata, an RPC) is malformed; it is dropped
+├── AuthError              the caller is not who it must be
+├── Temporary(retry_s)     trying again helps
+│   ├── SlurmUnavailable   slurmctld or its commands gave no answer
+│   └── ProviderTransient  a cloud gave no answer, or a fault of its own
+└── Permanent              trying the same again does not help
+    └── SlurmRefused       slurmctld answered, and said no
 """
 
 
