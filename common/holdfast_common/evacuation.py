@@ -1,0 +1,263 @@
+"""The steps of an evacuation, pure: what is to be done now for a job on a doomed node, and for the node.
+
+Both the controller and an agent that cannot reach it run this code. It is level-triggered: it looks at what Slurm and the agents say at this
+moment and names the steps that are due, so it may be asked any number of times and by two at once; the caller carries a step out once per
+its `key`, and each effect reads Slurm again before it acts (`fence` in the step).
+
+Facts about Slurm behind the order (measured on 22.05, 24.11 and 26.05): a requeue while the doomed node still answers frees the job in 0.2 s,
+afterwards each dead node costs up to MessageTimeout; requeue and then POWER_DOWN_FORCE is the least sequence that always works, alive or
+dead; StartTime is overwritten while the job is COMPLETING; StartTime=now on a node that the job left within the same second ends it FAILED.
+"""
+
+from dataclasses import dataclass
+
+from holdfast_common.notice import Notice
+from holdfast_common.views import JobView, NodeView
+
+ELIGIBLE_SOON_S = 2.0
+"""A requeued job that is eligible within this time is left alone: Slurm's delay does not hold it."""
+STUCK_COMPLETING_S = 3.0
+"""How long a job may stay COMPLETING on a node that is powering down before the node is set DOWN."""
+REASON_PREFIX = "holdfast:"
+"""Every reason and comment that Holdfast writes into Slurm starts so; only those are ever undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the parts of a requeue take, in seconds."""
+
+    margin_s: float = 2.0
+    """Before the deadline, for a job whose processes registered: a parked process exits on SIGTERM at once."""
+    kill_wait_s: float = 5.0
+    """slurm.conf's KillWait: what an unregistered job may need on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobCase:
+    """One attempt of a job that has a node which goes away."""
+
+    view: JobView
+    """Slurm's newest word on the job (not of the attempt: it may have moved on)."""
+    attempt: int
+    """Its restart count when the notice came."""
+    nodes: tuple[str, ...]
+    """Its nodes at that time."""
+    doomed: frozenset[str]
+    deadline: float
+    """Unix seconds; the earliest of its doomed nodes."""
+    dead: bool = False
+    """A doomed node is known to be gone already."""
+    registered: bool = False
+    """Processes of the attempt registered with an agent."""
+    parked: bool = False
+    """Every registered process, on every node of the attempt, has saved and parked."""
+    saved_step: int | None = None
+    stopped_on_notice: bool = False
+    """The job's own status says that this attempt ended because of the notice."""
+    signal: str = ""
+    """Declared by the job: `USR1` or `B:USR1`; empty: it is not signalled (USR1's default action is to kill)."""
+    exit_code: int | None = None
+    """Declared by the job: it ended on our signal, and wants to be requeued, when it exits so."""
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The attempt's nodes that stay."""
+        return tuple(node for node in self.nodes if node not in self.doomed)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCase:
+    """A doomed node."""
+
+    view: NodeView
+    notice: Notice
+    instance_id: str = ""
+    dead: bool = False
+    jobs: tuple[JobCase, ...] = ()
+    """The attempts that were found on it."""
+    occupied: bool = False
+    """Its agent still sees processes of a job."""
+    power_down_at: float | None = None
+    """When POWER_DOWN_FORCE was sent, Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do, once per `key`."""
+
+    key: str
+    reason: str
+    """One sentence, for the log, the journal and `explain`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Step):
+    """Let nothing new start on the node."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signal(Step):
+    """Send the signal that the job declared; fence: the job still runs with `attempt` restarts."""
+
+    job: str
+    attempt: int
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue(Step):
+    """`scontrol requeue incomplete`; fence: the job still has `attempt` restarts, and had not finished by itself."""
+
+    job: str
+    attempt: int
+    ended: bool = False
+    """It has ended by itself, on our notice: `incomplete` would refuse a COMPLETED job."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartAfter(Step):
+    """`StartTime=now+delay_s`; fence: pending, not completing, with `restarts` restarts."""
+
+    job: str
+    restarts: int
+    delay_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class PowerDown(Step):
+    """POWER_DOWN_FORCE; fence: not already powering down, and still the same instance."""
+
+    node: str
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetDown(Step):
+    """DOWN, for a node that is powering down and on which a job stays COMPLETING."""
+
+    node: str
+
+
+def job_steps(case: JobCase, now: float, limits: Limits) -> tuple[Step, ...]:
+    """Return what is due for the job at `now` (Unix seconds)."""
+    job = case.view
+    if job.restarts > case.attempt:
+        return _expedite(case, now)
+    if not job.batch or not job.requeue:
+        return ()  # salloc and --no-requeue: told, and lost only with the node
+    if not job.active:
+        return _ended_by_itself(case)
+    steps: list[Step] = []
+    if case.signal and not case.registered and not case.dead:
+        why = f"job {job.key} declared {case.signal} for a notice"
+        steps.append(Signal(f"signal:{job.key}:{case.attempt}", why, job.key, case.attempt, case.signal))
+    why = _requeue_reason(case, now, limits)
+    if why:
+        steps.append(Requeue(f"requeue:{job.key}:{case.attempt}", why, job.key, case.attempt))
+    return tuple(steps)
+
+
+def requeue_at(case: JobCase, limits: Limits) -> float:
+    """Return the last moment, Unix seconds, at which the job must be requeued whether it has saved or not."""
+    return case.deadline - limits.margin_s - (0.0 if case.registered else limits.kill_wait_s)
+
+
+def _requeue_reason(case: JobCase, now: float, limits: Limits) -> str:
+    job = case.view
+    nodes = ", ".join(sorted(case.doomed))
+    if case.dead:
+        return f"{nodes} of job {job.key} is gone"
+    if case.parked:
+        return f"job {job.key} saved at step {case.saved_step} and parked; {nodes} goes away"
+    if job.state == "CONFIGURING":
+        return f"job {job.key} has not begun, and {nodes} goes away"
+    if now >= requeue_at(case, limits):
+        return (
+            f"{nodes} goes away in {max(0.0, case.deadline - now):.1f} s and job {job.key} has not said that it is safe"
+        )
+    return ""
+
+
+def _ended_by_itself(case: JobCase) -> tuple[Step, ...]:
+    """A job that ended on our notice is requeued only on evidence; COMPLETED without it means done."""
+    job = case.view
+    if job.state in {"CANCELLED", "PENDING"}:
+        return ()
+    declared = case.exit_code is not None and job.exit_code == case.exit_code and not job.exit_signal
+    lost = job.state == "NODE_FAIL"
+    if not (case.stopped_on_notice or declared or lost):
+        return ()
+    evidence = (
+        "its status says so"
+        if case.stopped_on_notice
+        else "by the exit code that it declared"
+        if declared
+        else "with its node"
+    )
+    why = f"job {job.key} ended on the notice ({evidence})"
+    return (Requeue(f"requeue:{job.key}:{case.attempt}", why, job.key, case.attempt, ended=True),)
+
+
+def _expedite(case: JobCase, now: float) -> tuple[Step, ...]:
+    job = case.view
+    if not job.pending or job.priority == 0 or job.eligible_time <= now + ELIGIBLE_SOON_S:
+        return ()
+    # A relaunch on a node within the second in which it was left ends FAILED (`Job credential revoked`).
+    delay_s = 1 if case.survivors else 0
+    why = f"job {job.key} is out of its nodes: Slurm's delay of two minutes is not needed"
+    return (StartAfter(f"start:{job.key}:{job.restarts}", why, job.key, job.restarts, delay_s),)
+
+
+def moved(case: JobCase) -> bool:
+    """Whether the job has left: requeued (even if COMPLETING still), or ended with nothing more to do."""
+    job = case.view
+    if job.restarts > case.attempt:
+        return True
+    return not job.active and not _ended_by_itself(case)
+
+
+def node_steps(case: NodeCase, now: float) -> tuple[Step, ...]:
+    """Return what is due for the node at `now` (Unix seconds)."""
+    view, name = case.view, case.view.name
+    tag = f"{name}:{case.instance_id or case.notice.id}"
+    if view.powered_down:
+        return ()
+    if view.flags & {"POWERING_DOWN", "POWER_DOWN"}:
+        return _unstick(case, now, tag)
+    steps: list[Step] = []
+    if "DRAIN" not in view.flags:
+        steps.append(
+            Drain(
+                f"drain:{tag}:{case.notice.id}",
+                f"{case.notice.kind}: {case.notice.reason or 'the node goes away'}",
+                name,
+            )
+        )
+    why = _power_down_reason(case, now)
+    if why:
+        steps.append(PowerDown(f"power_down:{tag}", why, name, case.instance_id))
+    return tuple(steps)
+
+
+def _power_down_reason(case: NodeCase, now: float) -> str:
+    name = case.view.name
+    staying = [job for job in case.jobs if not moved(job)]
+    if case.dead:
+        waits = any(job.view.batch and job.view.requeue for job in staying)
+        return "" if waits else f"{name} is gone"
+    if now >= case.notice.deadline:
+        return f"the deadline of {name} has passed"
+    completing = any(job.view.completing and name in job.view.nodes for job in case.jobs)
+    if staying or completing or case.occupied:
+        return ""
+    return f"the last job is out of {name}"
+
+
+def _unstick(case: NodeCase, now: float, tag: str) -> tuple[Step, ...]:
+    stuck = [job.view.key for job in case.jobs if job.view.completing and case.view.name in job.view.nodes]
+    if not stuck or case.power_down_at is None or now < case.power_down_at + STUCK_COMPLETING_S:
+        return ()
+    why = f"job {stuck[0]} stays COMPLETING on {case.view.name}, which is powering down"
+    return (SetDown(f"down:{tag}", why, case.view.name),)
