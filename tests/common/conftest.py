@@ -1,0 +1,67 @@
+"""A munged of our own per test run, with its own key and socket."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def running_munged(key: bytes) -> Iterator[Path]:
+    """Start a munged and yield its directory (socket `s`), which every user may enter, as munge's socket is meant to be."""
+    home = Path(tempfile.mkdtemp(prefix="hfm", dir="/tmp"))
+    home.chmod(0o755)
+    key_file = home / "key"
+    key_file.write_bytes(key)
+    key_file.chmod(0o400)
+    arguments = ["--key-file", "--socket", "--pid-file", "--log-file", "--seed-file"]
+    names = ["key", "s", "pid", "log", "seed"]
+    paths = [part for flag, name in zip(arguments, names, strict=True) for part in (flag, str(home / name))]
+    daemon = subprocess.Popen(["munged", "-F", "--force", *paths], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _await_socket(daemon, home / "s")
+        yield home
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=5)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _await_socket(daemon: "subprocess.Popen[bytes]", socket: Path) -> None:
+    end = time.monotonic() + 5
+    while not socket.exists():
+        if daemon.poll() is not None or time.monotonic() > end:
+            _, err = daemon.communicate(timeout=5)
+            raise RuntimeError(f"munged did not start: {err.decode()}")
+        time.sleep(0.01)
+    assert os.stat(socket).st_mode & 0o777 == 0o777
+
+
+@pytest.fixture(scope="session")
+def munge_key() -> bytes:
+    return secrets.token_bytes(64)
+
+
+@pytest.fixture(scope="session")
+def munge_home(munge_key: bytes) -> Iterator[Path]:
+    with running_munged(munge_key) as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def munge_socket(munge_home: Path) -> str:
+    return str(munge_home / "s")
+
+
+@pytest.fixture(scope="session")
+def other_key_socket() -> Iterator[str]:
+    """The socket of a munged of another cluster."""
+    with running_munged(secrets.token_bytes(64)) as home:
+        yield str(home / "s")
