@@ -1,0 +1,67 @@
+"""Writing one file of a checkpoint: hashed on the way, paced, durable at the end."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+from holdfast import faults
+from holdfast.bandwidth import MIB, Limiter
+from holdfast.hashing import hasher
+
+
+class HashingWriter:
+    """A binary file for torch.save or pickle.dump, opened exclusively: an existing file is never written into.
+
+    After the `with` block `size_bytes` and `digest` describe what was written and the content is durable. Raises
+    OSError (FileExistsError if the file is there).
+    """
+
+    def __init__(self, path: Path, algorithm: str, limiter: Limiter) -> None:
+        self._hasher = hasher(algorithm)
+        self._limiter = limiter
+        self._buffer = bytearray()
+        self.size_bytes = 0
+        self.digest = ""
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        faults.point("file-opened")
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Take bytes in; they are gathered into chunks of at least 1 MiB before they are hashed and written."""
+        view = memoryview(data).cast("B")
+        if not self._buffer and len(view) >= MIB:
+            self._put(view)
+        else:
+            self._buffer += view
+            if len(self._buffer) >= MIB:
+                self.flush()
+        return len(view)
+
+    def flush(self) -> None:
+        """Hash and write what is gathered."""
+        if self._buffer:
+            chunk, self._buffer = self._buffer, bytearray()
+            self._put(memoryview(chunk))
+
+    def _put(self, view: memoryview) -> None:
+        self._hasher.update(view)
+        position = 0
+        while position < len(view):
+            piece = view[position : position + self._limiter.slice_bytes]
+            self._limiter.take(len(piece))
+            position += os.write(self._fd, piece)
+            faults.point("file-partial")
+        self.size_bytes += len(view)
+
+    def __enter__(self) -> "HashingWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.flush()
+                faults.point("file-written")
+                os.fsync(self._fd)
+                self.digest = self._hasher.hexdigest()
+                faults.point("file-synced")
+        finally:
+            os.close(self._fd)
