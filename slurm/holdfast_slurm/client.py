@@ -49,8 +49,8 @@ class Slurm(Protocol):
     async def set_addresses(self, addresses: Mapping[str, str]) -> None:
         """Tell slurmctld where each node is reached (name → IP address or host name)."""
 
-    async def requeue(self, key: str) -> None:
-        """`scontrol requeue incomplete`: requeue, unless the job has completed."""
+    async def requeue(self, key: str, *, ended: bool = False) -> None:
+        """`scontrol requeue incomplete`: requeue, unless the job has completed. With `ended` a plain requeue, which reruns it even then."""
 
     async def start_after(self, key: str, delay_s: int) -> None:
         """`StartTime=now+N` (0: `now`). Only sensible while the job is `pending`: Slurm overwrites it before."""

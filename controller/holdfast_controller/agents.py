@@ -1,0 +1,188 @@
+"""The agents that are connected: their streams, and what they say as events.
+
+A stream is bound to its instance by the first message (`Hello`): munge has proved that root speaks, the launch token of which launch, the
+boot id which boot. From then on only what concerns that instance's node is taken from it. Messages are acknowledged after they are durable;
+what an agent repeats is taken once.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import structlog
+from holdfast_common.clock import Clock
+from holdfast_common.errors import AuthError, InputError, Temporary
+from holdfast_common.notice import Notice
+from holdfast_protos.v1 import agent_pb2, agent_pb2_grpc
+
+from holdfast_controller.events import AgentArrived, AgentLost
+from holdfast_controller.reactor import Reactor
+from holdfast_controller.tokens import launch_of
+from holdfast_controller.wire import from_hello, notice_message, to_events
+
+ACK_TIMEOUT_S = 2.0
+SEEN_IDS = 4096
+
+log = structlog.get_logger()
+
+
+class Stream:
+    """One connected agent."""
+
+    def __init__(self, instance_id: str, boot_id: str) -> None:
+        self.instance_id = instance_id
+        self.boot_id = boot_id
+        self.heard_at = 0.0
+        self.queue: asyncio.Queue[agent_pb2.ControllerMessage | None] = asyncio.Queue(1000)
+        self.acks: dict[str, asyncio.Future[None]] = {}
+        self.seen: dict[str, None] = {}
+
+    def first_time(self, message_id: str) -> bool:
+        """Whether the message is new."""
+        if message_id in self.seen:
+            return False
+        self.seen[message_id] = None
+        if len(self.seen) > SEEN_IDS:
+            del self.seen[next(iter(self.seen))]
+        return True
+
+
+class AgentHub(agent_pb2_grpc.AgentServiceServicer):
+    """Serves `AgentService` and is what the effects call (`effects.Agents`)."""
+
+    def __init__(self, reactor: Reactor, secret: bytes, cluster: str, clock: Clock, *, lost_s: float, on_lost: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._secret = secret
+        self._cluster = cluster
+        self._clock = clock
+        self._lost_s = lost_s
+        self._on_lost = on_lost
+        self._streams: dict[str, Stream] = {}
+        self._ids = itertools.count(1)
+        self._born = f"{clock.now():.3f}"
+        self.progress: dict[tuple[int, int], agent_pb2.JobStatus] = {}
+        """(job id, attempt) → newest status: a sample for people, never a ground for a decision."""
+
+    def connected(self, instance_id: str) -> bool:
+        """Whether the agent of the instance is here."""
+        return instance_id in self._streams
+
+    # -- what the effects call --------------------------------------------------------------------------------------------------
+
+    async def welcome(self, instance_id: str, node: str) -> None:
+        """Tell the agent its node's name."""
+        await self._send(instance_id, welcome=agent_pb2.Welcome(node=node, cluster=self._cluster, heartbeat_s=self._lost_s / 4))
+
+    async def prepare(self, instance_id: str, job_ids: tuple[int, ...], notice: Notice, *, cancelled: bool) -> None:
+        """Have the agent tell its jobs of a notice."""
+        await self._send(instance_id, prepare=agent_pb2.Prepare(job_ids=job_ids, notice=notice_message(notice), cancelled=cancelled))
+
+    async def turn_away(self, instance_id: str, reason: str) -> None:
+        """Tell the agent that it is not wanted, and end its stream."""
+        await self._send(instance_id, refused=agent_pb2.Refused(reason=reason, retry=True))
+
+    async def release(self, instance_id: str, reason: str) -> None:
+        """Tell the agent that its node is given up."""
+        await self._send(instance_id, release=agent_pb2.Release(reason=reason))
+
+    async def _send(self, instance_id: str, **body: Any) -> None:
+        stream = self._streams.get(instance_id)
+        if stream is None:
+            raise Temporary(f"the agent of instance {instance_id} is not connected")
+        message = agent_pb2.ControllerMessage(id=f"{self._born}-{next(self._ids)}", sent_at=self._clock.now(), **body)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stream.acks[message.id] = done
+        try:
+            stream.queue.put_nowait(message)
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                await done
+        except (TimeoutError, asyncio.QueueFull) as error:
+            raise Temporary(f"the agent of instance {instance_id} did not acknowledge within {ACK_TIMEOUT_S:.0f} s") from error
+        finally:
+            stream.acks.pop(message.id, None)
+
+    # -- the stream -------------------------------------------------------------------------------------------------------------
+
+    async def Connect(  # noqa: N802 - gRPC's name
+        self, request_iterator: AsyncIterator[agent_pb2.AgentMessage], context: Any
+    ) -> AsyncIterator[agent_pb2.ControllerMessage]:
+        """Serve one agent until either side ends it."""
+        first = await anext(aiter(request_iterator), None)
+        try:
+            arrived = self._admit(first)
+        except (AuthError, InputError) as error:
+            log.warning("an agent was refused", reason=str(error))
+            yield agent_pb2.ControllerMessage(id="refused", refused=agent_pb2.Refused(reason="not one of ours", retry=False))
+            return
+        assert first is not None
+        stream = Stream(arrived.instance_id, arrived.boot_id)
+        stream.heard_at = self._clock.now()
+        old = self._streams.get(arrived.instance_id)
+        self._streams[arrived.instance_id] = stream
+        if old is not None:
+            old.queue.put_nowait(None)
+        reader = asyncio.ensure_future(self._read(stream, request_iterator))
+        try:
+            await self._reactor.record(arrived)
+            yield _ack(first.id)
+            while (message := await stream.queue.get()) is not None:
+                yield message
+        finally:
+            reader.cancel()
+            if self._streams.get(arrived.instance_id) is stream:
+                del self._streams[arrived.instance_id]
+                self._reactor.post(AgentLost(self._clock.now(), arrived.instance_id))
+                self._on_lost()
+
+    def _admit(self, first: agent_pb2.AgentMessage | None) -> AgentArrived:
+        if first is None or first.WhichOneof("body") != "hello":
+            raise InputError("the first message is not a Hello")
+        arrived = from_hello(first.hello, launch_of(self._secret, first.hello.launch_token), self._clock.now())
+        record = self._reactor.fleet.instances.get(arrived.instance_id)
+        if record is None:
+            return arrived
+        if record.agent is not None and record.agent.boot_id != arrived.boot_id:
+            raise AuthError(f"instance {arrived.instance_id} was bound to another boot: its launch token was used before")
+        if record.instance.pool and record.instance.launch_id != arrived.launch_id:
+            raise AuthError(f"instance {arrived.instance_id} shows the token of another launch")
+        return arrived
+
+    async def _read(self, stream: Stream, messages: AsyncIterator[agent_pb2.AgentMessage]) -> None:
+        try:
+            async for message in messages:
+                stream.heard_at = self._clock.now()
+                if message.WhichOneof("body") == "ack":
+                    done = stream.acks.get(message.ack.id)
+                    if done is not None and not done.done():
+                        done.set_result(None)
+                    continue
+                await self._take(stream, message)
+        finally:
+            stream.queue.put_nowait(None)
+
+    async def _take(self, stream: Stream, message: agent_pb2.AgentMessage) -> None:
+        record = self._reactor.fleet.instances.get(stream.instance_id)
+        node = record.node if record is not None else ""
+        body = message.WhichOneof("body")
+        if node and body != "heartbeat" and stream.first_time(message.id):
+            if body == "job_status":
+                self.progress[message.job_status.job_id, message.job_status.attempt] = message.job_status
+            try:
+                for event in to_events(message, node, self._reactor.fleet, self._clock.now()):
+                    await self._reactor.record(event)
+            except InputError as error:
+                log.warning("a message of an agent was dropped", instance=stream.instance_id, reason=str(error))
+        stream.queue.put_nowait(_ack(message.id))
+
+    async def watch(self) -> None:
+        """End the streams of agents that have fallen silent, for ever."""
+        while True:
+            await self._clock.sleep(self._lost_s / 4)
+            for stream in list(self._streams.values()):
+                if self._clock.now() > stream.heard_at + self._lost_s:
+                    stream.queue.put_nowait(None)
+
+
+def _ack(message_id: str) -> agent_pb2.ControllerMessage:
+    return agent_pb2.ControllerMessage(ack=agent_pb2.Ack(id=message_id))

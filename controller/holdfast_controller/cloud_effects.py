@@ -1,0 +1,100 @@
+"""What commands do in the clouds: launches and terminations, looked up before they are repeated."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from holdfast_common.clock import Clock
+from holdfast_common.errors import ConfigError, ProviderTransient
+
+from holdfast_controller import commands as c
+from holdfast_controller.events import Event, LaunchEnded
+from holdfast_controller.fleet import JOB_TAG, NODES_TAG
+from holdfast_controller.plan import Plans
+from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Pool, Provider, ProviderError
+
+TRIES = 3
+"""Tries of one launch, under the same launch id, at faults that a retry may cure, before another pool is asked."""
+MAX_RETRY_S = 5.0
+
+
+class CloudEffects:
+    """The providers, and how to make a launch request out of a command."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        plans: Callable[[], Plans],
+        user_data: Callable[[str], str],
+        clock: Clock,
+        *,
+        max_in_flight: int = 8,
+        poll_soon: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._providers = providers
+        self._plans = plans
+        self._user_data = user_data
+        self._clock = clock
+        self._slots = {name: asyncio.Semaphore(max_in_flight) for name in providers}
+        self._poll_soon = poll_soon
+
+    async def launch(self, command: c.Launch, resumed: bool) -> tuple[Event, ...]:
+        """Launch; after a crash, what the first call may have started is found first (the token would find it, too)."""
+        pool = self._plans().pool(command.pool)
+        if pool is None or pool.provider not in self._providers:
+            fault = Fault(FaultKind.CONFIG, "PoolUnknown", f"the policy or the settings have no {command.pool}")
+            return (LaunchEnded(self._clock.now(), command.launch_id, command.pool, (), (fault,)),)
+        provider = self._providers[pool.provider]
+        async with self._slots[pool.provider]:
+            result = await self._call(provider, pool, command, resumed=resumed)
+            price, on_demand = await self._prices(provider, pool)
+        self._poll_soon()
+        now = self._clock.now()
+        return (LaunchEnded(now, command.launch_id, command.pool, result.instances, result.faults, price, on_demand),)
+
+    async def _call(self, provider: Provider, pool: Pool, command: c.Launch, *, resumed: bool) -> LaunchResult:
+        count = len(command.nodes)
+        request = LaunchRequest(
+            launch_id=command.launch_id,
+            pool=pool,
+            count=count,
+            minimum=count,
+            user_data=self._user_data(command.launch_id),
+            tags={NODES_TAG: ",".join(command.nodes), **({JOB_TAG: str(command.job_id)} if command.job_id else {})},
+        )
+        result = LaunchResult(command.launch_id)
+        for attempt in range(TRIES):
+            try:
+                if resumed or attempt:
+                    found = await provider.find(command.launch_id)
+                    if len(found) >= count:
+                        return LaunchResult(command.launch_id, found)
+                result = await provider.launch(request)
+            except ProviderError as error:
+                result = LaunchResult(command.launch_id, (), (error.fault,))
+            curable = {FaultKind.THROTTLE, FaultKind.TRANSIENT}
+            if len(result.instances) >= count or any(fault.kind not in curable for fault in result.faults):
+                return result
+            await self._clock.sleep(min(MAX_RETRY_S, max((fault.retry_s or 1.0 for fault in result.faults), default=1.0)))
+        return result
+
+    async def _prices(self, provider: Provider, pool: Pool) -> tuple[float | None, float | None]:
+        """Return what the instance costs an hour, and would cost on demand; None where it cannot be known now."""
+        try:
+            on_demand = (await provider.on_demand_usd_h([pool])).get(pool.name)
+            known = self._plans().prices_usd_h.get(pool.name)
+            price = known if known is not None else (await provider.prices_usd_h([pool])).get(pool.name)
+        except ProviderError:
+            return None, None
+        return price, on_demand
+
+    async def terminate(self, command: c.TerminateInstance, resumed: bool) -> tuple[Event, ...]:
+        """Ask for termination. That it is gone is the listing's to say."""
+        name = command.pool.partition("/")[0]
+        if name not in self._providers:
+            raise ConfigError("settings", [f"no provider {name!r} for instance {command.instance_id}"])
+        try:
+            await self._providers[name].terminate([command.instance_id])
+        except ProviderError as error:
+            raise ProviderTransient(str(error), error.fault.retry_s or 5.0) from error
+        self._poll_soon()
+        return ()

@@ -1,0 +1,186 @@
+"""What is to be done: frozen, imperative. Each is durable before it runs, runs once per `key` while its outcome is unknown, and its effect
+looks up whether it has been done already before it does it (again).
+"""
+
+from dataclasses import dataclass
+
+from holdfast_common.notice import Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Base of all commands."""
+
+    key: str
+    """Names the deed, not the attempt at it: the same deed is never under way twice."""
+    reason: str
+    """One sentence of why; the log, the journal and `explain` show this same text."""
+
+    def refs(self) -> tuple[str, ...]:
+        """What it concerns, as `node:NAME`, `job:ID`, `instance:ID`."""
+        return ()
+
+    def __str__(self) -> str:
+        """What and why, in one line."""
+        return f"{type(self).__name__}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCommand(Command):
+    """Base of what is done to one node in Slurm."""
+
+    node: str = ""
+
+    def refs(self) -> tuple[str, ...]:
+        """The node."""
+        return (f"node:{self.node}",)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode(NodeCommand):
+    """Let nothing new start on the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainNode(NodeCommand):
+    """Undo our own drain; fence: the reason is ours and the node is not powering down."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerDownNode(NodeCommand):
+    """POWER_DOWN_FORCE; fence: not powering down already, and `instance_id` (if any) is still the one bound."""
+
+    instance_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetNodeDown(NodeCommand):
+    """DOWN; fence: a job still completes on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerUpNode(NodeCommand):
+    """POWER_UP: buy a node before the job that needs it is requeued; fence: powered down."""
+
+    for_job: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobCommand(Command):
+    """Base of what is done to one job in Slurm."""
+
+    job: str = ""
+    """What scontrol calls it."""
+    job_id: int = 0
+
+    def refs(self) -> tuple[str, ...]:
+        """The job."""
+        return (f"job:{self.job_id}",)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalJob(JobCommand):
+    """Send the signal that the job declared; fence: it runs with `attempt` restarts."""
+
+    attempt: int = 0
+    signal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueJob(JobCommand):
+    """Requeue; fence: `attempt` restarts, and not finished by itself unless `ended`."""
+
+    attempt: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob(JobCommand):
+    """StartTime=now+delay_s; fence: pending, not completing, `restarts` restarts."""
+
+    restarts: int = 0
+    delay_s: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TellJob(JobCommand):
+    """Write the reason into AdminComment, where `scontrol show job` and `holdfast explain` show it."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareJobs(NodeCommand):
+    """Have the agent of `node` tell its jobs of a notice (for another node of theirs, or from the controller)."""
+
+    instance_id: str = ""
+    job_ids: tuple[int, ...] = ()
+    notice: Notice | None = None
+    cancelled: bool = False
+
+    def refs(self) -> tuple[str, ...]:
+        """The node and the jobs."""
+        return (f"node:{self.node}", *(f"job:{job_id}" for job_id in self.job_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Launch(Command):
+    """Buy instances for nodes, in one pool. Idempotent by `launch_id`."""
+
+    launch_id: str = ""
+    pool: str = ""
+    nodes: tuple[str, ...] = ()
+    job_id: int = 0
+
+    def refs(self) -> tuple[str, ...]:
+        """The nodes and the job."""
+        return (*(f"node:{node}" for node in self.nodes), *((f"job:{self.job_id}",) if self.job_id else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class BindInstance(NodeCommand):
+    """Give the instance the node's name: tell slurmctld the address, then the agent its name."""
+
+    instance_id: str = ""
+    address: str = ""
+
+    def refs(self) -> tuple[str, ...]:
+        """The node and the instance."""
+        return (f"node:{self.node}", f"instance:{self.instance_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateInstance(Command):
+    """Terminate an instance; asked again until the cloud says that it is gone."""
+
+    instance_id: str = ""
+    pool: str = ""
+    node: str = ""
+
+    def refs(self) -> tuple[str, ...]:
+        """The instance and its node."""
+        return (f"instance:{self.instance_id}", *((f"node:{self.node}",) if self.node else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAwayAgent(Command):
+    """Tell an agent that it is not wanted (its instance is unknown, or its name belongs to another)."""
+
+    instance_id: str = ""
+
+    def refs(self) -> tuple[str, ...]:
+        """The instance."""
+        return (f"instance:{self.instance_id}",)
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp(Command):
+    """No pool will have the nodes: power them down, and let the job wait until `until` (Unix seconds), told why."""
+
+    nodes: tuple[str, ...] = ()
+    job_id: int = 0
+    until: float = 0.0
+
+    def refs(self) -> tuple[str, ...]:
+        """The nodes and the job."""
+        return (*(f"node:{node}" for node in self.nodes), *((f"job:{self.job_id}",) if self.job_id else ()))

@@ -1,0 +1,187 @@
+"""Jobs leave nodes that go away: the shared pure steps, fed from the fleet and turned into commands."""
+
+from collections.abc import Iterator
+
+from holdfast_common import evacuation as steps
+from holdfast_common.evacuation import JobCase, NodeCase
+from holdfast_common.views import NodeView
+
+from holdfast_controller.commands import (
+    Command,
+    DrainNode,
+    PowerDownNode,
+    PowerUpNode,
+    PrepareJobs,
+    RequeueJob,
+    SetNodeDown,
+    SignalJob,
+    StartJob,
+    UndrainNode,
+)
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.plan import Plan, Plans
+from holdfast_controller.records import Evacuation, JobRecord, Node
+
+UNDRAIN_AFTER_S = 5.0
+"""A drain of ours without a notice is undone once the node's agent, which repeats its notices, has been there this long."""
+
+
+def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
+    """Yield what is due for doomed nodes and the jobs on them, and for jobs that were requeued."""
+    for node in fleet.nodes.values():
+        plan = plans.by_node.get(node.name)
+        if node.doom is not None and plan is not None:
+            yield from _node(fleet, node, now)
+        elif node.doom is None:
+            yield from _undrain(fleet, node, now)
+    for job in fleet.jobs.values():
+        if job.evacuation is not None:
+            yield from _job(fleet, plans, job, job.evacuation, now)
+        yield from _backoff(job, now)
+
+
+def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
+    """Return what the shared steps need to know of the job's evacuation."""
+    reports = [job.reports[node] for node in evacuation.nodes if node in job.reports]
+    reports = [report for report in reports if report.attempt == evacuation.attempt]
+    registered = [report for report in reports if report.ranks > 0]
+    parked = bool(registered) and all(report.all_ranks_parked and report.notice_id in evacuation.notice_ids for report in registered)
+    dead = False
+    for name in evacuation.doomed:
+        doom = fleet.nodes[name].doom if name in fleet.nodes else None
+        dead = dead or (doom is not None and doom.dead)
+    return JobCase(
+        view=job.view,
+        attempt=evacuation.attempt,
+        nodes=evacuation.nodes,
+        doomed=frozenset(evacuation.doomed),
+        deadline=min(evacuation.doomed.values()),
+        dead=dead,
+        registered=bool(registered),
+        parked=parked,
+        saved_step=max((report.saved_step for report in reports if report.saved_step is not None), default=None),
+        stopped_on_notice=any(report.stopped_on_notice for report in reports),
+        signal=job.signal,
+        exit_code=job.exit_code,
+    )
+
+
+def _node(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
+    assert node.doom is not None
+    jobs = tuple(
+        case_of(job, job.evacuation, fleet)
+        for job in fleet.jobs.values()
+        if job.evacuation is not None and node.name in job.evacuation.doomed
+    )
+    occupied = any(node.name in job.present for job in fleet.jobs.values())
+    record = fleet.instance_of(node)
+    case = NodeCase(
+        view=node.view or NodeView(node.name, "UNKNOWN"),
+        notice=node.doom.notice,
+        instance_id=node.instance_id,
+        dead=node.doom.dead,
+        jobs=jobs,
+        occupied=occupied and record is not None and record.connected and not node.doom.dead,
+        power_down_at=node.power_down_at,
+    )
+    for step in steps.node_steps(case, now):
+        if isinstance(step, steps.Drain):
+            yield DrainNode(step.key, step.reason, node.name)
+        elif isinstance(step, steps.PowerDown):
+            yield PowerDownNode(step.key, step.reason, node.name, step.instance_id)
+        elif isinstance(step, steps.SetDown):
+            yield SetNodeDown(step.key, step.reason, node.name)
+
+
+def _job(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, now: float) -> Iterator[Command]:
+    plan = next((plans.by_node[name] for name in evacuation.doomed if name in plans.by_node), None)
+    if plan is None:
+        return
+    case = case_of(job, evacuation, fleet)
+    if job.view.restarts == evacuation.attempt and job.view.active:
+        yield from _tell(fleet, job, evacuation)
+        yield from _replace(fleet, plans, case, plan, now)
+    for step in steps.job_steps(case, now, plan.limits):
+        if isinstance(step, steps.Signal):
+            yield SignalJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.signal)
+        elif isinstance(step, steps.Requeue):
+            yield RequeueJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.ended)
+        elif isinstance(step, steps.StartAfter) and job.not_before is None:
+            yield StartJob(step.key, step.reason, step.job, job.view.job_id, step.restarts, step.delay_s)
+
+
+def _tell(fleet: Fleet, job: JobRecord, evacuation: Evacuation) -> Iterator[Command]:
+    """Have the agents of the job's other nodes, and of a node whose agent did not bring the notice itself, tell the job."""
+    for doomed in evacuation.doomed:
+        doom = fleet.nodes[doomed].doom if doomed in fleet.nodes else None
+        if doom is None or doom.dead:
+            continue
+        for name in evacuation.nodes:
+            record = fleet.instance_of(fleet.nodes[name]) if name in fleet.nodes else None
+            if record is None or not record.connected or (name == doomed and doom.source == "agent"):
+                continue
+            key = f"prepare:{name}:{job.view.job_id}:{evacuation.attempt}:{doom.notice.id}:{record.arrivals}"
+            why = f"job {job.view.key} must save: {doomed} goes away"
+            yield PrepareJobs(key, why, name, record.instance.instance_id, (job.view.job_id,), doom.notice)
+
+
+def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) -> Iterator[Command]:
+    """While the job still saves, buy what it will miss, unless idle nodes of its group would do."""
+    job = case.view
+    if not job.batch or not job.requeue or job.completing:
+        return
+    peers = [node for name, node in fleet.nodes.items() if _same_group(plans, name, plan) and node.doom is None]
+    on_the_way = [node for node in peers if _spare(fleet, node)]
+    missing = len(case.doomed) - len(on_the_way)
+    for node in [node for node in peers if _can_buy(fleet, node)][: max(0, missing)]:
+        why = f"job {job.key} will need a node in the place of {', '.join(sorted(case.doomed))}"
+        yield PowerUpNode(f"power_up:{node.name}:{job.key}:{case.attempt}", why, node.name, job.job_id)
+
+
+def _same_group(plans: Plans, name: str, plan: Plan) -> bool:
+    other = plans.by_node.get(name)
+    return other is not None and other.group == plan.group
+
+
+def _spare(fleet: Fleet, node: Node) -> bool:
+    """Whether the node is idle and up, or being bought without a job."""
+    if node.wanted_since is not None:
+        return node.wanted_by == 0
+    view = node.view
+    return view is not None and view.up and view.state == "IDLE" and "DRAIN" not in view.flags and not any(fleet.jobs_on(node.name))
+
+
+def _can_buy(fleet: Fleet, node: Node) -> bool:
+    view = node.view
+    return (
+        view is not None
+        and view.powered_down
+        and view.state == "IDLE"
+        and "DRAIN" not in view.flags
+        and node.wanted_since is None
+        and node.power_down_at is None
+        and not node.instance_id
+    )
+
+
+def _undrain(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
+    view, record = node.view, fleet.instance_of(node)
+    if view is None or record is None or record.agent is None or not record.connected or node.power_down_at is not None:
+        return
+    ours = view.reason.startswith(steps.REASON_PREFIX) and "DRAIN" in view.flags
+    leaving = any(flag.startswith("POWER") for flag in view.flags)
+    if ours and not leaving and now >= max(record.agent.at, node.viewed_at) + UNDRAIN_AFTER_S:
+        key = f"undrain:{node.name}:{record.instance.instance_id}:{node.viewed_at:.3f}"
+        yield UndrainNode(key, f"{node.name} was drained for a notice that is no more", node.name)
+
+
+def _backoff(job: JobRecord, now: float) -> Iterator[Command]:
+    """A job that no pool would serve waits its backoff, and not Slurm's two minutes."""
+    view = job.view
+    if job.not_before is None or not view.pending or view.priority == 0:
+        return
+    delay_s = max(1, round(job.not_before - now))
+    if abs(view.eligible_time - (now + delay_s)) <= steps.ELIGIBLE_SOON_S or view.eligible_time <= now:
+        return
+    key = f"backoff:{view.key}:{view.restarts}:{job.not_before:.0f}"
+    yield StartJob(key, job.waits_for, view.key, view.job_id, view.restarts, delay_s)

@@ -1,0 +1,65 @@
+"""What nobody needs any more is terminated: instances of nodes that Slurm has powered down, of void launches, and orphans.
+
+Never on a failed or partial look-up: an instance is judged by what a whole listing and Slurm positively say.
+"""
+
+from collections.abc import Iterator
+
+from holdfast_controller.commands import Command, TerminateInstance
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.plan import Plans
+from holdfast_controller.records import InstanceRecord, Node
+
+
+def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
+    """Yield terminations."""
+    grace_s = max((plan.orphan_grace_s for plan in plans.by_node.values()), default=300.0)
+    for record in fleet.instances.values():
+        if not record.alive or not record.instance.pool:
+            continue
+        node = fleet.nodes.get(record.node)
+        bound = node is not None and node.instance_id == record.instance.instance_id
+        why = _given_back(fleet, node) if bound and node is not None else _unwanted(fleet, record, grace_s, now)
+        if why:
+            iid = record.instance.instance_id
+            yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, record.node)
+
+
+def _given_back(fleet: Fleet, node: Node) -> str:
+    """Slurm has the node powering down or powered down, by a look that is newer than the binding and than the last request."""
+    view = node.view
+    if view is None or node.wanted_since is not None or node.viewed_at <= node.bound_at:
+        return ""
+    if view.powered_down:
+        return f"{node.name} is powered down"
+    # On a live node a job may still have KillWait: the machine goes when its last process has.
+    occupied = any(fleet.jobs_on(node.name)) or any(node.name in job.present for job in fleet.jobs.values())
+    if "POWERING_DOWN" in view.flags and (not occupied or (node.doom is not None and node.doom.notice.deadline <= node.viewed_at)):
+        return f"{node.name} is powering down and empty"
+    return ""
+
+
+def _unwanted(fleet: Fleet, record: InstanceRecord, grace_s: float, now: float) -> str:
+    launch = fleet.launches.get(record.instance.launch_id)
+    iid = record.instance.instance_id
+    if launch is not None and launch.void and launch.ended:
+        return f"instance {iid} belongs to a launch that was given up"
+    if launch is not None and launch.ended and all(_served(fleet, name, iid) for name in launch.nodes):
+        return f"instance {iid} is not needed any more"
+    if launch is None and fleet.cloud_listed and not record.connected and not _has_home(fleet, record):
+        first = max(record.first_seen, record.instance.launched)
+        if now >= first + grace_s:
+            return f"instance {iid} is an orphan: no launch, no node and no agent have claimed it for {grace_s:.0f} s"
+    return ""
+
+
+def _served(fleet: Fleet, name: str, instance_id: str) -> bool:
+    """Whether the name waits for no instance: held by another, or not wanted."""
+    node = fleet.nodes.get(name)
+    return node is None or (node.instance_id not in {"", instance_id}) or node.wanted_since is None
+
+
+def _has_home(fleet: Fleet, record: InstanceRecord) -> bool:
+    """Whether a node that is up in Slurm has this instance's address: then it is one of ours, whatever the journal says."""
+    address = record.instance.address
+    return bool(address) and any(node.view is not None and node.view.address == address and node.view.up for node in fleet.nodes.values())

@@ -1,0 +1,79 @@
+"""Nodes that Slurm waits for are bought: per job, all or nothing, in one pool; refused, in the next; and given up when none is left."""
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+
+from holdfast_controller.commands import Command, GiveUp, Launch
+from holdfast_controller.decide.placement import rank, soonest, why_not
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.plan import Plan, Plans
+from holdfast_controller.records import Node
+
+MAX_SILENT_LAUNCHES = 2
+"""Launches for one want whose instances never registered, before it is given up."""
+
+
+def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
+    """Yield launches, or the end of trying, for each gang that waits for nodes."""
+    if fleet.fresh and not fleet.cloud_listed:
+        return  # what the nodes wait for may be bought already: the clouds' lists will say
+    gangs: dict[tuple[int, str], list[Node]] = defaultdict(list)
+    for node in fleet.nodes.values():
+        if node.wanted_since is not None and node.name in plans.by_node:
+            gangs[(node.wanted_by, "" if node.wanted_by else node.name)].append(node)
+    made = 0
+    for (job_id, _), nodes in gangs.items():
+        for command in _gang(fleet, plans, job_id, sorted(nodes, key=lambda node: node.name), now, made):
+            made += isinstance(command, Launch)
+            yield command
+
+
+def covered(fleet: Fleet) -> set[str]:
+    """Return the node names that need no launch: an instance holds them, or a launch is under way or has instances to spare for them."""
+    names = {node.name for node in fleet.nodes.values() if node.instance_id}
+    for launch in fleet.launches.values():
+        if launch.void:
+            continue
+        free = [name for name in launch.nodes if name in fleet.nodes and not _held_by(fleet, name, launch.instances)]
+        spare = sum(1 for iid in launch.instances if (record := fleet.instances.get(iid)) and record.alive and not record.node)
+        names.update(free if not launch.ended else free[:spare])
+    return names
+
+
+def _held_by(fleet: Fleet, name: str, instances: tuple[str, ...]) -> bool:
+    """Whether one of the launch's instances was already given this name."""
+    return any((record := fleet.instances.get(iid)) is not None and record.node == name for iid in instances)
+
+
+def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], now: float, made: int) -> Iterator[Command]:
+    taken = covered(fleet)
+    missing = [node for node in nodes if node.name not in taken]
+    if not missing:
+        return
+    plan = plans.by_node[missing[0].name]
+    since = min(node.wanted_since or now for node in missing)
+    who = f"job {job_id}" if job_id else ", ".join(node.name for node in missing)
+    if max(node.launches for node in missing) >= MAX_SILENT_LAUNCHES:
+        yield _give_up(fleet, plan, job_id, nodes, since, now, f"{who}: instances were started, but their nodes never registered")
+        return
+    ranked = rank(fleet, plans, plan, since, now)
+    if not ranked:
+        whys = "; ".join(f"{pool.name}: {why_not(fleet, plan, pool, since, now)}" for pool in plan.pools)
+        yield _give_up(fleet, plan, job_id, nodes, since, now, f"no capacity for {who} ({whys})")
+        return
+    pool, names = ranked[0], tuple(node.name for node in missing)
+    launch_id = f"hf-{fleet.epoch}-{fleet.launch_count + 1 + made}"
+    price = plans.prices_usd_h.get(pool.name)
+    cost = "" if price is None else f" at {price:.2f} USD an hour"
+    why = f"{who} needs {len(names)} node(s); {pool.name} is the first of {len(ranked)} pool(s) that may be asked{cost}"
+    yield Launch(f"launch:{launch_id}", why, launch_id, pool.name, names, job_id)
+
+
+def _give_up(fleet: Fleet, plan: Plan, job_id: int, nodes: list[Node], since: float, now: float, why: str) -> GiveUp:
+    retry_at = soonest(fleet, plan, plan.pools, since, now)
+    # Jobs that were refused together do not come back together.
+    jitter = (zlib.crc32(f"{job_id}:{since}".encode()) % 1000) / 1000.0
+    until = min(retry_at, now + plan.refusal_memory_s) + jitter * 0.2 * max(1.0, retry_at - now)
+    names = tuple(node.name for node in nodes)
+    return GiveUp(f"give_up:{','.join(names)}:{since:.3f}", f"{why}; next try in {until - now:.0f} s", names, job_id, until)

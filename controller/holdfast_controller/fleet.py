@@ -1,0 +1,375 @@
+"""Everything the controller knows. `Fleet.apply` is deterministic and has no effects: the same events give the same fleet, in production,
+on replay of the journal and in the simulator. It changes the fleet in place (a simulated year of 100 nodes is millions of events).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast_common.notice import Notice, NoticeKind
+
+from holdfast_controller import events as e
+from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode
+from holdfast_controller.providers.base import FaultKind, Instance
+from holdfast_controller.records import (
+    CommandRecord,
+    Doom,
+    Evacuation,
+    InstanceRecord,
+    JobRecord,
+    LaunchRecord,
+    Node,
+    PoolMemory,
+)
+
+REPEAT_S = 10.0
+"""A deed that is still due so long after it was done with success is done again: its fence makes that harmless."""
+REPEAT_MOOT_S = 1.0
+KEEP_COMMANDS_S = 3600.0
+NODES_TAG, JOB_TAG = "holdfast:nodes", "holdfast:job"
+"""Tags of an instance: the names that its launch was for, separated by commas, and the job. A lost journal is rebuilt from them."""
+BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.0}
+"""For how long a pool is left alone after a failure that is no refusal, where the cloud did not say."""
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Nodes, instances, jobs, launches, pools and commands."""
+
+    epoch: str = ""
+    """Random, made with the journal: launch ids begin with it, so that a lost journal never repeats one."""
+    nodes: dict[str, Node] = field(default_factory=dict)
+    instances: dict[str, InstanceRecord] = field(default_factory=dict)
+    launches: dict[str, LaunchRecord] = field(default_factory=dict)
+    jobs: dict[int, JobRecord] = field(default_factory=dict)
+    pools: dict[str, PoolMemory] = field(default_factory=dict)
+    commands: dict[str, CommandRecord] = field(default_factory=dict)
+    launch_count: int = 0
+    fresh: bool = False
+    """The journal was empty at the start: nothing is bought or terminated before every cloud has been listed."""
+    cloud_listed: bool = False
+    """Every cloud has been listed whole since the controller's start (a sample, not replayed)."""
+    policy_revision: str = ""
+
+    def apply(self, event: e.Event) -> "Fleet":
+        """Take an event in and return the fleet. Unknown kinds change nothing."""
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+        return self
+
+    # -- looking things up ------------------------------------------------------------------------------------------------------
+
+    def manage(self, names: frozenset[str]) -> None:
+        """Know exactly these node names (from the policy); a name that was dropped is kept while an instance holds it."""
+        for name in names - self.nodes.keys():
+            self.nodes[name] = Node(name)
+        for name in self.nodes.keys() - names:
+            if not self.nodes[name].instance_id:
+                del self.nodes[name]
+
+    def jobs_on(self, node: str) -> Iterator[JobRecord]:
+        """Yield the jobs that Slurm has on the node (running, configuring or completing)."""
+        return (job for job in self.jobs.values() if job.view.active and node in job.view.nodes)
+
+    def instance_of(self, node: Node) -> InstanceRecord | None:
+        """Return the instance that holds the name, if any."""
+        return self.instances.get(node.instance_id) if node.instance_id else None
+
+    def may_issue(self, key: str, now: float) -> bool:
+        """Whether the deed is not under way, nor done lately, nor waiting for its next try."""
+        record = self.commands.get(key)
+        if record is None:
+            return True
+        if record.state in {"ok", "moot"}:
+            return now >= record.done_at + (REPEAT_S if record.state == "ok" else REPEAT_MOOT_S)
+        return record.state == "failed" and now >= record.retry_at
+
+    def open_issued(self) -> list[e.CommandIssued]:
+        """Return the commands that have no outcome yet."""
+        return [record.issued for record in self.commands.values() if record.state == "open"]
+
+    def busy(self) -> bool:
+        """Whether something is under way that Slurm should be asked about often."""
+        return any(node.wanted_since is not None or node.doom is not None for node in self.nodes.values()) or any(
+            job.not_before is not None or _unsettled(job) for job in self.jobs.values()
+        )
+
+    # -- Slurm ------------------------------------------------------------------------------------------------------------------
+
+    def _requested(self, event: e.NodesRequested) -> None:
+        for name in event.nodes:
+            node = self.nodes.get(name)
+            if node is None:
+                continue
+            if node.wanted_since is None:
+                node.wanted_since, node.launches, node.power_down_at = event.at, 0, None
+            node.wanted_by = event.job_id or node.wanted_by
+
+    def _node_changed(self, event: e.NodeChanged) -> None:
+        node = self.nodes.get(event.view.name)
+        if node is None:
+            return
+        node.view, node.viewed_at = event.view, event.at
+        leaving = event.view.powered_down or bool(event.view.flags & {"POWERING_DOWN", "POWER_DOWN"})
+        if node.wanted_since is not None and event.at > node.wanted_since and (event.view.up or leaving):
+            node.wanted_since, node.wanted_by, node.launches = None, 0, 0
+        if event.view.powered_down:
+            node.doom, node.power_down_at = None, None
+            self._unbind(node, only_gone=True)
+
+    def _job_changed(self, event: e.JobChanged) -> None:
+        view = event.view
+        job = self.jobs.setdefault(view.job_id, JobRecord(view))
+        job.view = view
+        if view.active and view.state == "RUNNING":
+            job.not_before, job.waits_for = None, ""
+        self._doom_job(job, event.at)
+
+    def _job_forgotten(self, event: e.JobForgotten) -> None:
+        self.jobs.pop(event.job_id, None)
+
+    # -- clouds -----------------------------------------------------------------------------------------------------------------
+
+    def _instance_changed(self, event: e.InstanceChanged) -> None:
+        self._see(event.instance, event.at)
+
+    def _see(self, instance: Instance, at: float) -> None:
+        record = self.instances.get(instance.instance_id)
+        if record is None:
+            if instance.state == "gone":
+                return
+            record = self.instances[instance.instance_id] = InstanceRecord(instance, at)
+        record.instance = instance
+        launch = self._launch_of(instance, at)
+        if launch is not None and instance.instance_id not in launch.instances:
+            launch.instances = (*launch.instances, instance.instance_id)
+        if instance.state == "gone":
+            self._instance_gone(record, at)
+
+    def _launch_of(self, instance: Instance, at: float) -> LaunchRecord | None:
+        """Return the launch that an instance came from; after the loss of the journal, as its tags tell it."""
+        launch = self.launches.get(instance.launch_id)
+        names = tuple(name for name in instance.tags.get(NODES_TAG, "").split(",") if name in self.nodes)
+        if launch is not None or not names or not instance.launch_id or instance.state == "gone":
+            return launch
+        job = instance.tags.get(JOB_TAG, "")
+        launch = LaunchRecord(instance.launch_id, instance.pool, names, int(job) if job.isdecimal() else 0, at, ended=True)
+        self.launches[instance.launch_id] = launch
+        return launch
+
+    def _instance_gone(self, record: InstanceRecord, at: float) -> None:
+        if record.gone_at is None:
+            record.gone_at = at
+        node = self.nodes.get(record.node)
+        if node is None or node.instance_id != record.instance.instance_id:
+            if not record.node and record.instance.reclaimed:
+                self._refuse(record.instance.pool, at, "reclaimed before it had a name")
+            return
+        booting = node.wanted_since is not None
+        if booting or node.view is None or node.view.powered_down:
+            if booting and record.instance.reclaimed:
+                self._refuse(record.instance.pool, at, "reclaimed while it booted")
+            self._unbind(node)
+            return
+        reason = record.instance.state_reason or "the cloud says that the instance is gone"
+        if node.doom is None:
+            notice = Notice(f"gone-{record.instance.instance_id}", NoticeKind.PREEMPT, at, at, reason)
+            node.doom = Doom(notice, source="cloud")
+        node.doom.dead = True
+        for job in self.jobs.values():
+            self._doom_job(job, at)
+
+    def _launch_ended(self, event: e.LaunchEnded) -> None:
+        launch = self.launches.get(event.launch_id)
+        if launch is None:
+            return
+        launch.ended, launch.faults = True, event.faults
+        for instance in event.instances:
+            self._see(instance, event.at)
+            record = self.instances.get(instance.instance_id)
+            if record is not None:
+                record.price_usd_h, record.on_demand_usd_h = event.price_usd_h, event.on_demand_usd_h
+        if len(event.instances) < len(launch.nodes):
+            launch.void = True
+            for name in launch.nodes:
+                if name in self.nodes:
+                    self.nodes[name].launches += 0 if event.faults else 1
+        for fault in event.faults:
+            self._fault(event.pool, fault.kind, fault.code, event.at, fault.retry_s)
+
+    def _fault(self, pool: str, kind: FaultKind, code: str, at: float, retry_s: float | None) -> None:
+        if kind is FaultKind.CAPACITY:
+            self._refuse(pool, at, code)
+            return
+        memory = self.pools.setdefault(pool, PoolMemory())
+        memory.blocked_until = at + (retry_s if retry_s is not None else BLOCK_S.get(kind, 5.0))
+        memory.last_kind, memory.last_code = kind, code
+
+    def _refuse(self, pool: str, at: float, code: str) -> None:
+        memory = self.pools.setdefault(pool, PoolMemory())
+        memory.refused_at, memory.refusals = at, memory.refusals + 1
+        memory.last_kind, memory.last_code = FaultKind.CAPACITY, code
+
+    def _unbind(self, node: Node, *, only_gone: bool = False) -> None:
+        record = self.instance_of(node)
+        if record is not None and only_gone and record.alive:
+            return
+        node.instance_id = ""
+
+    # -- agents -----------------------------------------------------------------------------------------------------------------
+
+    def _agent_arrived(self, event: e.AgentArrived) -> None:
+        record = self.instances.get(event.instance_id)
+        if record is None:
+            # The launch's answer, or the cloud's next listing, will say more of it.
+            pending = Instance(event.instance_id, event.launch_id, "", "pending", event.address)
+            record = self.instances[event.instance_id] = InstanceRecord(pending, event.at)
+        record.agent, record.connected, record.arrivals = event, True, record.arrivals + 1
+
+    def _agent_lost(self, event: e.AgentLost) -> None:
+        if event.instance_id in self.instances:
+            self.instances[event.instance_id].connected = False
+
+    def _bind(self, command: BindInstance, at: float) -> None:
+        node, record = self.nodes.get(command.node), self.instances.get(command.instance_id)
+        if node is None or record is None or (record.node == node.name and node.instance_id == command.instance_id):
+            return
+        record.node, node.instance_id, node.bound_at = node.name, command.instance_id, at
+
+    def _notice(self, event: e.NoticeReceived) -> None:
+        node = self.nodes.get(event.node)
+        if node is None or event.notice is None or not event.notice.evacuates(event.at):
+            return
+        if node.doom is None or not node.doom.dead:
+            node.doom = Doom(event.notice, event.source, dead=False)
+        for job in self.jobs.values():
+            self._doom_job(job, event.at)
+
+    def _withdrawn(self, event: e.NoticeWithdrawn) -> None:
+        node = self.nodes.get(event.node)
+        if node is None or node.doom is None or node.doom.dead or node.doom.notice.id != event.notice_id:
+            return
+        node.doom = None
+        for job in self.jobs.values():
+            evacuation = job.evacuation
+            if evacuation is not None and evacuation.requeued_at is None and event.node in evacuation.doomed:
+                del evacuation.doomed[event.node]
+                if not evacuation.doomed:
+                    job.evacuation = None
+
+    def _job_reported(self, event: e.JobReported) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is not None:
+            job.reports[event.node] = event
+            job.present[event.node] = event.attempt
+
+    def _job_left(self, event: e.JobLeftNode) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is not None and job.present.get(event.node) == event.attempt:
+            del job.present[event.node]
+
+    def _doom_job(self, job: JobRecord, at: float) -> None:
+        """Note the attempt that sits on a doomed node: it must leave."""
+        view = job.view
+        doomed = {name: self.nodes[name].doom for name in view.nodes if name in self.nodes and self.nodes[name].doom}
+        if not doomed or not view.active or view.completing:
+            return
+        evacuation = job.evacuation
+        if evacuation is None or evacuation.attempt != view.restarts:
+            evacuation = job.evacuation = Evacuation(view.restarts, view.nodes, began=at)
+        for name, doom in doomed.items():
+            if doom is not None:
+                evacuation.doomed[name] = doom.notice.deadline
+                if doom.notice.id not in evacuation.notice_ids:
+                    evacuation.notice_ids = (*evacuation.notice_ids, doom.notice.id)
+
+    # -- commands ---------------------------------------------------------------------------------------------------------------
+
+    def _issued(self, event: e.CommandIssued) -> None:
+        command = event.command
+        old = self.commands.get(command.key)
+        tries = old.tries + 1 if old is not None and old.state == "failed" else 1
+        self.commands[command.key] = CommandRecord(event, tries=tries)
+        if isinstance(command, Launch):
+            self.launch_count += 1
+            self.launches[command.launch_id] = LaunchRecord(command.launch_id, command.pool, command.nodes, command.job_id, event.at)
+        elif isinstance(command, BindInstance):
+            self._bind(command, event.at)
+        elif isinstance(command, GiveUp):
+            self._given_up(command, event.at)
+        elif isinstance(command, PowerDownNode) and command.node in self.nodes:
+            self.nodes[command.node].power_down_at = event.at
+
+    def _given_up(self, command: GiveUp, at: float) -> None:
+        for name in command.nodes:
+            node = self.nodes.get(name)
+            if node is not None:
+                node.wanted_since, node.wanted_by, node.launches, node.power_down_at = None, 0, 0, at
+        for launch in self.launches.values():
+            if set(launch.nodes) & set(command.nodes):
+                launch.void = True
+        job = self.jobs.get(command.job_id)
+        if job is not None:
+            job.not_before, job.waits_for = command.until, command.reason
+
+    def _finished(self, event: e.CommandFinished) -> None:
+        record = self.commands.get(event.key)
+        if record is None or record.command_id != event.command_id:
+            return
+        record.state, record.done_at, record.retry_at = event.outcome, event.at, event.at + event.retry_s
+        for key in [key for key, old in self.commands.items() if old.state != "open" and old.done_at < event.at - KEEP_COMMANDS_S]:
+            del self.commands[key]
+        self._forget(event.at - KEEP_COMMANDS_S)
+
+    def _forget(self, before: float) -> None:
+        """Drop instances that are long gone, and launches that have none left."""
+        for iid in [iid for iid, record in self.instances.items() if record.gone_at is not None and record.gone_at < before]:
+            del self.instances[iid]
+        for launch_id, launch in list(self.launches.items()):
+            if launch.ended and launch.at < before and not any(iid in self.instances for iid in launch.instances):
+                del self.launches[launch_id]
+
+    def _requeued(self, event: e.JobRequeued) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is not None:
+            job.interruptions += 1
+            if job.evacuation is not None and job.evacuation.attempt == event.attempt:
+                job.evacuation.requeued_at = event.at
+
+    def _cloud_listed(self, event: e.CloudListed) -> None:
+        self.cloud_listed = True
+
+    def _policy_set(self, event: e.PolicySet) -> None:
+        self.policy_revision = event.revision
+
+
+def _unsettled(job: JobRecord) -> bool:
+    """Whether an evacuated job is not yet running again, nor over."""
+    evacuation, view = job.evacuation, job.view
+    if evacuation is None:
+        return False
+    if view.restarts == evacuation.attempt:
+        return view.active
+    return view.completing or (view.state in {"PENDING", "CONFIGURING"} and view.restarts == evacuation.attempt + 1)
+
+
+_HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
+    e.NodesRequested: Fleet._requested,
+    e.NodeChanged: Fleet._node_changed,
+    e.JobChanged: Fleet._job_changed,
+    e.JobForgotten: Fleet._job_forgotten,
+    e.InstanceChanged: Fleet._instance_changed,
+    e.CloudListed: Fleet._cloud_listed,
+    e.LaunchEnded: Fleet._launch_ended,
+    e.AgentArrived: Fleet._agent_arrived,
+    e.AgentLost: Fleet._agent_lost,
+    e.NoticeReceived: Fleet._notice,
+    e.NoticeWithdrawn: Fleet._withdrawn,
+    e.JobReported: Fleet._job_reported,
+    e.JobLeftNode: Fleet._job_left,
+    e.JobRequeued: Fleet._requeued,
+    e.CommandIssued: Fleet._issued,
+    e.CommandFinished: Fleet._finished,
+    e.PolicySet: Fleet._policy_set,
+}

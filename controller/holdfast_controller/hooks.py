@@ -1,0 +1,113 @@
+"""Slurm's hooks, served over the unix socket. They hint; the truth is what the next look at Slurm says."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from holdfast_common.clock import Clock
+from holdfast_common.errors import InputError
+from holdfast_common.views import NodeView
+from holdfast_protos.v1 import hook_pb2, hook_pb2_grpc
+
+from holdfast_controller.events import Event
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.reactor import Reactor
+from holdfast_controller.reconcile import SlurmWatcher
+from holdfast_controller.wire import node_names, released, requested, resume_failed
+
+MAX_GATES = 32
+"""Jobs that wait at PrologSlurmctld at a time; the rest take Slurm's own tick (24.11 hangs on a reconfigure with 100)."""
+MAX_WAIT_S = 60.0
+
+log = structlog.get_logger()
+Outcome = hook_pb2.AwaitNodesReply.Outcome
+
+
+class HookService(hook_pb2_grpc.HookServiceServicer):
+    """Each call is durable before it is answered, but for AwaitNodes, which changes nothing."""
+
+    def __init__(self, reactor: Reactor, watcher: SlurmWatcher, clock: Clock) -> None:
+        self._reactor = reactor
+        self._watcher = watcher
+        self._clock = clock
+        self._gates = 0
+
+    async def Resume(self, request: hook_pb2.ResumeRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
+        """ResumeProgram: nodes are wanted."""
+        return await self._record(lambda: requested(request, self._clock.now()), context)
+
+    async def Suspend(self, request: hook_pb2.SuspendRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
+        """SuspendProgram: a hint that nodes are given back."""
+        return await self._record(lambda: [released(request, self._clock.now())], context)
+
+    async def ResumeFail(self, request: hook_pb2.ResumeFailRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
+        """ResumeFailProgram: nodes did not register in time."""
+        return await self._record(lambda: [resume_failed(request, self._clock.now())], context)
+
+    async def _record(self, make: Callable[[], list[Event]], context: Any) -> hook_pb2.HookReply:
+        try:
+            events = make()
+        except InputError as error:
+            log.warning("a hook's call was dropped", reason=str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        for event in events:
+            await self._reactor.record(event)
+        self._watcher.nudge()
+        return hook_pb2.HookReply()
+
+    async def AwaitNodes(self, request: hook_pb2.AwaitNodesRequest, context: Any) -> hook_pb2.AwaitNodesReply:  # noqa: N802
+        """Answer when the job's nodes are up, or it is clear that they will not be, or `wait_s` is over."""
+        try:
+            names = node_names(list(request.nodes))
+        except InputError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        if not any(name in self._reactor.fleet.nodes for name in names):
+            return hook_pb2.AwaitNodesReply(outcome=Outcome.NOT_OURS)
+        if self._gates >= MAX_GATES:
+            return hook_pb2.AwaitNodesReply(outcome=Outcome.BUSY)
+        self._gates += 1
+        self._watcher.hurry(+1)
+        try:
+            outcome = await self._wait(request.job_id, names, min(request.wait_s, MAX_WAIT_S))
+        finally:
+            self._gates -= 1
+            self._watcher.hurry(-1)
+        return hook_pb2.AwaitNodesReply(outcome=outcome)
+
+    async def _wait(self, job_id: int, names: tuple[str, ...], wait_s: float) -> "hook_pb2.AwaitNodesReply.Outcome.ValueType":
+        since = self._clock.now()
+        while True:
+            outcome = judge(self._reactor.fleet, job_id, names, since)
+            left_s = since + wait_s - self._clock.now()
+            if outcome != Outcome.WAIT or left_s <= 0:
+                return outcome
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._reactor.changed()
+            except TimeoutError:
+                continue
+
+
+def judge(fleet: Fleet, job_id: int, names: tuple[str, ...], since: float) -> "hook_pb2.AwaitNodesReply.Outcome.ValueType":
+    """Say how a gate stands, by looks at Slurm that began after it did (`since`): READY only where every managed node is positively up."""
+    nodes = [fleet.nodes[name] for name in names if name in fleet.nodes]
+    job = fleet.jobs.get(job_id)
+    fresh = [node for node in nodes if node.view is not None and node.viewed_at > since]
+    views = [node.view for node in fresh if node.view is not None]
+    if len(fresh) == len(nodes) and all(view.up for view in views):
+        return Outcome.READY
+    lost = any(
+        view.powered_down or view.state in {"DOWN", "FAIL", "ERROR"} or view.flags & {"POWERING_DOWN", "POWER_DOWN", "FAIL"}
+        for view in views
+    )
+    over = bool(fresh) and job is not None and not job.view.active
+    return Outcome.GONE if lost or over else Outcome.WAIT
+
+
+def _lost(view: NodeView) -> bool:
+    return view.powered_down or view.state in {"DOWN", "FAIL", "ERROR"} or bool(view.flags & {"POWERING_DOWN", "POWER_DOWN", "FAIL"})

@@ -1,0 +1,244 @@
+"""The journal: one append-only table of events (commands among them) in SQLite. It is crash recovery, `explain`, and the cost ledger.
+
+Written by one thread, one transaction per batch (group commit), WAL with synchronous=FULL: what `write` has returned from survives a power
+cut. A file that is no journal, or is broken, is set aside and a new one begun: that costs history, never a machine or a job.
+Retention: events older than `RETENTION_S` are dropped when a snapshot is taken.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from holdfast_controller import commands, events
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.records import CommandRecord
+
+SCHEMA_VERSION = 1
+SNAPSHOT_EVERY = 5000
+RETENTION_S = 90 * 86400.0
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+_EVENTS: dict[str, TypeAdapter[events.Event]] = {
+    cls.__name__: TypeAdapter(cls)
+    for cls in vars(events).values()
+    if isinstance(cls, type) and issubclass(cls, events.Event) and cls not in {events.Event, events.CommandIssued}
+}
+_COMMANDS: dict[str, TypeAdapter[commands.Command]] = {
+    cls.__name__: TypeAdapter(cls) for cls in vars(commands).values() if isinstance(cls, type) and issubclass(cls, commands.Command)
+}
+_FLEET = TypeAdapter(Fleet)
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, v INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, refs TEXT NOT NULL,
+  text TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (seq INTEGER PRIMARY KEY, fleet TEXT NOT NULL);
+"""
+_INSERT = "INSERT INTO events (v, at, kind, refs, text, body) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the journal, for people and for `explain`."""
+
+    seq: int
+    at: float
+    kind: str
+    refs: tuple[str, ...]
+    text: str
+    body: str
+
+
+def encode(event: events.Event) -> tuple[str, str]:
+    """Return kind and JSON body."""
+    if isinstance(event, events.CommandIssued):
+        kind = type(event.command).__name__
+        body = json.loads(_COMMANDS[kind].dump_json(event.command))
+        return kind, json.dumps({"at": event.at, "command_id": event.command_id, "command": body})
+    kind = type(event).__name__
+    return kind, _EVENTS[kind].dump_json(event).decode()
+
+
+def decode(kind: str, body: str) -> events.Event | None:
+    """Return the event, or None where this version does not know its kind or cannot read it: reconcile makes it good."""
+    try:
+        if kind in _COMMANDS:
+            raw = json.loads(body)
+            return events.CommandIssued(raw["at"], raw["command_id"], _COMMANDS[kind].validate_python(raw["command"]))
+        return _EVENTS[kind].validate_json(body) if kind in _EVENTS else None
+    except (ValidationError, KeyError, ValueError):
+        return None
+
+
+def dump_fleet(fleet: Fleet) -> str:
+    """Return the fleet as JSON; commands are stored as the journal stores them."""
+    commands_ = [
+        [*encode(record.issued), record.state, record.done_at, record.retry_at, record.tries] for record in fleet.commands.values()
+    ]
+    return json.dumps({"fleet": _FLEET.dump_python(fleet, mode="json", exclude={"commands"}), "commands": commands_})
+
+
+def load_fleet(text: str) -> Fleet | None:
+    """Return the fleet of a snapshot, or None where this version cannot read it: then the events are replayed instead."""
+    try:
+        raw = json.loads(text)
+        fleet = _FLEET.validate_python(raw["fleet"])
+        for kind, body, *state in raw["commands"]:
+            issued = decode(kind, body)
+            if isinstance(issued, events.CommandIssued):
+                fleet.commands[issued.command.key] = CommandRecord(issued, *state)
+    except (ValidationError, KeyError, ValueError, TypeError):
+        log.warning("a snapshot cannot be read: the events are replayed instead")
+        return None
+    return fleet
+
+
+class Journal:
+    """The file, and the one thread that writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pool = ThreadPoolExecutor(1, "journal")
+        self._since_snapshot = 0
+        self._db: sqlite3.Connection | None = None
+
+    async def open(self) -> Fleet:
+        """Open or begin the file, and return the fleet as of its last event."""
+        return await self._run(self._open)
+
+    async def write(self, batch: Sequence[events.Event]) -> list[int]:
+        """Append the events, durably; return their sequence numbers."""
+        rows = [(SCHEMA_VERSION, event.at, *_row(event)) for event in batch]
+        return await self._run(lambda: self._write(rows))
+
+    async def snapshot_if_due(self, fleet: Fleet, seq: int, now: float) -> None:
+        """Store the fleet as of `seq` every `SNAPSHOT_EVERY` events, and drop what is older than the retention."""
+        if self._since_snapshot >= SNAPSHOT_EVERY:
+            self._since_snapshot = 0
+            text = dump_fleet(fleet)
+            await self._run(lambda: self._snapshot(text, seq, now))
+
+    async def read(self, after_seq: int = 0, ref: str = "", newest: int = 0, limit: int = 1000) -> list[Entry]:
+        """Return entries after a sequence number, or the `newest` N, in order; only those about `ref` (`node:NAME`) where given."""
+        return await self._run(lambda: self._read(after_seq, ref, newest, limit))
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._run(lambda: self._connection().close())
+        self._pool.shutdown()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def _connection(self) -> sqlite3.Connection:
+        assert self._db is not None, "open() comes first"
+        return self._db
+
+    def _open(self) -> Fleet:
+        try:
+            return self._load()
+        except sqlite3.DatabaseError as error:
+            aside = self.path.with_name(f"{self.path.name}.broken-{secrets.token_hex(4)}")
+            log.error(
+                "the journal cannot be read: it is set aside and a new one begun", path=str(self.path), aside=str(aside), error=str(error)
+            )
+            for suffix in ("", "-wal", "-shm"):
+                if Path(f"{self.path}{suffix}").exists():
+                    os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+            return self._load()
+
+    def _load(self) -> Fleet:
+        old = os.umask(0o077)
+        try:
+            self._db = db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        finally:
+            os.umask(old)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(_TABLES)
+        row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
+        if row is None:
+            epoch = secrets.token_hex(4)
+            db.execute("INSERT INTO meta VALUES ('epoch', ?)", (epoch,))
+            return Fleet(epoch=epoch, fresh=True)
+        return self._replay(db, row[0])
+
+    def _replay(self, db: sqlite3.Connection, epoch: str) -> Fleet:
+        fleet, after = Fleet(epoch=epoch), 0
+        row = db.execute("SELECT seq, fleet FROM snapshots ORDER BY seq DESC LIMIT 1").fetchone()
+        if row is not None:
+            loaded = load_fleet(row[1])
+            after, fleet = (row[0], loaded) if loaded is not None else (0, fleet)
+        pending: list[events.Event] = []
+        for kind, body in db.execute("SELECT kind, body FROM events WHERE seq > ? ORDER BY seq", (after,)):
+            event = decode(kind, body)
+            if event is not None:
+                pending.append(event)
+        _know_nodes(fleet, pending)
+        for event in pending:
+            fleet.apply(event)
+        self._since_snapshot = len(pending)
+        fleet.cloud_listed = False
+        for record in fleet.instances.values():
+            record.connected = False
+        return fleet
+
+    def _write(self, rows: Sequence[tuple[object, ...]]) -> list[int]:
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            seqs = [
+                db.execute("INSERT INTO events (v, at, kind, refs, text, body) VALUES (?,?,?,?,?,?)", row).lastrowid or 0 for row in rows
+            ]
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        self._since_snapshot += len(rows)
+        return seqs
+
+    def _snapshot(self, text: str, seq: int, now: float) -> None:
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (seq, text))
+        db.execute("DELETE FROM snapshots WHERE seq < ?", (seq,))
+        db.execute("DELETE FROM events WHERE seq <= ? AND at < ?", (seq, now - RETENTION_S))
+        db.execute("COMMIT")
+
+    def _read(self, after_seq: int, ref: str, newest: int, limit: int) -> list[Entry]:
+        where, values = "seq > ?", [after_seq]
+        query = f"SELECT seq, at, kind, refs, text, body FROM events WHERE {where}"  # noqa: S608 - no value is put into the text
+        arguments: list[object] = list(values)
+        if ref:
+            query += " AND instr(refs, ?) > 0"
+            arguments.append(f"|{ref}|")
+        query += " ORDER BY seq DESC LIMIT ?" if newest else " ORDER BY seq LIMIT ?"
+        arguments.append(newest or limit)
+        rows = self._connection().execute(query, arguments).fetchall()
+        entries = [Entry(row[0], row[1], row[2], tuple(part for part in row[3].split("|") if part), row[4], row[5]) for row in rows]
+        return entries[::-1] if newest else entries
+
+
+def _row(event: events.Event) -> tuple[str, str, str, str]:
+    kind, body = encode(event)
+    refs = event.refs()
+    return kind, "|" + "|".join(refs) + "|" if refs else "", str(event), body
+
+
+def _know_nodes(fleet: Fleet, pending: Iterable[events.Event]) -> None:
+    """Events speak of node names that the policy made known to the fleet at the time: know them again before they are replayed."""
+    names = {ref.removeprefix("node:") for event in pending for ref in event.refs() if ref.startswith("node:")}
+    fleet.manage(frozenset(names) | frozenset(fleet.nodes))

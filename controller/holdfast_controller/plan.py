@@ -1,0 +1,41 @@
+"""What the policy means for one node, as plain values for the decisions."""
+
+from dataclasses import dataclass, field
+
+from holdfast_common.evacuation import Limits
+
+from holdfast_controller.providers.base import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the nodes of one partition's node group are bought and given up. Times in seconds."""
+
+    partition: str
+    group: str
+    pools: tuple[Pool, ...]
+    """In the policy's order."""
+    order: str = "listed"
+    """`listed`, or `price`: the cheapest known price first."""
+    ondemand_after_s: float | None = None
+    """Pools of the on-demand market are used once a request has waited this long; None: never."""
+    limits: Limits = field(default_factory=Limits)
+    registration_timeout_s: float = 300.0
+    refusal_backoff_s: float = 30.0
+    """A pool that refused is not asked again before this, doubling per refusal up to `refusal_memory_s`."""
+    refusal_memory_s: float = 1800.0
+    orphan_grace_s: float = 300.0
+    max_attempts: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """The plans of all managed nodes, and what samples say of prices."""
+
+    by_node: dict[str, Plan] = field(default_factory=dict)
+    prices_usd_h: dict[str, float] = field(default_factory=dict)
+    """Pool name → newest price per instance-hour."""
+
+    def pool(self, name: str) -> Pool | None:
+        """Return the pool of that name, if any plan has it."""
+        return next((pool for plan in self.by_node.values() for pool in plan.pools if pool.name == name), None)

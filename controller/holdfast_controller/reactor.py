@@ -1,0 +1,155 @@
+"""The one loop: event → journal → fleet → decisions → journal → effects, whose outcome is an event again.
+
+Everything between two awaits is synchronous, so the fleet is never seen half changed. A command's effect starts only after the command is
+durable. Commands that had no outcome when the controller died are carried out again at the start, marked as resumed: each effect looks up
+first whether its deed is done.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from holdfast_common.clock import Clock
+from holdfast_common.faults import fault_point
+
+from holdfast_controller.commands import Command
+from holdfast_controller.decide import decide
+from holdfast_controller.events import CommandFinished, CommandIssued, Event, Ticked
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.journal import Journal
+from holdfast_controller.plan import Plans
+
+MAX_ROUNDS = 4
+"""How often decisions are asked again within one batch: a binding, say, makes the next step due."""
+
+log = structlog.get_logger()
+
+
+class Effects(Protocol):
+    """Carries commands out."""
+
+    async def run(self, command: Command, *, resumed: bool) -> tuple[Event, ...]:
+        """Do it and return what came of it: exactly one `CommandFinished` (its id is filled in by the reactor), and facts before it."""
+
+
+class Reactor:
+    """Owns the fleet; nothing else changes it."""
+
+    def __init__(self, journal: Journal, fleet: Fleet, plans: Callable[[], Plans], effects: Effects, clock: Clock) -> None:
+        self.fleet = fleet
+        self.journal = journal
+        self._plans = plans
+        self._effects = effects
+        self._clock = clock
+        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[None] | None]] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._next_command = 1 + max((record.command_id for record in fleet.commands.values()), default=0)
+        self.deciding = False
+        """Set once Slurm has been looked at: before that nothing is decided."""
+        self.seq = 0
+
+    def post(self, event: Event) -> None:
+        """Take an event in, soon."""
+        self._queue.put_nowait((event, None))
+
+    async def record(self, event: Event) -> None:
+        """Take an event in, and return when it is durable."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((event, done))
+        await done
+
+    async def changed(self) -> None:
+        """Return after the next batch."""
+        async with self._changed:
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        self._resume_open()
+        try:
+            while True:
+                await self._batch()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _batch(self) -> None:
+        items = [await self._queue.get()]
+        with contextlib.suppress(asyncio.QueueEmpty):
+            while True:
+                items.append(self._queue.get_nowait())
+        rows: list[Event] = []
+        for event, _ in items:
+            self.fleet.apply(event)
+            if not isinstance(event, Ticked):
+                rows.append(event)
+        issued = self._decide() if self.deciding else []
+        rows += issued
+        if rows:
+            fault_point("reactor.before_commit")
+            seqs = await self.journal.write(rows)
+            self.seq = seqs[-1]
+            fault_point("reactor.after_commit")
+        for _, done in items:
+            if done is not None and not done.done():
+                done.set_result(None)
+        for command in issued:
+            self._start(command, resumed=False)
+        if rows:
+            await self.journal.snapshot_if_due(self.fleet, self.seq, self._clock.now())
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _decide(self) -> list[CommandIssued]:
+        issued: list[CommandIssued] = []
+        for _ in range(MAX_ROUNDS):
+            now = self._clock.now()
+            due = decide(self.fleet, self._plans(), now)
+            if not due:
+                break
+            for command in due:
+                event = CommandIssued(now, self._next_command, command)
+                self._next_command += 1
+                self.fleet.apply(event)
+                issued.append(event)
+                log.info(str(command), command=type(command).__name__, key=command.key)
+        return issued
+
+    def _resume_open(self) -> None:
+        for issued in self.fleet.open_issued():
+            self._start(issued, resumed=True)
+
+    def _start(self, issued: CommandIssued, *, resumed: bool) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry_out(issued, resumed=resumed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, issued: CommandIssued, *, resumed: bool) -> None:
+        command = issued.command
+        name = type(command).__name__
+        fault_point(f"effect.{name}.before")
+        try:
+            outcome = await self._effects.run(command, resumed=resumed)
+        except Exception as error:  # an effect that breaks must not take the loop along: its command is tried again
+            log.exception("an effect broke", command=name, key=command.key)
+            outcome = (CommandFinished(self._clock.now(), outcome="failed", detail=f"{type(error).__name__}: {error}", retry_s=5.0),)
+        fault_point(f"effect.{name}.after")
+        for event in outcome:
+            if isinstance(event, CommandFinished):
+                if event.outcome not in {"ok", "moot"}:
+                    log.warning(f"{event.outcome}: {event.detail}", command=name, key=command.key)
+                self.post(
+                    CommandFinished(event.at, issued.command_id, command.key, event.outcome, event.detail, event.retry_s, command.refs())
+                )
+            else:
+                self.post(event)
+
+    async def tick(self, busy_s: float, idle_s: float) -> None:
+        """Post the passing of time, for ever."""
+        while True:
+            await self._clock.sleep(busy_s if self.fleet.busy() else idle_s)
+            self.post(Ticked(self._clock.now()))

@@ -1,0 +1,212 @@
+"""Looking at Slurm and at the clouds, again and again, and telling the reactor what is new. Level-triggered: hooks and notices only make a
+look come sooner. A look that fails, or is not whole, says nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+from holdfast_common.clock import Clock
+from holdfast_common.errors import Temporary
+from holdfast_common.views import JobView, NodeView
+from holdfast_slurm.client import Slurm
+
+from holdfast_controller.events import CloudListed, Event, InstanceChanged, JobChanged, JobForgotten, NodeChanged, NodesRequested, Ticked
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.providers.base import Instance, Provider, ProviderError
+from holdfast_controller.reactor import Reactor
+from holdfast_controller.records import Node
+
+UNASKED_S = 3.0
+"""A node that Slurm powers up and that no hook has asked for is taken as requested after this long: the hook was lost."""
+VANISHED_S, VANISHED_LOOKS = 120.0, 3
+"""An instance that whole lists have left out for this long, this often, and whose agent is not there, is gone."""
+
+log = structlog.get_logger()
+
+
+class Nudge:
+    """Sleeps until the next look is due, or somebody wants it now."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._event = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Have the next look at once."""
+        self._event.set()
+
+    async def sleep(self, duration_s: float) -> None:
+        """Return after `duration_s`, or when nudged."""
+        sleeper = asyncio.ensure_future(self._clock.sleep(duration_s))
+        nudged = asyncio.ensure_future(self._event.wait())
+        try:
+            await asyncio.wait({sleeper, nudged}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeper.cancel()
+            nudged.cancel()
+            self._event.clear()
+
+
+class SlurmWatcher:
+    """Looks at nodes and jobs."""
+
+    def __init__(self, slurm: Slurm, reactor: Reactor, clock: Clock, *, busy_s: float, idle_s: float) -> None:
+        self._slurm = slurm
+        self._reactor = reactor
+        self._clock = clock
+        self._busy_s, self._idle_s = busy_s, idle_s
+        self._unasked: dict[str, float] = {}
+        self._waiting = 0
+        self._failing = False
+        self.nudge = Nudge(clock)
+
+    def hurry(self, change: int) -> None:
+        """Look often while somebody waits for it: +1 when one begins to wait, -1 when it ends."""
+        self._waiting += change
+        if change > 0:
+            self.nudge()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            try:
+                await self.look()
+                self._failing = False
+            except Temporary as error:
+                if not self._failing:
+                    log.warning("slurmctld gives no answer: nothing is concluded from that", error=str(error))
+                self._failing = True
+            busy = self._waiting > 0 or self._reactor.fleet.busy()
+            await self.nudge.sleep(self._busy_s if busy and not self._failing else self._idle_s)
+
+    async def look(self) -> None:
+        """Look once. Raises `SlurmUnavailable`."""
+        at = self._clock.now()
+        nodes, jobs = await asyncio.gather(self._slurm.nodes(), self._slurm.jobs())
+        fleet = self._reactor.fleet
+        news = [*node_news(fleet, nodes, at), *job_news(fleet, jobs, at), *self._unasked_for(fleet, nodes, jobs, at)]
+        for event in news[:-1]:
+            self._reactor.post(event)
+        self._reactor.deciding = True
+        # Also without news: a gate or a decision may have waited for a look that is newer than something else.
+        await self._reactor.record(news[-1] if news else Ticked(at))
+
+    def _unasked_for(self, fleet: Fleet, nodes: tuple[NodeView, ...], jobs: tuple[JobView, ...], at: float) -> list[Event]:
+        """Return requests whose hook was lost."""
+        lost = {view.name for view in nodes if view.name in fleet.nodes and _unserved(fleet.nodes[view.name], view)}
+        self._unasked = {name: self._unasked.get(name, at) for name in lost}
+        due = sorted(name for name, since in self._unasked.items() if at >= since + UNASKED_S)
+        if not due or not fleet.cloud_listed:
+            return []
+        events: list[Event] = []
+        for job in [job for job in jobs if job.active and set(job.nodes) & set(due)]:
+            names = tuple(name for name in job.nodes if name in due)
+            events.append(NodesRequested(at, names, job.job_id, "reconcile"))
+            due = [name for name in due if name not in names]
+        return [*events, *((NodesRequested(at, tuple(due), 0, "reconcile"),) if due else ())]
+
+
+def _unserved(node: Node, view: NodeView) -> bool:
+    powering_up = bool(view.flags & {"POWERING_UP", "POWER_UP"}) and not view.flags & {"POWERING_DOWN", "POWER_DOWN"}
+    return powering_up and node.wanted_since is None and not node.instance_id and node.power_down_at is None
+
+
+def node_news(fleet: Fleet, views: tuple[NodeView, ...], at: float) -> list[Event]:
+    """Return what changed of managed nodes since the fleet last heard; the time of the look is noted for the others."""
+    news: list[Event] = []
+    for view in views:
+        node = fleet.nodes.get(view.name)
+        if node is None:
+            continue
+        settled = node.wanted_since is not None and at > node.wanted_since and (view.up or view.powered_down)
+        stale = view.powered_down and (node.power_down_at is not None or node.doom is not None)
+        if view != node.view or settled or stale:
+            news.append(NodeChanged(at, view))
+        else:
+            node.viewed_at = at
+    return news
+
+
+def job_news(fleet: Fleet, views: tuple[JobView, ...], at: float) -> list[Event]:
+    """Return what changed of jobs that are, or were, on managed nodes, or wait for a partition of ours."""
+    partitions = {name for node in fleet.nodes.values() if node.view for name in node.view.partitions}
+    news: list[Event] = []
+    listed = set()
+    for view in views:
+        listed.add(view.job_id)
+        known = fleet.jobs.get(view.job_id)
+        ours = known is not None or view.partition in partitions or any(name in fleet.nodes for name in view.nodes)
+        if ours and (known is None or known.view != view):
+            news.append(JobChanged(at, view))
+    news += [JobForgotten(at, job_id) for job_id in fleet.jobs if job_id not in listed]
+    return news
+
+
+class CloudWatcher:
+    """Looks at one cloud's instances."""
+
+    def __init__(self, provider: Provider, reactor: Reactor, clock: Clock, *, busy_s: float, idle_s: float) -> None:
+        self._provider = provider
+        self._reactor = reactor
+        self._clock = clock
+        self._busy_s, self._idle_s = busy_s, idle_s
+        self._failing = False
+        self.listed = False
+        self._missing: dict[str, tuple[float, int]] = {}
+        self.nudge = Nudge(clock)
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            try:
+                await self.look()
+                self._failing = False
+            except ProviderError as error:
+                if not self._failing:
+                    log.warning("a cloud gives no whole list: nothing is concluded from that", cloud=self._provider.name, error=str(error))
+                self._failing = True
+            busy = self._reactor.fleet.busy() or any(not record.node for record in self._reactor.fleet.instances.values() if record.alive)
+            await self.nudge.sleep(self._busy_s if busy and not self._failing else self._idle_s)
+
+    async def look(self) -> None:
+        """Look once. Raises `ProviderError`."""
+        at = self._clock.now()
+        instances = await self._provider.instances()
+        for event in [*instance_news(self._reactor.fleet, instances, at), *self._vanished(instances, at)]:
+            self._reactor.post(event)
+        self.listed = True
+
+    def _vanished(self, instances: tuple[Instance, ...], at: float) -> list[Event]:
+        """Return instances that no list has named for so long that a lag cannot be the reason."""
+        listed = {instance.instance_id for instance in instances}
+        records = {
+            iid: record
+            for iid, record in self._reactor.fleet.instances.items()
+            if record.alive and not record.connected and iid not in listed and record.instance.pool.startswith(f"{self._provider.name}/")
+        }
+        self._missing = {iid: self._missing.get(iid, (at, 0)) for iid in records}
+        for iid, (since, looks) in self._missing.items():
+            self._missing[iid] = (since, looks + 1)
+        lost = [iid for iid, (since, looks) in self._missing.items() if at >= since + VANISHED_S and looks >= VANISHED_LOOKS]
+        return [InstanceChanged(at, replace(records[iid].instance, state="gone", state_reason="no list names it any more")) for iid in lost]
+
+
+def instance_news(fleet: Fleet, instances: tuple[Instance, ...], at: float) -> list[Event]:
+    """Return what changed. An instance that is missing from a list is unknown (lists lag), and only "terminated" is gone."""
+    news: list[Event] = []
+    for instance in instances:
+        record = fleet.instances.get(instance.instance_id)
+        if record is None and instance.state == "gone":
+            continue
+        if record is None or record.instance != instance:
+            news.append(InstanceChanged(at, instance))
+    return news
+
+
+async def watch_first_listing(watchers: Mapping[str, CloudWatcher], reactor: Reactor, clock: Clock) -> None:
+    """Say once when every cloud has been listed."""
+    while not all(watcher.listed for watcher in watchers.values()):
+        await clock.sleep(0.1)
+    reactor.post(CloudListed(clock.now()))

@@ -1,0 +1,137 @@
+"""What the fleet knows of each thing: plain records that only `Fleet.apply` changes."""
+
+from dataclasses import dataclass, field
+
+from holdfast_common.notice import Notice
+from holdfast_common.views import JobView, NodeView
+
+from holdfast_controller.events import AgentArrived, CommandIssued, JobReported
+from holdfast_controller.providers.base import Fault, FaultKind, Instance
+
+
+@dataclass(slots=True)
+class Doom:
+    """Why a node goes away."""
+
+    notice: Notice
+    source: str = "agent"
+    """Who said so: agent, cloud, admin."""
+    dead: bool = False
+    """The machine is known to be gone."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A Slurm node name that we manage."""
+
+    name: str
+    view: NodeView | None = None
+    """Slurm's newest word; None: not listed, which is unknown and not gone."""
+    viewed_at: float = 0.0
+    wanted_since: float | None = None
+    """Slurm waits for it since then, Unix seconds."""
+    wanted_by: int = 0
+    launches: int = 0
+    """Launches made for this want that did not end in a registered node."""
+    instance_id: str = ""
+    bound_at: float = 0.0
+    doom: Doom | None = None
+    power_down_at: float | None = None
+    """When we gave it up (POWER_DOWN_FORCE), until Slurm has it powered down."""
+
+
+@dataclass(slots=True)
+class InstanceRecord:
+    """An instance of ours."""
+
+    instance: Instance
+    first_seen: float
+    node: str = ""
+    """The node name it was given; empty until its agent asks."""
+    agent: AgentArrived | None = None
+    connected: bool = False
+    arrivals: int = 0
+    """How often an agent of it introduced itself."""
+    price_usd_h: float | None = None
+    on_demand_usd_h: float | None = None
+    gone_at: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is (or may be) paid for: pending or running."""
+        return self.instance.state in {"pending", "running"}
+
+
+@dataclass(slots=True)
+class LaunchRecord:
+    """One launch call."""
+
+    launch_id: str
+    pool: str
+    nodes: tuple[str, ...]
+    job_id: int
+    at: float
+    ended: bool = False
+    void: bool = False
+    """Fewer instances came than were asked for, or the nodes were given up: what it started is terminated."""
+    instances: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(slots=True)
+class Evacuation:
+    """One attempt of a job that must leave."""
+
+    attempt: int
+    nodes: tuple[str, ...]
+    doomed: dict[str, float] = field(default_factory=dict)
+    """Doomed node → deadline, Unix seconds."""
+    notice_ids: tuple[str, ...] = ()
+    began: float = 0.0
+    requeued_at: float | None = None
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """A job of a managed partition, or on a managed node."""
+
+    view: JobView
+    reports: dict[str, JobReported] = field(default_factory=dict)
+    """Node → what its agent last said of the job's processes (any attempt; see `attempt` in it)."""
+    present: dict[str, int] = field(default_factory=dict)
+    """Node → attempt whose processes its agent sees there."""
+    evacuation: Evacuation | None = None
+    interruptions: int = 0
+    not_before: float | None = None
+    """No pool would have its nodes: it waits until then, Unix seconds."""
+    waits_for: str = ""
+    """Why it waits, in a sentence."""
+
+
+@dataclass(slots=True)
+class PoolMemory:
+    """What a pool refused lately."""
+
+    refused_at: float = 0.0
+    refusals: int = 0
+    blocked_until: float = 0.0
+    """Throttled, out of quota or misconfigured until then; says nothing of its capacity."""
+    last_kind: FaultKind | None = None
+    last_code: str = ""
+
+
+@dataclass(slots=True)
+class CommandRecord:
+    """How a deed stands."""
+
+    issued: CommandIssued
+    state: str = "open"
+    """open, ok, moot, failed, refused"""
+    done_at: float = 0.0
+    retry_at: float = 0.0
+    tries: int = 1
+
+    @property
+    def command_id(self) -> int:
+        """Its number in the journal."""
+        return self.issued.command_id

@@ -1,0 +1,116 @@
+"""What commands do in Slurm, each behind its fence: Slurm is read again before it is changed."""
+
+from holdfast_common.clock import Clock
+from holdfast_common.evacuation import REASON_PREFIX
+from holdfast_common.views import NodeView
+from holdfast_slurm.client import Slurm
+
+from holdfast_controller import commands as c
+from holdfast_controller.events import CommandFinished, Event, JobRequeued
+
+POWERING_DOWN = frozenset({"POWERING_DOWN", "POWER_DOWN"})
+
+
+class SlurmEffects:
+    """Every method returns the facts that came of it; a `CommandFinished("moot")` where the fence found nothing to do."""
+
+    def __init__(self, slurm: Slurm, clock: Clock) -> None:
+        self._slurm = slurm
+        self._clock = clock
+
+    def _moot(self, command: c.Command, detail: str) -> tuple[Event, ...]:
+        return (CommandFinished(self._clock.now(), 0, command.key, "moot", detail),)
+
+    async def _node(self, name: str) -> NodeView | None:
+        views = await self._slurm.nodes([name])
+        return views[0] if views else None
+
+    async def drain(self, command: c.DrainNode, resumed: bool) -> tuple[Event, ...]:
+        """Drain, with our prefix in the reason."""
+        await self._slurm.drain([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
+        return ()
+
+    async def undrain(self, command: c.UndrainNode, resumed: bool) -> tuple[Event, ...]:
+        """Undo our own drain."""
+        view = await self._node(command.node)
+        if view is None or "DRAIN" not in view.flags or not view.reason.startswith(REASON_PREFIX):
+            return self._moot(command, "not drained by us")
+        if view.flags & POWERING_DOWN:
+            return self._moot(command, "it is powering down")
+        await self._slurm.resume([command.node])
+        return ()
+
+    async def power_down(self, command: c.PowerDownNode, resumed: bool) -> tuple[Event, ...]:
+        """POWER_DOWN_FORCE."""
+        view = await self._node(command.node)
+        if view is not None and (view.powered_down or view.flags & POWERING_DOWN):
+            return self._moot(command, "it is powering down already")
+        await self._slurm.power_down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
+        return ()
+
+    async def set_down(self, command: c.SetNodeDown, resumed: bool) -> tuple[Event, ...]:
+        """DOWN, which ends what completes on the node; it powers down all the same."""
+        await self._slurm.down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
+        return ()
+
+    async def power_up(self, command: c.PowerUpNode, resumed: bool) -> tuple[Event, ...]:
+        """POWER_UP, if the node is still switched off and free."""
+        view = await self._node(command.node)
+        if view is None or not view.powered_down or view.state != "IDLE":
+            return self._moot(command, "the node is not free any more")
+        await self._slurm.power_up([command.node])
+        return ()
+
+    async def set_address(self, node: str, address: str) -> None:
+        """Tell slurmctld where the node is, if it does not know."""
+        view = await self._node(node)
+        if address and (view is None or view.address != address):
+            await self._slurm.set_addresses({node: address})
+
+    async def signal(self, command: c.SignalJob, resumed: bool) -> tuple[Event, ...]:
+        """Send the declared signal; not again after a crash, since it may have been sent."""
+        job = await self._slurm.job(command.job)
+        if job is None or job.restarts != command.attempt or job.state != "RUNNING" or resumed:
+            return self._moot(command, "it does not run, or may have had its signal")
+        batch, _, name = command.signal.rpartition(":")
+        await self._slurm.signal(command.job, name, batch=batch == "B")
+        return ()
+
+    async def requeue(self, command: c.RequeueJob, resumed: bool) -> tuple[Event, ...]:
+        """Requeue the attempt, unless it has moved or finished."""
+        job = await self._slurm.job(command.job)
+        if job is None:
+            return self._moot(command, "Slurm does not know it any more")
+        if job.restarts != command.attempt:
+            # After a crash between the requeue and its record, this is our own requeue.
+            counted = (JobRequeued(self._clock.now(), command.job_id, command.attempt),) if resumed else ()
+            return (*counted, *self._moot(command, f"it has moved: restart {job.restarts}"))
+        if job.state == "PENDING" or (not job.active and not command.ended):
+            return self._moot(command, f"it is {job.state}")
+        await self._slurm.requeue(command.job, ended=command.ended)
+        return (JobRequeued(self._clock.now(), command.job_id, command.attempt),)
+
+    async def start(self, command: c.StartJob, resumed: bool) -> tuple[Event, ...]:
+        """Cut Slurm's delay short (or put the job off), once nothing of its last run is left."""
+        job = await self._slurm.job(command.job)
+        if job is None or job.restarts != command.restarts or not job.pending:
+            return self._moot(command, "it does not wait any more" if job is None or not job.completing else "it still completes")
+        await self._slurm.start_after(command.job, command.delay_s)
+        return ()
+
+    async def tell(self, command: c.TellJob, resumed: bool) -> tuple[Event, ...]:
+        """Write AdminComment."""
+        await self._slurm.update_job(command.job, admin_comment=f"{REASON_PREFIX} {command.text}"[:1000])
+        return ()
+
+    async def give_up(self, command: c.GiveUp, resumed: bool) -> tuple[Event, ...]:
+        """Power down the nodes that never came up, and tell the job why."""
+        views = await self._slurm.nodes(list(command.nodes))
+        waiting = [view.name for view in views if not view.powered_down and not view.flags & POWERING_DOWN and not view.up]
+        if waiting:
+            await self._slurm.power_down(waiting, f"{REASON_PREFIX} {command.reason}"[:200])
+        if command.job_id:
+            job = await self._slurm.job(str(command.job_id))
+            if job is not None:
+                await self._slurm.update_job(job.key, admin_comment=f"{REASON_PREFIX} {command.reason}"[:1000])
+        return ()
