@@ -5,7 +5,6 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from holdfast_sandbox.cloud_config import CloudConfig
 from holdfast_sandbox.faults import Faults
@@ -32,6 +31,7 @@ class Datacenter:
         self._lives: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._market_changed = asyncio.Event()
+        self._followed = now()  # up to when market changes are recorded
 
     def quote(self, pool: Pool, wanted: int, max_price_usd_h: float | None, elsewhere: int = 0) -> Quote:
         """How many the cloud would launch there now, refusals on demand and the account's spot limit included.
@@ -128,7 +128,9 @@ class Datacenter:
             return
         if machine.stop.is_set():  # it was killed while it was being started
             machine.process.kill()
-        machine.exit_status = await machine.process.wait()
+        status = await machine.process.wait()
+        if not machine.stop.is_set():  # the status of a killed machine is unshare's own and says nothing
+            machine.exit_status = status
 
     def _end(self, machine: Machine) -> None:
         machine.end_with("Client.InstanceInitiatedShutdown", "Client.InstanceInitiatedShutdown: Instance initiated shutdown")
@@ -226,39 +228,41 @@ class Datacenter:
     def set_pool(self, pool: Pool, capacity: int | None, price_usd_h: float | None) -> None:
         """Change a pool's capacity or price from now on; raises KeyError for one that does not exist."""
         state = self.market.pools[pool]
-        fields: dict[str, Any] = {}
-        if capacity is not None:
-            state.capacity.set_from(self.now(), capacity)
-            fields["capacity"] = capacity
-        if price_usd_h is not None:
-            state.price_usd_h.set_from(self.now(), price_usd_h)
-            fields["price_usd_h"] = price_usd_h
-        self.record.write("market", zone=pool.zone, instance_type=pool.instance_type, lifecycle=pool.market, **fields)
+        self._catch_up()
+        for name, line, value in (
+            ("capacity", state.capacity, capacity),
+            ("price_usd_h", state.price_usd_h, price_usd_h),
+        ):
+            if value is not None:
+                line.set_from(self._followed, value)
+                self._record_change(pool, name, value, self._followed)
         self._market_changed.set()
         self.enforce()
 
     async def follow_market(self) -> None:
         """Record every change of the recorded market as it comes, and enforce it. Runs until cancelled."""
-        seen = self.now()
         while True:
-            change = self.market.next_change(seen)
+            change = self.market.next_change(self._followed)
             self._market_changed.clear()
             with suppress(TimeoutError):
                 timeout = None if change is None else max(0.0, change - self.now())
                 await asyncio.wait_for(self._market_changed.wait(), timeout)
-                continue  # the control API changed it: look again
-            now = max(self.now(), change or 0.0)
-            self._record_changes(seen, now)
-            seen = now
+            self._catch_up()
             self.enforce()
 
-    def _record_changes(self, since: float, until: float) -> None:
+    def _catch_up(self) -> None:
+        """Record what changed by itself since the last look."""
+        now = self.now()
         for pool, state in self.market.pools.items():
             for name, line in (("capacity", state.capacity), ("price_usd_h", state.price_usd_h)):
-                for moment, value in line.between(since, until):
-                    if since < moment <= until:
-                        fields = {name: value, "at": moment}
-                        self.record.write("market", zone=pool.zone, instance_type=pool.instance_type, lifecycle=pool.market, **fields)
+                for moment, value in line.between(self._followed, now):
+                    if moment > self._followed:
+                        self._record_change(pool, name, value, moment)
+        self._followed = max(self._followed, now)
+
+    def _record_change(self, pool: Pool, name: str, value: float, moment: float) -> None:
+        place = {"zone": pool.zone, "instance_type": pool.instance_type, "lifecycle": pool.market}
+        self.record.write("market", **place, **{name: value}, at=moment)
 
     async def close(self) -> None:
         """Kill every machine and wait until all are gone."""
