@@ -34,7 +34,7 @@ class Board:
 
     def _rank_report(self, wake_signal: int | None) -> Report:
         path = None if self._reports is None else self._reports / f"rank.{self._place.rank}.json"
-        content: dict[str, Any] = {"pid": os.getpid(), "started": process.STARTED, "rank": self._place.rank}
+        content: dict[str, Any] = {"pid": os.getpid(), "started": process.started(), "rank": self._place.rank}
         content |= {"world_size": self._place.world_size, "wake_signal": wake_signal, "state": "ready", "notice_id": None}
         content |= {"step": 0, "step_s": None, "saved_step": None, "save_expected_s": None}
         return Report(path, self._clock, say, **content)

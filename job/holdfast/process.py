@@ -10,9 +10,11 @@ from typing import Any
 
 from holdfast.errors import HoldfastError
 
+IMPORTED = time.time()
 
-def _real_start() -> float | None:
-    """Unix time at which the kernel started this process, to 0.01 s; None where /proc does not tell.
+
+def started() -> float:
+    """Unix time at which the kernel started this process, to 0.01 s; the time of the import where /proc does not tell.
 
     proc(5): field 22 of /proc/self/stat counts clock ticks since boot. The agent compares it with its own reading to
     tell this process from a later one that got its pid.
@@ -22,11 +24,7 @@ def _real_start() -> float | None:
         since_boot_s = ticks / os.sysconf("SC_CLK_TCK")
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
     except (OSError, ValueError, IndexError, AttributeError):
-        return None
-
-
-IMPORTED = time.time()
-STARTED = _real_start() or IMPORTED
+        return IMPORTED
 
 
 def module(name: str) -> Any:

@@ -29,10 +29,10 @@ from typing import Any
 
 from holdfast.clock import Clock
 from holdfast.files import LIMIT_BYTES, append_line
-from holdfast.process import IMPORTED, STARTED
+from holdfast.process import IMPORTED, started
 
 NAME = "attempts.jsonl"
-_early: list[tuple[str, float, dict[str, Any]]] = [("process_start", STARTED, {}), ("library_imported", IMPORTED, {})]
+_early: list[tuple[str, float, dict[str, Any]]] = [("library_imported", IMPORTED, {})]
 
 
 def mark_early(event: str, t: float, keys: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def mark_early(event: str, t: float, keys: dict[str, Any]) -> None:
 
 def early() -> list[tuple[str, float, dict[str, Any]]]:
     """The events so far, taken: a second Run of the process does not write them again."""
-    taken = _early[:]
+    taken = [("process_start", started(), {}), *_early] if _early else []
     _early.clear()
     return taken
 
