@@ -1,5 +1,5 @@
-"""Slurm's node lists. The implementation stands in `holdfast_common`, where the policy needs it as well."""
+"""Slurm's host lists. The one implementation stands in `holdfast_common.nodeset`, where the policy needs it as well."""
 
-from holdfast_common.nodeset import MAX_NODES, expand, fold
+from holdfast_common.nodeset import MAX_NODES, MAX_TEXT, check_name, expand, fold
 
-__all__ = ["MAX_NODES", "expand", "fold"]
+__all__ = ["MAX_NODES", "MAX_TEXT", "check_name", "expand", "fold"]
