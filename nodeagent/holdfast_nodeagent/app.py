@@ -1,0 +1,131 @@
+"""Wiring: settings → parts → one task each. Killed at any instant and started again, the agent goes on where it was."""
+
+import asyncio
+import logging
+import pwd
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from holdfast_common.auth import MungeAuthenticator
+from holdfast_common.channel import agent_channel
+from holdfast_common.clock import Clock, SystemClock
+from holdfast_common.errors import ConfigError, Temporary
+from holdfast_common.evacuation import Limits
+from holdfast_common.munge import Munge
+from holdfast_slurm.client import Slurm
+
+from holdfast_nodeagent.config import AgentConfig
+from holdfast_nodeagent.fallback import Fallback
+from holdfast_nodeagent.jobdirs import JobDirs
+from holdfast_nodeagent.jobs import Jobs
+from holdfast_nodeagent.link import Link
+from holdfast_nodeagent.node import Node, read_boot_id
+from holdfast_nodeagent.notices.aws import AwsMetadata
+from holdfast_nodeagent.notices.base import Identity, NoticeSource
+from holdfast_nodeagent.notices.http import MetadataHttp
+from holdfast_nodeagent.outbox import Outbox
+from holdfast_nodeagent.processes import Processes
+from holdfast_nodeagent.record import Record
+from holdfast_nodeagent.slurmd import Slurmd
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """All parts of one node's agent. `open_channel`, `slurm`, `source` and `processes` are what tests replace."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        clock: Clock,
+        open_channel: Callable[[], Any],
+        slurm: Slurm,
+        source: NoticeSource,
+        processes: Processes,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._open_channel = open_channel
+        self._slurm = slurm
+        self._source = source
+        self._processes = processes
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises OSError where the run directory cannot be used."""
+        config, clock = self._config, self._clock
+        dirs = JobDirs(config.jobs_dir)
+        dirs.prepare()
+        boot_id = read_boot_id(config.boot_id_path)
+        record = Record(config.run_dir / "agent.json", boot_id)
+        identity = await self._identity(record)
+        slurmd = Slurmd(
+            config.slurmd_command, config.release_command, config.slurm_conf, self._processes, clock, config.run_dir / "slurmd.log"
+        )
+        outbox = Outbox()
+        node = Node(identity, record, slurmd, clock, self._source.window_s, boot_id)
+        jobs = Jobs(dirs, self._processes, clock, node.enrich, node.on_report, node.on_gone)
+        link = Link(self._open_channel, node, outbox, clock, lambda: jobs.urgent, config.patience_s)
+        node.wire(jobs, link.put)
+        limits = Limits(config.margin_s, config.kill_wait_s)
+        fallback = Fallback(node, jobs, self._slurm, record, clock, limits, link.silence_s, config.patience_s)
+        record.save()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(node.watch_jobs(), name="jobs")
+            tasks.create_task(node.watch_notices(self._source, config.poll_s), name="notices")
+            tasks.create_task(link.run(), name="link")
+            tasks.create_task(fallback.run(), name="fallback")
+            tasks.create_task(node.keep_slurmd(), name="slurmd")
+
+    async def _identity(self, record: Record) -> Identity:
+        """Return who we are, from earlier in this boot or from the metadata service, which is asked until it answers."""
+        known, fault, pause_s = record.identity, "", 0.2
+        while known is None:
+            try:
+                known = await self._source.identity()
+            except Temporary as error:
+                if str(error) != fault:
+                    fault = str(error)
+                    log.warning("who am I? %s", fault)
+                await self._clock.sleep(pause_s)
+                pause_s = min(5.0, pause_s * 2)
+        if known.cluster and known.cluster != self._config.cluster:
+            raise ConfigError("agent.toml", [f"cluster is {self._config.cluster}, but this instance was launched for {known.cluster}"])
+        record.identity = known
+        return known
+
+
+def allowed_uids(user: str) -> frozenset[int]:
+    """Return whom the agent believes to be the controller: root and SlurmUser. Raises ConfigError where there is no such user."""
+    try:
+        return frozenset({0, pwd.getpwnam(user).pw_uid})
+    except KeyError:
+        raise ConfigError("agent.toml", [f"controller_user: there is no user {user!r} on this host"]) from None
+
+
+async def main(config: AgentConfig) -> None:
+    """Run the agent of this machine until SIGTERM or SIGINT. Raises ConfigError and OSError."""
+    from holdfast_slurm.scontrol import ScontrolClient
+
+    clock = SystemClock()
+    authenticator = MungeAuthenticator(Munge(str(config.munge_socket)), clock, allowed_uids(config.controller_user))
+    http = MetadataHttp(config.metadata_url)
+    agent = Agent(
+        config,
+        clock,
+        lambda: agent_channel(config.controller, authenticator),
+        ScontrolClient(slurm_conf=config.slurm_conf, bin_dir=config.bin_dir),
+        AwsMetadata(http, clock),
+        Processes(),
+    )
+    running = asyncio.ensure_future(agent.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    try:
+        with suppress(asyncio.CancelledError):
+            await running
+    finally:
+        authenticator.close()
+        http.close()

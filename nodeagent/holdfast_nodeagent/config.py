@@ -1,0 +1,81 @@
+"""The agent's settings: `agent.toml`, checked as a whole."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from holdfast_common.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+Interval = Annotated[float, Field(ge=0.05, le=60)]
+Argument = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
+class AgentConfig(BaseModel):
+    """Settings of one node's agent. Times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    controller: str
+    """`host:port` of the controller."""
+    cluster: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    metadata_url: str = "http://169.254.169.254"
+    """Base of the instance's metadata service, without `/latest`."""
+    munge_socket: Path = Path("/run/munge/munge.socket.2")
+    controller_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "slurm"
+    """SlurmUser, as whom the controller runs; root is believed as well."""
+    run_dir: Path = Path("/run/holdfast")
+    slurmd_command: tuple[Argument, ...] = ()
+    """Starts slurmd as soon as the node's name is known; `{node}` is replaced by it. Must do nothing where slurmd runs, as
+    `systemctl start` does. Empty: slurmd is started by someone else."""
+    release_command: tuple[Argument, ...] = ()
+    """Run once when the node is given up and its last job is out: stop slurmd."""
+    slurm_conf: Path = Path("/etc/slurm/slurm.conf")
+    bin_dir: Path = Path("/usr/bin")
+    """Where scontrol is."""
+    poll_s: Interval = 1.0
+    """How often the metadata service is asked for a notice."""
+    patience_s: Interval = 2.0
+    """How long the controller may be silent after a notice before the agent acts for its own node."""
+    margin_s: Annotated[float, Field(ge=0, le=60)] = 2.0
+    """Before a deadline: the measured time of a requeue, used when the agent acts by itself."""
+    kill_wait_s: Annotated[float, Field(ge=0, le=600)] = 5.0
+    """slurm.conf's KillWait, used when the agent acts by itself."""
+    boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
+    log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
+
+    @field_validator("controller")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^\s:/]+):(\d{1,5})", value)
+        if match is None or not 1 <= int(match[2]) <= 65535:
+            raise ValueError("must be host:port")
+        return value
+
+    @field_validator("metadata_url")
+    @classmethod
+    def _plain_http(cls, value: str) -> str:
+        if re.fullmatch(r"http://(\[[0-9A-Fa-f:]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#]*)?", value) is None:
+            raise ValueError("must be http://host[:port][/path] without query or credentials")
+        return value.rstrip("/")
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Where the directories of the node's jobs are."""
+        return self.run_dir / "jobs"
+
+
+def load(path: Path) -> AgentConfig:
+    """Read the settings. Raises ConfigError with every fault at once."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"is no TOML: {error}"]) from None
+    try:
+        return AgentConfig.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError(str(path), faults) from None

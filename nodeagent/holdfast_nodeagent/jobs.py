@@ -1,0 +1,317 @@
+"""The jobs of this node: tells them of notices, wakes them, follows what they say, and notices when they are gone.
+
+Level-triggered: `tick` compares the disk and the process table with what has been told, and makes up for the difference; nothing is lost by
+a restart between two ticks. It does small reads in a directory in memory and never blocks.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from holdfast_common.clock import Clock
+from holdfast_common.errors import InputError
+from holdfast_common.jobfiles import ContextFile, NoticeFile, RankFile, StatusFile, dump, parse
+from holdfast_common.notice import Notice, NoticeKind
+
+from holdfast_nodeagent.claims import Rank, Report, summarize
+from holdfast_nodeagent.jobdirs import JobDirs, JobKey, rank_of
+from holdfast_nodeagent.notices.base import strongest
+from holdfast_nodeagent.processes import Process, Processes, wake_signal
+
+REREAD_S = 5.0
+"""A folder is read again after this time even if it looks unchanged (a job in another language may write in place)."""
+PROGRESS_S = 2.0
+"""Mere progress is told this often."""
+GONE_HOLD_S = 1.0
+"""A job whose directory still stands (its Epilog has not run) is gone after this long without a process."""
+CLOCKS_DIFFER_S = 1.0
+"""Two nodes' clocks agree to this."""
+MAX_PREPARED = 16
+"""Notices from other nodes that are kept for one job."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """One attempt on this node."""
+
+    key: JobKey
+    seen_at: float
+    prepared: dict[str, Notice] = field(default_factory=dict)
+    """From other nodes of the job, by id."""
+    told: NoticeFile | None = None
+    """What stands in `node/notice.json`."""
+    enriched: ContextFile | None = None
+    stamp: tuple[int, int] | None = None
+    read_at: float = 0.0
+    uid: int = -1
+    files: dict[int, RankFile] = field(default_factory=dict)
+    status: StatusFile | None = None
+    faults: dict[str, str] = field(default_factory=dict)
+    verified: set[tuple[int, float]] = field(default_factory=set)
+    woken: set[tuple[int, str, str]] = field(default_factory=set)
+    steps: list[Process] = field(default_factory=list)
+    started: float = 0.0
+    report: Report | None = None
+    sent: Report | None = None
+    sent_at: float = 0.0
+    empty_since: float | None = None
+    gone: bool = False
+
+
+class Jobs:
+    """All attempts that have a directory on this node, or had one and still have processes."""
+
+    def __init__(
+        self,
+        dirs: JobDirs,
+        processes: Processes,
+        clock: Clock,
+        enrich: Callable[[ContextFile], ContextFile],
+        on_report: Callable[[Report], None],
+        on_gone: Callable[[JobKey], None],
+    ) -> None:
+        self._dirs = dirs
+        self._processes = processes
+        self._clock = clock
+        self._enrich = enrich
+        self._on_report = on_report
+        self._on_gone = on_gone
+        self._jobs: dict[JobKey, Job] = {}
+        self._own: tuple[Notice, ...] = ()
+        self._steps: dict[int, list[Process]] | None = None
+
+    @property
+    def reports(self) -> Mapping[JobKey, Report]:
+        """The last word of each attempt that is not gone."""
+        return {key: job.report for key, job in self._jobs.items() if job.report is not None and not job.gone}
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a notice is in force, so that every tick counts."""
+        return bool(self._own) or any(job.told for job in self._jobs.values())
+
+    def set_own(self, notices: Iterable[Notice]) -> None:
+        """Set the notices of this node; they hold for every job on it, also for those that come later."""
+        self._own = tuple(notices)
+        for job in self._jobs.values():
+            for notice in self._own:  # told before a restart, and read back from the file as if from elsewhere
+                job.prepared.pop(notice.id, None)
+
+    def prepare(self, job_ids: Iterable[int], notice: Notice, *, cancelled: bool) -> None:
+        """Tell (or stop telling) jobs of a notice for another of their nodes.
+
+        A job that is not here is passed over, and so is an attempt that began after the notice: it is no longer on the doomed node.
+        """
+        wanted = set(job_ids)
+        for job in self._jobs.values():
+            if job.key.job_id not in wanted or job.gone or job.started > notice.received + CLOCKS_DIFFER_S:
+                continue
+            if cancelled:
+                job.prepared.pop(notice.id, None)
+            elif len(job.prepared) < MAX_PREPARED:
+                job.prepared.setdefault(notice.id, notice)
+
+    def occupied(self) -> bool:
+        """Whether any job's process is left on this node, also of jobs without a directory of ours."""
+        return bool(self._processes.steps()) or any(rank.alive for job in self._jobs.values() for rank in self._ranks(job).values())
+
+    def resend(self) -> None:
+        """Report everything anew: the controller may have lost it."""
+        for job in self._jobs.values():
+            job.sent = None
+
+    def tick(self) -> None:
+        """Bring disk, processes and reports in line. Raises OSError where our own directories cannot be used."""
+        self._steps = None
+        present = self._dirs.keys()
+        for key in sorted(present - self._jobs.keys()):
+            self._jobs[key] = self._adopt(key)
+        for key, job in sorted(self._jobs.items()):
+            try:
+                self._attend(job, key in present)
+            except OSError as error:  # a full disk must not keep the other jobs from hearing
+                self._fault(job, "node/", str(error))
+        for key in [key for key, job in self._jobs.items() if job.gone and key not in present]:
+            del self._jobs[key]
+
+    def _attend(self, job: Job, here: bool) -> None:
+        if here:
+            self._tell(job)
+            self._read(job)
+        self._look(job)
+        self._wake(job)
+        self._conclude(job, here)
+        if here:
+            self._add_context(job)
+
+    def _adopt(self, key: JobKey) -> Job:
+        """Take up a directory: a new job's, or one that stood here when we were started."""
+        job = Job(key, self._clock.now())
+        text = self._dirs.read_node(key, "notice.json")
+        if text is not None:
+            try:
+                file = parse(NoticeFile, text)
+            except InputError as error:
+                log.warning("job %s: notice.json is void and is written anew: %s", key, error)
+                self._dirs.remove_node(key, "notice.json")
+            else:
+                job.told = file
+                if file.id not in {notice.id for notice in self._own}:
+                    deadline = file.received if file.deadline is None else file.deadline
+                    job.prepared[file.id] = Notice(file.id, NoticeKind(file.kind), deadline, file.received, file.reason)
+        return job
+
+    def _tell(self, job: Job) -> None:
+        now = self._clock.now()
+        notice = strongest((*self._own, *job.prepared.values()), now)
+        file = None if notice is None else notice_file(notice, now)
+        if file == job.told:
+            return
+        if file is None:
+            self._dirs.remove_node(job.key, "notice.json")
+            log.info("job %s: the notice is cancelled", job.key)
+        elif self._dirs.write_node(job.key, "notice.json", dump(file)):
+            log.info("job %s: told of %s (%s)", job.key, file.id, file.action)
+        else:
+            return
+        job.told = file
+
+    def _add_context(self, job: Job) -> None:
+        """Add to `context.json` what the agent knows, once Prolog has written it, and again when that changes."""
+        if job.enriched is not None and self._enrich(job.enriched) == job.enriched:
+            return
+        text = self._dirs.read_node(job.key, "context.json")
+        if text is None:
+            return
+        try:
+            context = parse(ContextFile, text)
+        except InputError as error:
+            self._fault(job, "node/context.json", str(error))
+            return
+        enriched = self._enrich(context)
+        if enriched == context or self._dirs.write_node(job.key, "context.json", dump(enriched)):
+            job.enriched = enriched
+
+    def _read(self, job: Job) -> None:
+        now, stamp = self._clock.now(), self._dirs.stamp(job.key, "job")
+        if stamp == job.stamp and now - job.read_at < REREAD_S:
+            return
+        claims = self._dirs.claims(job.key)
+        if claims is None:
+            return
+        # The stamp is from before the reading: what is renamed in meanwhile changes it, and is read at the next tick.
+        job.stamp, job.read_at, job.uid = stamp, now, claims.uid
+        faults, files, status = dict(claims.faults), {}, None
+        for name, text in claims.texts.items():
+            try:
+                rank = rank_of(name)
+                if rank is None:
+                    status = parse(StatusFile, text)
+                else:
+                    files[rank] = _registered(rank, text)
+            except InputError as error:
+                faults[name] = str(error)
+        job.files, job.status = files, status
+        for name, fault in faults.items():
+            self._fault(job, f"job/{name}", fault)
+        job.faults = {name: fault for name, fault in job.faults.items() if name.removeprefix("job/") in faults or name.startswith("node/")}
+
+    def _fault(self, job: Job, name: str, fault: str) -> None:
+        if job.faults.get(name) != fault:
+            job.faults[name] = fault
+            log.warning("job %s: %s is void: %s", job.key, name, fault)
+
+    def _ranks(self, job: Job) -> dict[int, Rank]:
+        ranks = {}
+        for number, file in job.files.items():
+            identity = (file.pid, file.started)
+            process = self._processes.alive(*identity)
+            ours = process is not None and process.uid == job.uid
+            if process is not None and ours and (identity in job.verified or self._processes.in_job(process, job.key.job_id)):
+                job.verified.add(identity)
+                ranks[number] = Rank(file, alive=True)
+            else:
+                ranks[number] = Rank(file, alive=False if identity in job.verified else None)
+        return ranks
+
+    def _look(self, job: Job) -> None:
+        """Find the job's processes, and put together what it says."""
+        job.steps = [step for step in job.steps if self._processes.alive(step.pid, step.started)]
+        if not job.steps:
+            if self._steps is None:
+                self._steps = self._processes.steps()
+            job.steps = self._steps.get(job.key.job_id, [])
+        ranks = self._ranks(job)
+        if not job.started:
+            starts = [step.started for step in job.steps] + [rank.file.started for rank in ranks.values() if rank.alive]
+            job.started = min(starts, default=0.0)
+        alive = bool(job.steps) or any(rank.alive for rank in ranks.values())
+        job.empty_since = None if alive else job.empty_since or self._clock.now()
+        if job.started or job.files:
+            now = self._clock.now()
+            leave = {notice.id for notice in (*self._own, *job.prepared.values()) if notice.evacuates(now)}
+            job.report = summarize(job.key, job.started, ranks, job.status, leave)
+
+    def _wake(self, job: Job) -> None:
+        """Send each registered process its wake-up once per notice. The file is the truth: a signal that is not sent costs only time."""
+        if job.told is None:
+            return
+        for file in job.files.values():
+            mark = (file.pid, job.told.id, job.told.action)
+            number = wake_signal(file.wake_signal)
+            if mark in job.woken or file.state == "done":
+                continue
+            job.woken.add(mark)
+            if number is None:
+                continue
+            fault = self._processes.wake(file.pid, file.started, job.uid, job.key.job_id, number)
+            log.log(logging.WARNING if fault else logging.INFO, "job %s rank %d: %s", job.key, file.rank, fault or "woken")
+
+    def _conclude(self, job: Job, here: bool) -> None:
+        """Send what has changed up: a report, or that the job is gone."""
+        now = self._clock.now()
+        seen = job.started or job.files
+        if job.empty_since is None:
+            job.gone = False
+        elif not job.gone and (not here or (seen and now - job.empty_since >= GONE_HOLD_S)):
+            job.gone = True
+            if seen:
+                self._report(job, now)
+            self._on_gone(job.key)
+            job.sent = job.report
+        if not job.gone and seen:
+            self._report(job, now)
+
+    def _report(self, job: Job, now: float) -> None:
+        report = job.report
+        if report is None or report == job.sent:
+            return
+        if report.same_but_progress(job.sent) and now - job.sent_at < PROGRESS_S:
+            return
+        job.sent, job.sent_at = report, now
+        self._on_report(report)
+
+
+def notice_file(notice: Notice, now: float) -> NoticeFile:
+    """Return the notice as the job reads it at `now`: maintenance that comes near asks for more than it did."""
+    deadline = None if notice.kind is NoticeKind.ADVISE else max(0.0, notice.deadline)
+    return NoticeFile.model_validate(
+        {
+            "v": 1,
+            "id": notice.id[:256],
+            "kind": notice.kind.value,
+            "deadline": deadline,
+            "received": notice.received,
+            "reason": notice.reason[:1024],
+            "action": "save_and_park" if notice.evacuates(now) else "save",
+        }
+    )
+
+
+def _registered(rank: int, text: bytes) -> RankFile:
+    file = parse(RankFile, text)
+    if file.rank != rank:
+        raise InputError(f"says that it is rank {file.rank}")
+    return file
