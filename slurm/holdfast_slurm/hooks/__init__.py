@@ -1,0 +1,1 @@
+"""Programs that slurmctld, slurmd and slurmstepd run for Holdfast, and what writes their wrappers."""
