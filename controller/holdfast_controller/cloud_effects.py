@@ -58,6 +58,7 @@ class CloudEffects:
             pool=pool,
             count=count,
             minimum=count,
+            template=pool.template,
             user_data=self._user_data(command.launch_id),
             tags={NODES_TAG: ",".join(command.nodes), **({JOB_TAG: str(command.job_id)} if command.job_id else {})},
         )

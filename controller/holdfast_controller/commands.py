@@ -3,6 +3,7 @@ looks up whether it has been done already before it does it (again).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from holdfast_common.notice import Notice
 
@@ -15,6 +16,8 @@ class Command:
     """Names the deed, not the attempt at it: the same deed is never under way twice."""
     reason: str
     """One sentence of why; the log, the journal and `explain` show this same text."""
+    repeats: ClassVar[bool] = True
+    """Whether the deed is done again when it still is due long after it was done (its fence makes that harmless)."""
 
     def refs(self) -> tuple[str, ...]:
         """What it concerns, as `node:NAME`, `job:ID`, `instance:ID`."""
@@ -82,6 +85,7 @@ class JobCommand(Command):
 class SignalJob(JobCommand):
     """Send the signal that the job declared; fence: it runs with `attempt` restarts."""
 
+    repeats: ClassVar[bool] = False
     attempt: int = 0
     signal: str = ""
 
@@ -106,6 +110,7 @@ class StartJob(JobCommand):
 class TellJob(JobCommand):
     """Write the reason into AdminComment, where `scontrol show job` and `holdfast explain` show it."""
 
+    repeats: ClassVar[bool] = False
     text: str = ""
 
 
@@ -113,6 +118,7 @@ class TellJob(JobCommand):
 class PrepareJobs(NodeCommand):
     """Have the agent of `node` tell its jobs of a notice (for another node of theirs, or from the controller)."""
 
+    repeats: ClassVar[bool] = False
     instance_id: str = ""
     job_ids: tuple[int, ...] = ()
     notice: Notice | None = None
@@ -127,6 +133,7 @@ class PrepareJobs(NodeCommand):
 class Launch(Command):
     """Buy instances for nodes, in one pool. Idempotent by `launch_id`."""
 
+    repeats: ClassVar[bool] = False
     launch_id: str = ""
     pool: str = ""
     nodes: tuple[str, ...] = ()
@@ -141,6 +148,7 @@ class Launch(Command):
 class BindInstance(NodeCommand):
     """Give the instance the node's name: tell slurmctld the address, then the agent its name."""
 
+    repeats: ClassVar[bool] = False
     instance_id: str = ""
     address: str = ""
 
@@ -177,6 +185,7 @@ class TurnAwayAgent(Command):
 class GiveUp(Command):
     """No pool will have the nodes: power them down, and let the job wait until `until` (Unix seconds), told why."""
 
+    repeats: ClassVar[bool] = False
     nodes: tuple[str, ...] = ()
     job_id: int = 0
     until: float = 0.0

@@ -96,3 +96,13 @@ class ControllerEffects:
     async def _turn_away(self, command: c.TurnAwayAgent, resumed: bool) -> tuple[Event, ...]:
         await self._agents.turn_away(command.instance_id, command.reason)
         return ()
+
+
+class LateEffects:
+    """Effects that are wired after the reactor which calls them: agents' streams and effects know the reactor, too."""
+
+    inner: ControllerEffects
+
+    async def run(self, command: c.Command, *, resumed: bool) -> tuple[Event, ...]:
+        """Carry the command out."""
+        return await self.inner.run(command, resumed=resumed)

@@ -2,6 +2,7 @@
 on replay of the journal and in the simulator. It changes the fleet in place (a simulated year of 100 nodes is millions of events).
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ class Fleet:
 
     def manage(self, names: frozenset[str]) -> None:
         """Know exactly these node names (from the policy); a name that was dropped is kept while an instance holds it."""
-        for name in names - self.nodes.keys():
+        for name in sorted(names - self.nodes.keys(), key=natural):
             self.nodes[name] = Node(name)
         for name in self.nodes.keys() - names:
             if not self.nodes[name].instance_id:
@@ -81,6 +82,8 @@ class Fleet:
         record = self.commands.get(key)
         if record is None:
             return True
+        if record.state == "ok" and not record.issued.command.repeats:
+            return False
         if record.state in {"ok", "moot"}:
             return now >= record.done_at + (REPEAT_S if record.state == "ok" else REPEAT_MOOT_S)
         return record.state == "failed" and now >= record.retry_at
@@ -121,6 +124,8 @@ class Fleet:
     def _job_changed(self, event: e.JobChanged) -> None:
         view = event.view
         job = self.jobs.setdefault(view.job_id, JobRecord(view))
+        if view.comment != job.view.comment or not job.told:
+            job.declare(view.comment)
         job.view = view
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
@@ -190,11 +195,10 @@ class Fleet:
             record = self.instances.get(instance.instance_id)
             if record is not None:
                 record.price_usd_h, record.on_demand_usd_h = event.price_usd_h, event.on_demand_usd_h
-        if len(event.instances) < len(launch.nodes):
-            launch.void = True
-            for name in launch.nodes:
-                if name in self.nodes:
-                    self.nodes[name].launches += 0 if event.faults else 1
+        launch.void = launch.void or len(event.instances) < len(launch.nodes)
+        if not event.faults:
+            for node in (self.nodes[name] for name in launch.nodes if name in self.nodes):
+                node.launches += 1
         for fault in event.faults:
             self._fault(event.pool, fault.kind, fault.code, event.at, fault.retry_s)
 
@@ -342,6 +346,11 @@ class Fleet:
 
     def _policy_set(self, event: e.PolicySet) -> None:
         self.policy_revision = event.revision
+
+
+def natural(name: str) -> tuple[str | int, ...]:
+    """Return a key that sorts node names as Slurm does: n2 before n10."""
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
 
 
 def _unsettled(job: JobRecord) -> bool:

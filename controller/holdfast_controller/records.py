@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from holdfast_common.errors import ConfigError
 from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
+from holdfast_slurm.directives import parse_directives
 
 from holdfast_controller.events import AgentArrived, CommandIssued, JobReported
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
@@ -32,7 +34,7 @@ class Node:
     """Slurm waits for it since then, Unix seconds."""
     wanted_by: int = 0
     launches: int = 0
-    """Launches made for this want that did not end in a registered node."""
+    """Launches for this want that brought instances: more than one means that the first ones never registered."""
     instance_id: str = ""
     bound_at: float = 0.0
     doom: Doom | None = None
@@ -102,10 +104,29 @@ class JobRecord:
     """Node → attempt whose processes its agent sees there."""
     evacuation: Evacuation | None = None
     interruptions: int = 0
+    told: bool = False
+    """Its directives were read."""
+    fault: str = ""
+    """What is wrong with its directives, which are then as good as absent."""
+    signal: str = ""
+    """What it wants to be sent on a notice, declared in its directives."""
+    exit_code: int | None = None
+    """How it exits when it ended on that signal, declared in its directives."""
     not_before: float | None = None
     """No pool would have its nodes: it waits until then, Unix seconds."""
     waits_for: str = ""
     """Why it waits, in a sentence."""
+
+    def declare(self, comment: str) -> None:
+        """Read the directives in the job's comment."""
+        self.told, self.fault, self.signal, self.exit_code = True, "", "", None
+        try:
+            said = parse_directives(comment)
+        except ConfigError as error:
+            self.fault = str(error)
+            return
+        self.signal = f"{'B:' if said.signal_batch else ''}{said.signal}" if said.signal else ""
+        self.exit_code = said.exit_code
 
 
 @dataclass(slots=True)

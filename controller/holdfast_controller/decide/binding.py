@@ -35,6 +35,8 @@ def _name_for(fleet: Fleet, record: InstanceRecord, taken: set[str]) -> Node | N
     if record.node:
         node = fleet.nodes.get(record.node)
         return node if node is not None and node.instance_id == record.instance.instance_id else None
+    if not record.instance.pool:
+        return None  # no cloud has named it yet: its launch is still being answered
     launch = fleet.launches.get(record.instance.launch_id)
     if launch is not None and record.agent.launch_id == launch.launch_id:
         if launch.void:
@@ -48,6 +50,6 @@ def _adopted(fleet: Fleet, record: InstanceRecord, taken: set[str]) -> Node | No
     """With a lost journal: the name that the agent says it was given, where Slurm has the node at this instance's address."""
     assert record.agent is not None
     node = fleet.nodes.get(record.agent.node)
-    if node is None or node.instance_id or node.name in taken or node.view is None or not record.instance.pool:
+    if node is None or node.instance_id or node.name in taken or node.view is None:
         return None
     return node if node.view.address and node.view.address == record.instance.address else None

@@ -57,6 +57,8 @@ class Pool:
     market: Market
     price_cap_usd_h: float | None = None
     """Highest spot price to pay per instance-hour; None: up to on-demand."""
+    template: str = ""
+    """The provider's launch template for this pool; empty: as the provider's settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,10 @@ class Provider(Protocol):
     async def launch(self, request: LaunchRequest) -> LaunchResult:
         """Start up to `count` instances in the pool, in one call where the cloud has one.
 
-        Idempotent by `launch_id`: the same request again returns the same instances and starts none, for at least an hour. Capacity, quota,
-        throttle, configuration, authorization and transient failures are returned as faults; fewer than `count` instances come with at least
-        one fault that says why. A time-out is a TRANSIENT fault: what was started is found by `find`.
+        Idempotent by `launch_id`, which is good for one pool: the same request again returns the same instances and starts none, for at
+        least an hour, also when they have ended meanwhile (a cloud that says no more than that adds a TRANSIENT fault without `retry_s`).
+        Capacity, quota, throttle, configuration, authorization and transient failures are returned as faults; fewer than `count` instances
+        come with at least one fault that says why. A time-out is a TRANSIENT fault: what was started is found by `find`.
         """
 
     async def find(self, launch_id: str) -> tuple[Instance, ...]:

@@ -1,0 +1,49 @@
+"""`holdfast-controller`: arguments → settings → the controller."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from holdfast_controller import __version__
+
+DEFAULT_CONFIG = "/etc/holdfast/controller.toml"
+
+
+def main() -> int:
+    """Run the controller; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="holdfast-controller",
+        description="Keeps GPU jobs running on spot capacity under Slurm. Runs beside slurmctld, as SlurmUser.",
+        epilog="Restarting it at any instant is safe: it goes on from its journal. Exit codes: 0 stopped, 1 failed, 2 usage.",
+    )
+    parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"settings file, TOML (default: {DEFAULT_CONFIG})")
+    parser.add_argument("--check", action="store_true", help="check settings and policy, say every fault, and exit")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--version", action="version", version=f"holdfast-controller {__version__}")
+    arguments = parser.parse_args()
+
+    from holdfast_common.errors import ConfigError
+    from holdfast_common.log import configure_logging
+
+    from holdfast_controller.config import load_config
+    from holdfast_controller.policies import PolicyStore
+
+    try:
+        config = load_config(arguments.config)
+        policies = PolicyStore(Path(config.policy))
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"{error.where}: {fault}", file=sys.stderr)
+        return 1
+    if arguments.check:
+        print(f"{arguments.config}: fine; policy {policies.revision}, {len(policies.plans().by_node)} nodes")
+        return 0
+    configure_logging("controller", arguments.log_level)
+
+    from holdfast_controller import app
+
+    return app.main(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

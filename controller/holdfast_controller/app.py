@@ -1,0 +1,185 @@
+"""The composition root: the only place where concrete classes meet."""
+
+import asyncio
+import os
+import pwd
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+from holdfast_common.auth import MungeAuthenticator
+from holdfast_common.channel import check_bind, new_server, serve_unix
+from holdfast_common.clock import Clock, SystemClock
+from holdfast_common.errors import ConfigError, HoldfastError
+from holdfast_common.munge import Munge
+from holdfast_common.rpc_auth import ServerAuth
+from holdfast_protos.v1 import admin_pb2_grpc, agent_pb2_grpc, hook_pb2_grpc
+from holdfast_slurm.scontrol import ScontrolClient
+
+from holdfast_controller.admin import AdminService
+from holdfast_controller.agents import AgentHub
+from holdfast_controller.cloud_effects import CloudEffects
+from holdfast_controller.config import ControllerConfig
+from holdfast_controller.effects import ControllerEffects, LateEffects
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.hooks import HookService
+from holdfast_controller.journal import Journal
+from holdfast_controller.policies import PolicyStore
+from holdfast_controller.providers.base import Provider
+from holdfast_controller.reactor import Reactor
+from holdfast_controller.reconcile import CloudWatcher, SlurmWatcher, watch_first_listing
+from holdfast_controller.tokens import load_secret, user_data
+
+PRICES_EVERY_S = 60.0
+BUSY_TICK_S, IDLE_TICK_S = 0.1, 0.5
+
+log = structlog.get_logger()
+
+
+async def run(config: ControllerConfig) -> None:
+    """Run the controller until SIGTERM or SIGINT. Raises ConfigError where it cannot begin."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        controller = await Controller.start(config, SystemClock(), stack)
+        tasks = [asyncio.create_task(task) for task in controller.loops()]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()  # a loop that ended has failed: systemd starts us again, and the journal knows where we were
+        finally:
+            for task in (*tasks, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+
+
+class Controller:
+    """The wired parts."""
+
+    def __init__(self, reactor: Reactor, hub: AgentHub, slurm: SlurmWatcher, clouds: dict[str, CloudWatcher], clock: Clock) -> None:
+        self.reactor = reactor
+        self.hub = hub
+        self.slurm = slurm
+        self.clouds = clouds
+        self.clock = clock
+        self.prices: Callable[[], None] = lambda: None
+
+    def loops(self) -> list["asyncio._CoroutineLike[None]"]:
+        """Return what runs for ever."""
+        return [
+            self.reactor.run(),
+            self.reactor.tick(BUSY_TICK_S, IDLE_TICK_S),
+            self.slurm.run(),
+            self.hub.watch(),
+            watch_first_listing(self.clouds, self.reactor, self.clock),
+            *(cloud.run() for cloud in self.clouds.values()),
+        ]
+
+    @classmethod
+    async def start(cls, config: ControllerConfig, clock: Clock, stack: AsyncExitStack) -> "Controller":
+        """Open the journal, connect the parts, and serve. What was opened is closed by `stack`."""
+        state = _state_dir(config)
+        secret = load_secret(state / "secret")
+        policies = PolicyStore(Path(config.policy))
+        journal = Journal(state / "journal.sqlite")
+        fleet = await journal.open()
+        stack.push_async_callback(journal.close)
+        policies.manage(fleet)
+        providers = make_providers(config)
+        for provider in providers.values():
+            stack.push_async_callback(provider.close)
+        slurm = ScontrolClient(config.slurm.bin_dir, config.slurm.conf, config.slurm.timeout_s)
+        controller = _wire(config, clock, fleet, journal, policies, providers, slurm, secret)
+        await _serve(config, controller, policies, journal, clock, stack)
+        log.info("the controller is up", cluster=config.cluster, nodes=len(fleet.nodes), jobs=len(fleet.jobs))
+        return controller
+
+
+def _state_dir(config: ControllerConfig) -> Path:
+    state = Path(config.state_dir)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return state
+
+
+def _wire(
+    config: ControllerConfig,
+    clock: Clock,
+    fleet: Fleet,
+    journal: Journal,
+    policies: PolicyStore,
+    providers: dict[str, Provider],
+    slurm: ScontrolClient,
+    secret: bytes,
+) -> Controller:
+    timing = config.timing
+    clouds: dict[str, CloudWatcher] = {}
+
+    def poll_clouds() -> None:
+        for cloud in clouds.values():
+            cloud.nudge()
+
+    effects = LateEffects()
+    reactor = Reactor(journal, fleet, policies.plans, effects, clock)
+    hub = AgentHub(reactor, secret, config.cluster, clock, lost_s=timing.agent_lost_s, on_lost=poll_clouds)
+    watcher = SlurmWatcher(slurm, reactor, clock, busy_s=timing.watch_busy_s, idle_s=timing.watch_idle_s)
+    for name, provider in providers.items():
+        clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)
+    cloud_effects = CloudEffects(
+        providers, policies.plans, lambda launch_id: user_data(config.cluster, secret, launch_id), clock, poll_soon=poll_clouds
+    )
+    effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock)
+    return Controller(reactor, hub, watcher, clouds, clock)
+
+
+def make_providers(config: ControllerConfig) -> dict[str, Provider]:
+    """Return the clouds that the settings name. Their client libraries are imported when first used."""
+    providers: dict[str, Provider] = {}
+    if config.providers.aws is not None:
+        from holdfast_controller.providers.aws import AwsProvider
+
+        providers["aws"] = AwsProvider(config.providers.aws.with_cluster(config.cluster))
+    return providers
+
+
+async def _serve(
+    config: ControllerConfig, controller: Controller, policies: PolicyStore, journal: Journal, clock: Clock, stack: AsyncExitStack
+) -> None:
+    check_bind(config.listen.tcp, config.listen.allow_remote_without_tls)
+    slurm_uid = _uid(config.slurm.user)
+    munge = MungeAuthenticator(Munge(config.auth.munge_socket), clock, frozenset({0, slurm_uid}))
+    stack.callback(munge.close)
+    tcp = new_server([ServerAuth(munge)])
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(controller.hub, tcp)
+    if tcp.add_insecure_port(config.listen.tcp) == 0:
+        raise ConfigError("listen.tcp", [f"cannot listen on {config.listen.tcp}: is it in use?"])
+    local = new_server()
+    hook_pb2_grpc.add_HookServiceServicer_to_server(HookService(controller.reactor, controller.slurm, clock), local)
+    admin = AdminService(controller.reactor, controller.hub, policies, journal, clock, cluster=config.cluster)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, local)
+    socket = await serve_unix(local, Path(config.listen.socket), config.listen.group, owner_uid=slurm_uid if os.geteuid() == 0 else None)
+    stack.callback(socket.close)
+    stack.push_async_callback(local.stop, 0.2)
+    await tcp.start()
+    stack.push_async_callback(tcp.stop, 0.2)
+
+
+def _uid(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError as error:
+        raise ConfigError("slurm.user", [f"there is no user {user!r} on this host"]) from error
+
+
+def main(config: ControllerConfig) -> int:
+    """Run; return the exit code."""
+    try:
+        asyncio.run(run(config))
+    except HoldfastError as error:
+        log.error(str(error))
+        return 1
+    return 0

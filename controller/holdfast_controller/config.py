@@ -1,0 +1,179 @@
+"""The controller's settings: one TOML file, checked as a whole, every fault reported at once.
+
+What decides over jobs and money is not here but in the policy (`holdfast_common.policy`). Nothing secret stands in this file: the clouds'
+credentials come from the environment or the machine's own role.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from holdfast_common.channel import check_bind
+from holdfast_common.errors import ConfigError
+from holdfast_common.munge import DEFAULT_SOCKET
+from holdfast_common.settings import Name, Path_, Section, Texts, parse_toml, read_text, table, texts, validated, worded
+from pydantic import Field, ValidationError
+
+from holdfast_controller.providers.aws_config import AwsConfig
+
+Interval = Annotated[float, Field(ge=0.01, le=3600)]
+"""Seconds."""
+Cluster = Annotated[str, worded(r"[a-z0-9-]{1,40}", "write 1 to 40 of a-z, 0-9 and -: it is tagged on every instance")]
+Url = Annotated[str, worded(r"(https?://[^\s@]{1,200})?", "write http://host:port or https://host, without credentials")]
+UsdPerHour = Annotated[float, Field(gt=0, le=100_000)]
+
+
+class SlurmSettings(Section):
+    """How slurmctld is reached."""
+
+    conf: Path_ = "/etc/slurm/slurm.conf"
+    bin_dir: Path_ = "/usr/bin"
+    """Where scontrol and squeue are."""
+    timeout_s: Interval = 10.0
+    """Of one command."""
+    user: Name = "slurm"
+    """SlurmUser: besides root the only one whose calls are answered."""
+
+
+class Listen(Section):
+    """Where hooks, the CLI and agents find the controller."""
+
+    socket: Path_ = "/run/holdfast/controller.sock"
+    group: Annotated[str, worded(r"[A-Za-z0-9_.-]{0,32}", "write a group's name")] = ""
+    """The admin group, which may open the socket as SlurmUser may; empty: none."""
+    tcp: str = "127.0.0.1:7420"
+    """host:port for agents."""
+    allow_remote_without_tls: bool = False
+    """Listen where other hosts can reach us although nothing protects the connection."""
+
+
+class Auth(Section):
+    """How callers over TCP are known."""
+
+    munge_socket: Path_ = DEFAULT_SOCKET
+
+
+class Timing(Section):
+    """How often the controller looks, in seconds."""
+
+    watch_idle_s: Interval = 2.0
+    """At Slurm, while nothing is under way."""
+    watch_busy_s: Interval = 0.1
+    """At Slurm, while a node or a job is on its way."""
+    cloud_poll_s: Interval = 10.0
+    """At the clouds' lists, while nothing is under way."""
+    cloud_poll_busy_s: Interval = 2.0
+    """At the clouds' lists, while an instance comes or goes."""
+    agent_heartbeat_s: Interval = 5.0
+    agent_lost_s: Interval = 20.0
+    """An agent that has been silent for so long is taken for gone."""
+
+
+class AwsSettings(Section):
+    """One AWS account."""
+
+    endpoint_url: Url = ""
+    """Another EC2 than Amazon's: the sandbox's."""
+    regions: Annotated[Texts, Field(min_length=1)]
+    """All regions in which instances of this cluster may be."""
+    subnets: Mapping[Name, Name] = {}
+    """Zone → subnet id."""
+    template: str = ""
+    """Launch template, where the policy's pool names none."""
+    images: Mapping[Name, Name] = {}
+    """Region → machine image, where no template says one."""
+    security_groups: Texts = ()
+    """Ids, for all regions."""
+    on_demand_usd_h: Mapping[str, UsdPerHour] = {}
+    """Instance type, or `region/instance type`, → on-demand price in US dollars per hour."""
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
+    """Calls at a time."""
+    call_timeout_s: Annotated[float, Field(ge=1, le=600)] = 20.0
+
+
+class Providers(Section):
+    """The clouds in use."""
+
+    aws: AwsSettings | None = None
+
+
+class Config(Section):
+    """The whole file."""
+
+    cluster: Cluster
+    """Tagged on every instance; two clusters in one account need two names."""
+    state_dir: Path_
+    """Where the journal is kept: on a disk that survives a reboot."""
+    policy: Path_
+    """The policy file that is read where the journal holds no policy yet."""
+    slurm: SlurmSettings = SlurmSettings()
+    listen: Listen = Listen()
+    auth: Auth = Auth()
+    timing: Timing = Timing()
+    providers: Providers = Providers()
+
+    def aws_config(self) -> AwsConfig | None:
+        """Return what the AWS provider must be told; None where the account is not set."""
+        return _aws_config(self.cluster, self.providers.aws) if self.providers.aws else None
+
+
+def load_config(path: str | Path) -> Config:
+    """Return the settings. Raises ConfigError with every fault: file, TOML path, value, what is allowed, what was probably meant."""
+    where = str(path)
+    config = validated(Config, parse_toml(read_text(path), where), where, _cross_faults)
+    try:
+        config.aws_config()
+    except ValidationError as error:  # the provider's own demands, such as a region's form
+        raise ConfigError(where, [f"providers.aws: {found['msg']}: {found['input']!r}" for found in error.errors()]) from error
+    return config
+
+
+def _aws_config(cluster: str, aws: AwsSettings) -> AwsConfig:
+    return AwsConfig(
+        cluster=cluster,
+        regions=aws.regions,
+        endpoint_url=aws.endpoint_url or None,
+        launch_template=aws.template,
+        images=dict(aws.images),
+        subnets=dict(aws.subnets),
+        security_groups={region: aws.security_groups for region in aws.regions if aws.security_groups},
+        on_demand_usd_h=dict(aws.on_demand_usd_h),
+        threads=aws.max_in_flight,
+        call_timeout_s=aws.call_timeout_s,
+        read_timeout_s=aws.call_timeout_s,
+        connect_timeout_s=min(5.0, aws.call_timeout_s),
+    )
+
+
+def _cross_faults(data: Mapping[str, Any]) -> Iterator[str]:
+    listen = table(data, "listen")
+    address, remote = listen.get("tcp", "127.0.0.1:7420"), listen.get("allow_remote_without_tls", False)
+    if isinstance(address, str) and isinstance(remote, bool):
+        try:
+            check_bind(address, remote)
+        except ConfigError as error:
+            yield from (f"listen.tcp: {address!r}: {fault}" for fault in error.faults)
+    yield from _timing_faults(table(data, "timing"))
+    aws = table(table(data, "providers"), "aws")
+    regions = texts(aws, "regions")
+    if len(set(regions)) != len(regions):
+        yield f"providers.aws.regions: a region is named twice in {regions!r}"
+    for zone in table(aws, "subnets"):
+        if regions and not any(zone.startswith(region) for region in regions):
+            yield f"providers.aws.subnets.{zone}: is in none of the regions {', '.join(regions)}"
+    for region in table(aws, "images"):
+        if regions and region not in regions:
+            yield f"providers.aws.images.{region}: is none of the regions {', '.join(regions)}"
+
+
+def _timing_faults(timing: Mapping[str, Any]) -> Iterator[str]:
+    for smaller, larger in (("watch_busy_s", "watch_idle_s"), ("cloud_poll_busy_s", "cloud_poll_s")):
+        yield from _ordered(timing, smaller, larger, 1)
+    yield from _ordered(timing, "agent_heartbeat_s", "agent_lost_s", 2)
+
+
+def _ordered(timing: Mapping[str, Any], smaller: str, larger: str, times: int) -> Iterator[str]:
+    low, high = (timing.get(key, Timing.model_fields[key].default) for key in (smaller, larger))
+    if isinstance(low, int | float) and isinstance(high, int | float) and low * times > high:
+        needed = f"{times} times " if times > 1 else ""
+        yield f"timing.{larger}: {high!r} is less than {needed}timing.{smaller} ({low!r})"

@@ -1,0 +1,49 @@
+"""Policy → plans: what an admin wrote, as the decisions want it."""
+
+from holdfast_common.evacuation import Limits
+from holdfast_common.policy import Partition, Policy, PoolPolicy
+
+from holdfast_controller.plan import Plan, Plans
+from holdfast_controller.providers.base import Market, Pool
+
+
+def pool_of(policy: PoolPolicy) -> Pool:
+    """Return the pool, under the name that providers give it."""
+    return Pool(
+        policy.name,
+        policy.provider,
+        policy.region,
+        policy.zone,
+        policy.instance_type,
+        Market(policy.market),
+        policy.price_cap_usd_h,
+        policy.template,
+    )
+
+
+def plans_of(policy: Policy) -> Plans:
+    """Return the plan of every managed node. A group that two partitions share follows the first of them."""
+    by_node: dict[str, Plan] = {}
+    for name, partition in policy.partitions.items():
+        for group in partition.node_groups:
+            plan = _plan(name, group, partition, policy)
+            for node in policy.node_groups[group].names:
+                by_node.setdefault(node, plan)
+    return Plans(by_node)
+
+
+def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
+    launch = partition.launch
+    return Plan(
+        partition=name,
+        group=group,
+        pools=tuple(pool_of(policy.pools[pool]) for pool in partition.pools),
+        order=partition.order,
+        ondemand_after_s=partition.ondemand_after_s,
+        limits=Limits(partition.checkpoint.margin_s, partition.checkpoint.kill_wait_s),
+        registration_timeout_s=launch.registration_timeout_s,
+        refusal_backoff_s=launch.refusal_backoff_s,
+        refusal_memory_s=launch.refusal_memory_s,
+        orphan_grace_s=launch.orphan_grace_s,
+        max_attempts=partition.requeue.max_attempts,
+    )

@@ -1,0 +1,56 @@
+"""The policy in force: read from its file, replaced as a whole by an admin, never half."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast_common.errors import ConfigError
+from holdfast_common.policy import Policy, parse_policy
+
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.plan import Plans
+from holdfast_controller.planning import plans_of
+
+
+class PolicyStore:
+    """The file and what it means. The file is the truth: an admin's edit on disk counts from the next start, `set` at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file. Raises ConfigError with every fault."""
+        self._path = path
+        try:
+            self.text = path.read_text()
+        except OSError as error:
+            raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+        self.policy: Policy = parse_policy(self.text)
+        self._plans = plans_of(self.policy)
+
+    @property
+    def revision(self) -> str:
+        """Short hash of the policy in force."""
+        return self.policy.revision
+
+    def plans(self) -> Plans:
+        """Return what the policy means, with the newest prices."""
+        return self._plans
+
+    def priced(self, prices_usd_h: dict[str, float]) -> None:
+        """Take in newer prices."""
+        self._plans = replace(self._plans, prices_usd_h={**self._plans.prices_usd_h, **prices_usd_h})
+
+    def manage(self, fleet: Fleet) -> None:
+        """Have the fleet know the policy's nodes."""
+        fleet.manage(frozenset(self._plans.by_node))
+
+    def set(self, text: str, fleet: Fleet) -> None:
+        """Put a new policy in force, durably. Raises ConfigError with every fault, and then nothing has changed."""
+        policy = parse_policy(text)
+        plans = plans_of(policy)
+        partial = self._path.with_name(f".{self._path.name}.new")
+        with open(partial, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self._path)
+        self.text, self.policy, self._plans = text, policy, replace(plans, prices_usd_h=self._plans.prices_usd_h)
+        self.manage(fleet)

@@ -1,0 +1,159 @@
+"""Evacuation: told at once, drained, requeued when safe (or at the last moment), powered down when empty."""
+
+from holdfast_controller import events as e
+from holdfast_controller.commands import DrainNode, PowerDownNode, PowerUpNode, PrepareJobs, RequeueJob, SetNodeDown, StartJob
+from holdfast_controller.providers.base import Instance
+
+
+def by_kind(commands, kind):
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def test_the_whole_sequence_of_a_two_node_job(world, kinds) -> None:
+    world.running(7, "n1", "n2")
+    world.registered(7, "n1")
+    world.registered(7, "n2")
+    notice = world.notice("n1")
+    first = world.due()
+    assert kinds(first) == ["DrainNode", "PrepareJobs", "PowerUpNode"]
+    (prepare,) = by_kind(first, PrepareJobs)
+    assert (prepare.node, prepare.notice.id) == ("n2", notice.id), "the survivor's agent is told; n1's brought it"
+    (buy,) = by_kind(first, PowerUpNode)
+    assert buy.node == "n3"
+    for command in first:
+        world.finish(command)
+    world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt")
+    world.parked(7, "n1", notice)
+    assert world.due() == [], "one rank has not parked"
+    world.parked(7, "n2", notice)
+    (requeue,) = world.due()
+    assert isinstance(requeue, RequeueJob)
+    assert "step 7" in requeue.reason
+    world.finish(requeue)
+    world.apply(e.JobRequeued(world.now, 7, 0))
+    world.job(7, "PENDING", "n1", "n2", completing=True, restarts=1, eligible_time=world.now + 121)
+    assert world.due() == []
+    world.job(7, "PENDING", restarts=1, eligible_time=world.now + 121)
+    world.apply(e.JobLeftNode(world.now, "n1", 7, 0), e.JobLeftNode(world.now, "n2", 7, 0))
+    last = world.due()
+    (start,) = by_kind(last, StartJob)
+    assert start.delay_s == 1, "a survivor is used again: never within the same second"
+    (down,) = by_kind(last, PowerDownNode)
+    assert (down.node, down.instance_id) == ("n1", "i-n1")
+
+
+def test_a_single_node_job_starts_at_once(world) -> None:
+    world.running(7, "n1")
+    notice = world.notice("n1")
+    world.due()
+    world.parked(7, "n1", notice)
+    world.due()
+    world.job(7, "PENDING", restarts=1, eligible_time=world.now + 121)
+    (start,) = by_kind(world.due(), StartJob)
+    assert start.delay_s == 0
+
+
+def test_a_job_that_says_nothing_is_requeued_in_time_for_kill_wait(world) -> None:
+    world.running(7, "n1")
+    notice = world.notice("n1", window_s=30)
+    world.due()
+    world.later(22.5)
+    assert by_kind(world.due(), RequeueJob) == []
+    world.later(1)
+    (requeue,) = by_kind(world.due(), RequeueJob)
+    assert notice.deadline - world.now < 7
+    assert "has not said that it is safe" in requeue.reason
+
+
+def test_an_idle_node_makes_no_replacement_needed(world) -> None:
+    world.running(7, "n1")
+    world.running(8, "n2")
+    world.job(8, "COMPLETED")
+    world.node("n2", "IDLE", "CLOUD")
+    world.notice("n1")
+    assert by_kind(world.due(), PowerUpNode) == []
+
+
+def test_a_dead_machine_is_requeued_then_powered_down(world, kinds) -> None:
+    world.running(7, "n1")
+    launch = next(iter(world.fleet.launches))
+    world.apply(e.InstanceChanged(world.now, Instance("i-n1", launch, world.pools[0].name, "gone", reclaimed=True)))
+    commands = world.due()
+    assert "RequeueJob" in kinds(commands)
+    assert "PowerDownNode" not in kinds(commands), "requeue first"
+    world.job(7, "PENDING", "n1", completing=True, restarts=1)
+    (down,) = by_kind(world.due(), PowerDownNode)
+    world.node("n1", "ALLOCATED", "CLOUD", "POWERING_DOWN", "COMPLETING")
+    world.finish(down)
+    assert by_kind(world.due(), SetNodeDown) == []
+    world.later(4)
+    assert kinds(by_kind(world.due(), SetNodeDown)) == ["SetNodeDown"]
+
+
+def test_a_job_that_completed_is_not_run_again(world) -> None:
+    world.running(7, "n1")
+    world.registered(7, "n1")
+    world.notice("n1")
+    world.due()
+    world.job(7, "COMPLETED")
+    world.apply(e.JobLeftNode(world.now, "n1", 7, 0))
+    commands = world.due()
+    assert by_kind(commands, RequeueJob) == []
+    assert by_kind(commands, PowerDownNode) != []
+
+
+def test_a_job_that_stopped_on_the_notice_is_requeued_on_its_word(world) -> None:
+    world.running(7, "n1")
+    notice = world.notice("n1")
+    world.due()
+    world.apply(e.JobReported(world.now, "n1", 7, 0, "done", 0, notice.id, 9, False, True))
+    world.job(7, "COMPLETED")
+    (requeue,) = by_kind(world.due(), RequeueJob)
+    assert requeue.ended
+
+
+def test_salloc_is_told_and_lost_only_with_its_node(world) -> None:
+    world.running(7, "n1")
+    world.job(7, "RUNNING", "n1", batch=False)
+    notice = world.notice("n1", source="cloud")
+    commands = world.due()
+    assert by_kind(commands, PrepareJobs) != []
+    assert by_kind(commands, PowerUpNode) == []
+    world.later(119)
+    assert by_kind(world.due(), PowerDownNode) == []
+    world.later(2)
+    assert world.now > notice.deadline
+    assert by_kind(world.due(), PowerDownNode) != []
+
+
+def test_a_withdrawn_notice_lets_the_job_go_on_and_undoes_only_our_drain(world, kinds) -> None:
+    world.running(7, "n1")
+    notice = world.notice("n1")
+    for command in world.due():
+        world.finish(command)
+    world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt")
+    world.apply(e.NoticeWithdrawn(world.now, "n1", notice.id))
+    assert by_kind(world.due(), DrainNode) == []
+    world.later(6)
+    assert kinds(world.due()) == ["UndrainNode"]
+    world.running(8, "n2")
+    world.node("n2", "ALLOCATED", "CLOUD", "DRAIN", reason="disk is full")
+    world.later(60)
+    assert [command for command in world.due() if getattr(command, "node", "") == "n2"] == []
+
+
+def test_advice_never_drains(world) -> None:
+    from holdfast_common.notice import Notice, NoticeKind
+
+    world.running(7, "n1")
+    advice = Notice("a", NoticeKind.ADVISE, world.now + 600, world.now, "rebalance")
+    world.apply(e.NoticeReceived(world.now, "n1", advice))
+    assert world.due() == []
+
+
+def test_the_same_notice_twice_does_nothing_twice(world) -> None:
+    world.running(7, "n1")
+    world.notice("n1")
+    assert world.due() != []
+    world.notice("n1")
+    assert world.due() == []
