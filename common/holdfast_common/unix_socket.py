@@ -91,7 +91,10 @@ def _prepare_directory(directory: Path, uid: int, gid: int) -> None:
 
 def _lock(socket: Path) -> int:
     path = socket.with_name(socket.name + ".lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"socket {socket}", [f"its lock {path} cannot be opened: {error.strerror}"]) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

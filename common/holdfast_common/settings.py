@@ -1,0 +1,162 @@
+"""TOML checked by a pydantic model, every fault at once: where it is, what stands there, what is allowed, and what was probably meant."""
+
+import difflib
+import re
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from holdfast_common.errors import ConfigError
+
+MAX_CHARS = 262_144
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A table of a settings file: frozen, no unknown keys, no conversions (`"4"` is no number), no NaN and no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+def worded(pattern: str, allowed: str) -> AfterValidator:
+    """Return a check that a text matches `pattern` as a whole, whose fault says in words what is `allowed`."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"is not allowed: {allowed}")
+        return value
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, worded(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "write 1 to 64 letters, digits and . _ -, a letter or digit first")]
+Path_ = Annotated[str, worded(r"/[^\x00-\x1f]{0,1000}", "write an absolute path")]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+"""TOML's arrays are lists."""
+Seconds = Annotated[float, Field(gt=0, le=604_800)]
+
+
+def read_text(path: str | Path, limit: int = MAX_CHARS) -> str:
+    """Return a settings file's text. Raises ConfigError if it cannot be read, is longer than `limit` bytes or is not UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    if len(content) > limit:
+        raise ConfigError(str(path), [f"is longer than {limit} bytes"])
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"is not UTF-8 at byte {error.start}"]) from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the document. Raises ConfigError with line and column."""
+    if len(text) > MAX_CHARS:
+        raise ConfigError(where, [f"is longer than {MAX_CHARS} characters"])
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, and int() of thousands of digits
+        raise ConfigError(where, [f"is not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError(where, ["is not TOML that anyone writes: nested too deeply"]) from error
+
+
+def validated(model: type[_M], data: Mapping[str, Any], where: str, cross_checks: Callable[[Mapping[str, Any]], Iterable[str]]) -> _M:
+    """Return the model, or raise ConfigError with the faults of all fields and those that `cross_checks` finds in the raw data.
+
+    Cross checks see data that the model may have refused: they skip what they cannot read, since the model has reported it.
+    """
+    faults: list[str] = []
+    found: _M | None = None
+    try:
+        found = model.model_validate(data)
+    except ValidationError as error:
+        faults += faults_of(error, model)
+    faults += cross_checks(data)
+    if faults or found is None:
+        raise ConfigError(where, faults)
+    return found
+
+
+def faults_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one sentence per fault, each with its TOML path."""
+    return [_sentence(dict(found), model) for found in error.errors(include_url=False)]
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def table(data: object, key: str) -> dict[str, Any]:
+    """Return the sub-table `key` of raw TOML, empty if there is none: for cross checks."""
+    found = data.get(key) if isinstance(data, Mapping) else None
+    return found if isinstance(found, dict) else {}
+
+
+def texts(data: object, key: str) -> list[str]:
+    """Return the texts in the array `key` of raw TOML: for cross checks."""
+    found = data.get(key) if isinstance(data, Mapping) else None
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+
+
+_PLAIN = {
+    "too_short": "at least one entry is needed",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "tuple_type": "must be an array",
+    "string_type": "must be a text in quotes",
+}
+
+
+def _sentence(found: dict[str, Any], model: type[BaseModel]) -> str:
+    where, kind, value = found["loc"], found["type"], repr(found["input"])
+    path = _path(where)
+    if kind == "missing":
+        return f"{path} is missing"
+    if kind == "extra_forbidden":
+        known = _fields(model, where[:-1])
+        return f"{path}: unknown key{did_you_mean(where[-1], known)} (known: {', '.join(known)})"
+    if kind in _PLAIN:
+        return f"{path}: {_PLAIN[kind]}"
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    message = str(found["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        expected = str(found["ctx"]["expected"])
+        words = re.findall("'([^']*)'", expected)
+        return f"{path}: {shown} is not allowed: {expected}{did_you_mean(found['input'], words)}"
+    if kind == "value_error":
+        return f"{path}: {shown} {message}"
+    return f"{path}: {shown} is not allowed: {message.removeprefix('Input ').removeprefix('String ')}"
+
+
+def _path(where: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in where:
+        if part == "[key]":
+            continue
+        key = part if isinstance(part, int) or _BARE_KEY.fullmatch(part) else repr(part[:80])
+        path += f"[{part}]" if isinstance(part, int) else f".{key}" if path else str(key)
+    return path or "the document"
+
+
+def _fields(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the model knows at a place."""
+    at: Any = model
+    for part in where:
+        at = at.model_fields[str(part)].annotation if _is_model(at) else typing.get_args(at)[-1]  # or the values of a mapping
+        at = next(filter(_is_model, typing.get_args(at)), at) if type(None) in typing.get_args(at) else at
+    return sorted(at.model_fields) if _is_model(at) else []
+
+
+def _is_model(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, BaseModel)
