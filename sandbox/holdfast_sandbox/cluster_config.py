@@ -1,0 +1,118 @@
+"""What a sandbox shall be, and the parts of it that its user may replace."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from holdfast_common.errors import ConfigError
+
+from holdfast_sandbox.layout import Layout
+from holdfast_sandbox.ports import Ports
+
+MOST_NODES = 1000
+INSTANCE_TYPE = "sim1.node"
+REGION = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a configuration of the controller or the agent can refer to."""
+
+    layout: Layout
+    ports: Ports
+    config: "SandboxConfig"
+    python: Path
+    bin_dir: Path
+    """Where sbatch, scontrol and slurmd are found."""
+
+    @property
+    def cloud_url(self) -> str:
+        """The simulated cloud's endpoint."""
+        return f"http://127.0.0.1:{self.ports.cloud}"
+
+
+class WriteHooks(Protocol):
+    """Writes the seven programs that slurm.conf names (`holdfast_slurm.conf_settings.HOOKS`) into a directory."""
+
+    def __call__(
+        self,
+        directory: Path,
+        *,
+        python: Path,
+        controller_socket: Path,
+        run_dir: Path,
+        bin_dir: Path,
+        slurm_conf: Path,
+    ) -> None:
+        """Write them; every path that they need is baked in, since Slurm starts them without PATH and environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSpec:
+    """How the controller is started; it is ready when it accepts connections on `Layout.controller_socket`."""
+
+    command: tuple[str, ...]
+    """The whole command line; `{config}` and `{python}` are replaced."""
+    render_config: Callable[[Site], str]
+    """Makes the text of etc/controller.toml."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """How an instance's agent is started. It is to end up in `start_slurmd.sh NODE`."""
+
+    command: tuple[str, ...]
+    """The whole command line; `{python}`, `{node_scripts}` and `{root}` are replaced. No word may hold a space."""
+    render_template: Callable[[Site], str] | None = None
+    """Makes etc/agent.toml.in, in which init.sh fills in @INSTANCE_ID@, @METADATA_URL@ and @INSTANCE_DIR@."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """One sandbox. Times in seconds."""
+
+    nodes: int = 8
+    cpus_per_node: int = 4
+    memory_mb_per_node: int = 4000
+    gpus_per_node: int = 0
+    """Pretended: CUDA_VISIBLE_DEVICES is set as on a real node, and the device files are /dev/null's twins."""
+    oversubscribe: str = "NO"
+    """slurm.conf OverSubscribe= of the spot partition. NO: jobs share a node by CPUs. EXCLUSIVE: one job for each node."""
+    boot_delay_s: float = 1.0
+    zones: int = 3
+    zone_capacity: int | None = None
+    """Spot instances for each zone; None: as many as there are nodes."""
+    notice_s: float = 120.0
+    trace: Path | None = None
+    """A recorded spot market instead of fixed zones."""
+    trace_speed: float = 60.0
+    resume_timeout_s: int = 60
+    suspend_timeout_s: int = 20
+    suspend_time_s: int = 300
+    extra_slurm_conf: str = ""
+    """Lines after all others; where a key stands twice, Slurm takes the last."""
+    cloud: bool = True
+    cloud_overrides: Mapping[str, object] = field(default_factory=dict)
+    """Further keys of the simulated cloud's configuration."""
+    controller: ControllerSpec | None = None
+    agent: AgentSpec | None = None
+    write_hooks: WriteHooks | None = None
+    """None: Holdfast's own hooks."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError with every fault."""
+        faults = []
+        if not 1 <= self.nodes <= MOST_NODES:
+            faults.append(f"nodes must be 1 to {MOST_NODES}, not {self.nodes}")
+        if not 1 <= self.zones <= 26:
+            faults.append(f"zones must be 1 to 26, not {self.zones}")
+        if not 0 <= self.boot_delay_s <= 3600:
+            faults.append(f"boot_delay_s must be 0 to 3600, not {self.boot_delay_s}")
+        if not 0 < self.trace_speed <= 1e6:
+            faults.append(f"trace_speed must be above 0 and at most 1e6, not {self.trace_speed}")
+        if self.trace is not None and not self.trace.is_file():
+            faults.append(f"there is no trace {self.trace}")
+        if faults:
+            raise ConfigError("sandbox", faults)
