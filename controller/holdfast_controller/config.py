@@ -90,6 +90,23 @@ class AwsSettings(Section):
     """Calls at a time."""
     call_timeout_s: Annotated[float, Field(ge=1, le=600)] = 20.0
 
+    def with_cluster(self, cluster: str) -> AwsConfig:
+        """Return what the AWS provider must be told. Raises pydantic's ValidationError where its own demands are stricter than ours."""
+        return AwsConfig(
+            cluster=cluster,
+            regions=self.regions,
+            endpoint_url=self.endpoint_url or None,
+            launch_template=self.template,
+            images=dict(self.images),
+            subnets=dict(self.subnets),
+            security_groups={region: self.security_groups for region in self.regions if self.security_groups},
+            on_demand_usd_h=dict(self.on_demand_usd_h),
+            threads=self.max_in_flight,
+            call_timeout_s=self.call_timeout_s,
+            read_timeout_s=self.call_timeout_s,
+            connect_timeout_s=min(5.0, self.call_timeout_s),
+        )
+
 
 class Providers(Section):
     """The clouds in use."""
@@ -97,7 +114,7 @@ class Providers(Section):
     aws: AwsSettings | None = None
 
 
-class Config(Section):
+class ControllerConfig(Section):
     """The whole file."""
 
     cluster: Cluster
@@ -112,37 +129,17 @@ class Config(Section):
     timing: Timing = Timing()
     providers: Providers = Providers()
 
-    def aws_config(self) -> AwsConfig | None:
-        """Return what the AWS provider must be told; None where the account is not set."""
-        return _aws_config(self.cluster, self.providers.aws) if self.providers.aws else None
 
-
-def load_config(path: str | Path) -> Config:
+def load_config(path: str | Path) -> ControllerConfig:
     """Return the settings. Raises ConfigError with every fault: file, TOML path, value, what is allowed, what was probably meant."""
     where = str(path)
-    config = validated(Config, parse_toml(read_text(path), where), where, _cross_faults)
+    config = validated(ControllerConfig, parse_toml(read_text(path), where), where, _cross_faults)
     try:
-        config.aws_config()
+        if config.providers.aws:
+            config.providers.aws.with_cluster(config.cluster)
     except ValidationError as error:  # the provider's own demands, such as a region's form
         raise ConfigError(where, [f"providers.aws: {found['msg']}: {found['input']!r}" for found in error.errors()]) from error
     return config
-
-
-def _aws_config(cluster: str, aws: AwsSettings) -> AwsConfig:
-    return AwsConfig(
-        cluster=cluster,
-        regions=aws.regions,
-        endpoint_url=aws.endpoint_url or None,
-        launch_template=aws.template,
-        images=dict(aws.images),
-        subnets=dict(aws.subnets),
-        security_groups={region: aws.security_groups for region in aws.regions if aws.security_groups},
-        on_demand_usd_h=dict(aws.on_demand_usd_h),
-        threads=aws.max_in_flight,
-        call_timeout_s=aws.call_timeout_s,
-        read_timeout_s=aws.call_timeout_s,
-        connect_timeout_s=min(5.0, aws.call_timeout_s),
-    )
 
 
 def _cross_faults(data: Mapping[str, Any]) -> Iterator[str]:
