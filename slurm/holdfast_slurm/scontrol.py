@@ -1,0 +1,304 @@
+"""Slurm through its own commands: `scontrol`, `squeue` and `scancel`, version 22.05 and later."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal as signals
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from holdfast_common.errors import InputError, SlurmRefused, SlurmUnavailable
+from holdfast_common.views import JobView, NodeView
+
+from holdfast_slurm import parse
+from holdfast_slurm.nodeset import check_name, fold
+
+MAX_OUTPUT_BYTES = 256 * 1024 * 1024
+BATCH = 500
+"""Nodes in one update: 200 cost slurmctld 10 to 70 ms (measured), and a reason and 500 ranges are far from the limits of a command line."""
+MAX_TEXT_BYTES = 1000
+NODE_LIST_WIDTHS = (1024, 65_536, 2_000_000)
+MAX_SINGLE_LOOKUPS = 20
+
+_UNAVAILABLE = re.compile(
+    r"unable to contact|socket timed out|connect(ion)? (failure|refused|timed out|reset)|zero bytes were transmitted"
+    r"|no route to host|standby mode|transport endpoint|temporarily unable|temporarily unavailable|munge|unexpected message received"
+    r"|authentication (error|credential)|insane message length|header lengths|could not establish a configuration source"
+    r"|unable to process configuration",
+    re.IGNORECASE,
+)
+_NO_JOB = re.compile(r"invalid job id specified|job \S+ not found", re.IGNORECASE)
+_VERSION = re.compile(r"^SLURM_VERSION\s*=\s*(\d+)\.(\d+)", re.MULTILINE)
+_SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]{1,9}\Z|[1-9]\d?\Z", re.ASCII)
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    code: int
+    output: bytes
+    errors: str
+
+
+class ScontrolClient:
+    """Implements `holdfast_slurm.client.Slurm`.
+
+    Programs are started by absolute path, without a shell, in a process group of their own, with an environment of ours only. One
+    that does not answer within `timeout_s` is killed with its group. Slurm retries a refused connection for MessageTimeout itself
+    (4 s were measured with 5 s configured), so `timeout_s` should be longer than that.
+    """
+
+    def __init__(self, bin_dir: Path, slurm_conf: Path, timeout_s: float = 15.0) -> None:
+        self._bin = bin_dir.absolute()
+        self._timeout_s = timeout_s
+        self._environment = {
+            "SLURM_CONF": str(slurm_conf.absolute()),
+            "SLURM_TIME_FORMAT": "%s",  # honoured by scontrol and squeue alike (22.05.8)
+            "SLURM_BITSTR_LEN": "480",  # array task lists: longer ones end in "...", which no command takes for a key
+            "TZ": "UTC",
+            "LC_ALL": "C",
+        }
+
+    async def ping(self) -> bool:
+        """Return whether slurmctld answers."""
+        try:
+            return b" is UP" in (await self._start("scontrol", "ping")).output
+        except SlurmUnavailable:
+            return False
+
+    async def version(self) -> tuple[int, int]:
+        """Return the release that runs, such as (22, 5)."""
+        match = _VERSION.search(_decode(await self._run("scontrol", "show", "config")))
+        if match is None:
+            raise SlurmUnavailable("scontrol show config names no SLURM_VERSION")
+        return int(match.group(1)), int(match.group(2))
+
+    async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
+        """Return all nodes, or those of `names` that slurmctld shows."""
+        if names is None:
+            return parse.parse_nodes(_decode(await self._run("scontrol", "show", "nodes", "-a", "-o")))
+        views: list[NodeView] = []
+        for folded in _batches(names):
+            answer = await self._start("scontrol", "show", "nodes", folded, "-a", "-o")
+            text = _decode(answer.output)
+            if answer.code and not parse.only_missing(text):
+                raise _fault(("scontrol", "show", "nodes"), answer)
+            views.extend(parse.parse_nodes(text))
+        return tuple(views)
+
+    async def jobs(self) -> tuple[JobView, ...]:
+        """Return every job that slurmctld remembers."""
+        views, text = await _both(self._squeue(), self._run("scontrol", "show", "jobs", "-a", "-o"))
+        records = parse.split_records(_decode(text))
+        doubled = [view.job_id for view in views if view.job_id in records and records[view.job_id] is None]
+        for job_id in doubled[:MAX_SINGLE_LOOKUPS]:
+            records[job_id] = await self._record(str(job_id))
+        return tuple(_with_comment(view, records.get(view.job_id)) for view in views)
+
+    async def job(self, key: str) -> JobView | None:
+        """Return one job, or None where there is none of that key."""
+        parse.check_key(key)
+        views, record = await _both(self._squeue("-j", key), self._record(key))
+        matching = [view for view in views if str(view.job_id) == key] or [view for view in views if view.key == key]
+        return _with_comment(matching[0], record) if matching else None
+
+    async def drain(self, names: Sequence[str], reason: str) -> None:
+        """Let no new job start on the nodes."""
+        await self._update_nodes(names, "state=DRAIN", _reason(reason))
+
+    async def resume(self, names: Sequence[str]) -> None:
+        """Undo a drain or a DOWN. Refused ("Invalid node state specified") for a node that is neither."""
+        await self._update_nodes(names, "state=RESUME")
+
+    async def down(self, names: Sequence[str], reason: str) -> None:
+        """Set DOWN."""
+        await self._update_nodes(names, "state=DOWN", _reason(reason))
+
+    async def power_down(self, names: Sequence[str], reason: str) -> None:
+        """POWER_DOWN_FORCE."""
+        await self._update_nodes(names, "state=POWER_DOWN_FORCE", _reason(reason))
+
+    async def power_up(self, names: Sequence[str]) -> None:
+        """POWER_UP."""
+        await self._update_nodes(names, "state=POWER_UP")
+
+    async def set_addresses(self, addresses: Mapping[str, str]) -> None:
+        """Tell slurmctld where each node is reached."""
+        # One list of addresses in the order of one list of names; a single address for several nodes is refused (22.05.8).
+        pairs = [(check_name(name), check_name(address)) for name, address in addresses.items()]
+        for start in range(0, len(pairs), BATCH):
+            batch = pairs[start : start + BATCH]
+            names, targets = ",".join(name for name, _ in batch), ",".join(address for _, address in batch)
+            await self._run("scontrol", "update", f"nodename={names}", f"nodeaddr={targets}")
+
+    async def requeue(self, key: str, *, ended: bool = False) -> None:
+        """Requeue; with `ended` also a job that has completed.
+
+        Without it Slurm reports success, and does nothing, for a job that is PENDING, COMPLETING or COMPLETED (measured on 22.05.8).
+        """
+        incomplete = [] if ended else ["incomplete"]
+        await self._run("scontrol", "requeue", *incomplete, parse.check_key(key))
+
+    async def start_after(self, key: str, delay_s: int) -> None:
+        """`StartTime=now+N`."""
+        if not 0 <= delay_s <= 31_536_000:
+            raise InputError(f"a job cannot be put off by {delay_s} s")
+        await self._update_job(key, f"StartTime=now+{delay_s}" if delay_s else "StartTime=now")
+
+    async def update_job(self, key: str, *, admin_comment: str | None = None, nice: int | None = None, priority: int | None = None) -> None:
+        """Set what is not None, in one update."""
+        if nice is not None and abs(nice) > 2_147_483_645:
+            raise InputError(f"nice {nice} is out of Slurm's range")
+        if priority is not None and not 0 <= priority <= 4_294_967_293:
+            raise InputError(f"priority {priority} is out of Slurm's range")
+        changes = [f"AdminComment={_clean(admin_comment)}"] if admin_comment is not None else []
+        changes += [f"Nice={nice}"] if nice is not None else []
+        changes += [f"Priority={priority}"] if priority is not None else []
+        if changes:
+            await self._update_job(key, *changes)
+
+    async def hold(self, key: str) -> None:
+        """Hold a pending job."""
+        await self._run("scontrol", "hold", parse.check_key(key))
+
+    async def release(self, key: str) -> None:
+        """Release a held job."""
+        await self._run("scontrol", "release", parse.check_key(key))
+
+    async def signal(self, key: str, signal: str, *, batch: bool = False) -> None:
+        """Send a signal by `scancel` to the steps, or to the batch shell alone."""
+        if not _SIGNAL.match(signal):
+            raise InputError(f"not a signal: {signal[:40]!r}")
+        batch_only = ["--batch"] if batch else []
+        await self._run("scancel", f"--signal={signal}", *batch_only, parse.check_key(key))
+
+    async def _squeue(self, *options: str) -> tuple[JobView, ...]:
+        for width in NODE_LIST_WIDTHS:
+            columns = parse.column_format(width)
+            # --array-unique: else squeue folds a requeued task of an array into the line of those that never ran.
+            argv = ("squeue", "-h", "-a", "-t", "all", "--array-unique", "-O", columns, *options)
+            answer = await self._start(*argv)
+            if answer.code:
+                if options and _NO_JOB.search(answer.errors):
+                    return ()
+                raise _fault(argv[:1], answer)
+            jobs = parse.parse_jobs(answer.output, width)
+            if jobs is not None:
+                return jobs
+        raise InputError("a job's node list is longer than 2 MB")
+
+    async def _record(self, key: str) -> str | None:
+        answer = await self._start("scontrol", "show", "job", key, "-o")
+        text = _decode(answer.output)
+        if answer.code == 0:
+            return text
+        if _NO_JOB.search(answer.errors + text):
+            return None
+        raise _fault(("scontrol", "show", "job"), answer)
+
+    async def _update_nodes(self, names: Sequence[str], *changes: str) -> None:
+        for folded in _batches(names):
+            await self._run("scontrol", "update", f"nodename={folded}", *changes)
+
+    async def _update_job(self, key: str, *changes: str) -> None:
+        await self._run("scontrol", "update", f"jobid={parse.check_key(key)}", *changes)
+
+    async def _run(self, *argv: str) -> bytes:
+        answer = await self._start(*argv)
+        if answer.code:
+            raise _fault(argv, answer)
+        return answer.output
+
+    async def _start(self, program: str, *arguments: str) -> _Answer:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._bin / program,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SlurmUnavailable(f"cannot start {self._bin / program}: {error}") from None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                assert process.stdout is not None
+                assert process.stderr is not None
+                output, errors = await asyncio.gather(_read(process.stdout, MAX_OUTPUT_BYTES), _read(process.stderr, 1024 * 1024))
+                code = await process.wait()
+        except TimeoutError:
+            raise SlurmUnavailable(f"{program} gave no answer within {self._timeout_s:g} s") from None
+        finally:
+            await _kill(process)
+        return _Answer(code, output, _decode(errors).strip())
+
+
+async def _both(first: Coroutine[None, None, _A], second: Coroutine[None, None, _B]) -> tuple[_A, _B]:
+    """Await both at the same time; where one fails, end the other before its fault is passed on."""
+    other = asyncio.ensure_future(second)
+    try:
+        return await first, await other
+    finally:
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)
+
+
+async def _read(stream: asyncio.StreamReader, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await stream.read(1 << 20):
+        size += len(chunk)
+        if size > limit:
+            raise SlurmUnavailable(f"a command of Slurm printed more than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the whole group, also when the caller was cancelled, and reap the process."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signals.SIGKILL)
+        await process.wait()
+
+
+def _fault(argv: Sequence[str], answer: _Answer) -> SlurmRefused | SlurmUnavailable:
+    said = answer.errors or _decode(answer.output[:500]).strip() or f"exit status {answer.code} without a message"
+    message = f"{' '.join(argv[:3])}: {' '.join(said.split())[:500]}"
+    # A signal kills the command without its having asked: no answer.
+    if answer.code < 0 or _UNAVAILABLE.search(said):
+        return SlurmUnavailable(message)
+    return SlurmRefused(message)
+
+
+def _batches(names: Sequence[str]) -> Iterator[str]:
+    for start in range(0, len(names), BATCH):
+        yield fold(names[start : start + BATCH])
+
+
+def _reason(text: str) -> str:
+    if not text.startswith("holdfast:"):
+        raise InputError(f"a reason that we write begins with 'holdfast:', not {text[:40]!r}")
+    return f"reason={_clean(text)}"
+
+
+def _clean(text: str) -> str:
+    """One printable line of at most `MAX_TEXT_BYTES`: a newline in it would break the records that we read back."""
+    return _UNPRINTABLE.sub(" ", text).encode("utf-8", "replace")[:MAX_TEXT_BYTES].decode("utf-8", "ignore")
+
+
+def _with_comment(view: JobView, record: str | None) -> JobView:
+    comment = parse.admin_comment(record) if record else ""
+    return replace(view, admin_comment=comment) if comment else view
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
