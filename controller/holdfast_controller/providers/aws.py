@@ -1,0 +1,215 @@
+"""Amazon EC2 through boto3 (imported at the first call).
+
+A launch is RunInstances in one pool: one zone, one type, one market. It is not CreateFleet, because a fleet takes its user data from the
+template alone, and ours differs per launch (the one-time launch token of its instances). A fleet over many pools in one call
+comes later, with a template version per launch.
+
+RunInstances by client token is idempotent for at least 24 hours after the instances' end, per region *and zone*; a launch id is therefore
+good for one pool only.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast_common.clock import Clock, SystemClock
+from holdfast_common.errors import ConfigError
+
+from holdfast_controller.providers.aws_calls import Ec2Calls
+from holdfast_controller.providers.aws_config import AwsConfig
+from holdfast_controller.providers.aws_errors import FEWER, SPENT_LAUNCH, fault_of, of_pool
+from holdfast_controller.providers.aws_termination import INSTANCE_ID, Outcome, terminate_in
+from holdfast_controller.providers.aws_wire import (
+    USER_DATA_MAX_BYTES,
+    Part,
+    instance_of,
+    newest_prices,
+    parts,
+    pool_name,
+    run_parameters,
+)
+from holdfast_controller.providers.base import (
+    Fault,
+    FaultKind,
+    Instance,
+    LaunchRequest,
+    LaunchResult,
+    Market,
+    Pool,
+    ProviderError,
+)
+from holdfast_controller.providers.tags import LAUNCH_ID, TAG_CLUSTER, TAG_LAUNCH, request_fault
+
+YOUNG_S = 600.0
+"""For so long an instance that we started ourselves may be unknown to EC2's other calls (eventual consistency)."""
+
+
+class AwsProvider:
+    """One AWS account. `pools` are checked against the settings; raises ConfigError with every fault."""
+
+    def __init__(self, config: AwsConfig, pools: Sequence[Pool] = (), clock: Clock | None = None) -> None:
+        self.name = config.name
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._calls = Ec2Calls(config)
+        self._regions: dict[str, str] = {}
+        self._born: dict[str, float] = {}
+        faults = [fault for pool in pools if (fault := self._pool_fault(pool))]
+        if faults:
+            self._calls.close()
+            raise ConfigError(f"pools of {config.name}", faults)
+
+    async def launch(self, request: LaunchRequest) -> LaunchResult:
+        """Start instances in the request's pool, in calls of at most 500; stops at the first that falls short."""
+        wrong = self._request_fault(request)
+        if wrong is not None:
+            return LaunchResult(request.launch_id, (), (wrong,))
+        started: dict[str, Instance] = {}
+        fault: Fault | None = None
+        for part in parts(request):
+            instances, fault = await self._run(request, part)
+            started.update((instance.instance_id, instance) for instance in instances)
+            if fault is not None:
+                break
+        return LaunchResult(request.launch_id, tuple(started.values()), (fault,) if fault else ())
+
+    async def find(self, launch_id: str) -> tuple[Instance, ...]:
+        """Return what lives of a launch, in whichever region."""
+        found = await self._everywhere(self._launch_filters(launch_id))
+        return tuple(each for each in found if each.state != "gone" and each.launch_id == launch_id)
+
+    async def instances(self) -> tuple[Instance, ...]:
+        """Return all instances of the cluster in all configured regions; EC2 lists terminated ones for about an hour."""
+        return await self._everywhere([])
+
+    async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
+        """Ask for termination; raises ProviderError if any was not asked for, after all others were.
+
+        An id that EC2 does not know is gone, unless we started it within ten minutes: EC2 forgets nothing, but learns late.
+        """
+        wanted = [each for each in dict.fromkeys(instance_ids) if INSTANCE_ID.fullmatch(each)]
+        asked = {region: [each for each in wanted if self._regions.get(each, region) == region] for region in self._config.regions}
+        outcomes = await asyncio.gather(*(terminate_in(self._calls, region, ids) for region, ids in asked.items() if ids))
+        faults = [fault for outcome in outcomes for fault in outcome.faults]
+        if faults:
+            raise ProviderError(faults[0])
+        self._born = {each: born for each, born in self._born.items() if self._clock.now() - born < YOUNG_S}
+        alive = {each for each in wanted if not self._is_gone(each, outcomes)}
+        return tuple(each for each in dict.fromkeys(instance_ids) if each not in alive)
+
+    async def prices_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
+        """Return spot prices from the price history, on-demand ones from the settings' table.
+
+        A region that does not answer leaves its pools out; raises ProviderError if none answered.
+        """
+        spot = [pool for pool in pools if pool.market is Market.SPOT and not self._pool_fault(pool)]
+        regions = sorted({pool.region for pool in spot})
+        answers = await asyncio.gather(*(self._spot_prices(region, spot) for region in regions), return_exceptions=True)
+        prices = await self.on_demand_usd_h([pool for pool in pools if pool.market is Market.ON_DEMAND])
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors and len(errors) == len(answers):
+            raise errors[0]
+        for answer in answers:
+            if isinstance(answer, dict):
+                prices.update(answer)
+        return prices
+
+    async def on_demand_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
+        """Return on-demand prices from the settings' table; a region's own entry goes before the type's."""
+        table = self._config.on_demand_usd_h
+        found = {}
+        for pool in pools:
+            price = table.get(f"{pool.region}/{pool.instance_type}", table.get(pool.instance_type))
+            if price is not None:
+                found[pool.name] = price
+        return found
+
+    async def close(self) -> None:
+        """Make no further call; later ones raise ProviderError."""
+        self._calls.close()
+
+    async def _run(self, request: LaunchRequest, part: Part) -> tuple[list[Instance], Fault | None]:
+        region, pool = request.pool.region, request.pool.name
+        try:
+            answer = await self._calls.call(region, "run_instances", **run_parameters(self._config, request, part))
+        except ProviderError as error:
+            if error.fault.code == SPENT_LAUNCH:
+                return await self._spent(request, error.fault)
+            return [], of_pool(error.fault, pool)
+        started = [self._seen(said, region) for said in answer.get("Instances", [])]
+        for instance in started:
+            self._born[instance.instance_id] = self._clock.now()
+        if len(started) >= part.count:
+            return started, None
+        return started, fault_of(FEWER, f"{len(started)} of {part.count} instances were started", pool=pool)
+
+    async def _spent(self, request: LaunchRequest, fault: Fault) -> tuple[list[Instance], Fault]:
+        """Return what became of a launch whose instances have ended: the same launch starts no others."""
+        try:
+            found = await self._list(request.pool.region, self._launch_filters(request.launch_id))
+        except ProviderError as error:
+            return [], error.fault
+        return [each for each in found if each.launch_id == request.launch_id], fault
+
+    async def _everywhere(self, filters: list[dict[str, Any]]) -> tuple[Instance, ...]:
+        answers = await asyncio.gather(*(self._list(region, filters) for region in self._config.regions), return_exceptions=True)
+        found: dict[str, Instance] = {}
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            found.update((instance.instance_id, instance) for instance in answer)
+        return tuple(found.values())
+
+    async def _list(self, region: str, filters: list[dict[str, Any]]) -> list[Instance]:
+        ours = {"Name": f"tag:{TAG_CLUSTER}", "Values": [self._config.cluster]}
+        reservations = await self._calls.pages(region, "describe_instances", "Reservations", Filters=[ours, *filters])
+        return [self._seen(said, region) for reservation in reservations for said in reservation.get("Instances", [])]
+
+    async def _spot_prices(self, region: str, pools: Sequence[Pool]) -> dict[str, float]:
+        asked = [pool for pool in pools if pool.region == region]
+        history = await self._calls.pages(
+            region,
+            "describe_spot_price_history",
+            "SpotPriceHistory",
+            InstanceTypes=sorted({pool.instance_type for pool in asked}),
+            ProductDescriptions=[self._config.product],
+            StartTime=datetime.fromtimestamp(self._clock.now(), UTC),  # the entry in force then, and later ones
+        )
+        newest = newest_prices(history)
+        return {pool.name: newest[key] for pool in asked if (key := (pool.zone, pool.instance_type)) in newest}
+
+    def _seen(self, said: dict[str, Any], region: str) -> Instance:
+        instance = instance_of(said, self.name, region)
+        if instance.state == "gone":
+            self._regions.pop(instance.instance_id, None)
+        else:
+            self._regions[instance.instance_id] = region
+        return instance
+
+    def _is_gone(self, instance_id: str, outcomes: Sequence[Outcome]) -> bool:
+        if any(instance_id in outcome.gone for outcome in outcomes):
+            return True
+        unknown = sum(instance_id in outcome.unknown for outcome in outcomes)
+        asked = 1 if instance_id in self._regions else len(self._config.regions)
+        return unknown == asked and instance_id not in self._born
+
+    def _request_fault(self, request: LaunchRequest) -> Fault | None:
+        message = self._pool_fault(request.pool)
+        if len(request.user_data.encode()) > USER_DATA_MAX_BYTES:
+            message = f"user data of {len(request.user_data.encode())} bytes; EC2 takes {USER_DATA_MAX_BYTES}"
+        if message:
+            return Fault(FaultKind.CONFIG, "BadRequest", message, pool=request.pool.name)
+        return request_fault(request)
+
+    def _pool_fault(self, pool: Pool) -> str:
+        name = pool_name(self.name, pool.region, pool.zone, pool.instance_type, pool.market)
+        if pool.provider != self.name or pool.name != name:
+            return f"pool {pool.name} of provider {pool.provider} must be named {name}"
+        if pool.region not in self._config.regions:
+            return f"pool {pool.name}: region {pool.region} is not among those that are listed ({', '.join(self._config.regions)})"
+        return ""
+
+    def _launch_filters(self, launch_id: str) -> list[dict[str, Any]]:
+        # an id that could not have been launched matches nothing; as a filter it might hold wildcards
+        return [{"Name": f"tag:{TAG_LAUNCH}", "Values": [launch_id if LAUNCH_ID.fullmatch(launch_id) else "-"]}]

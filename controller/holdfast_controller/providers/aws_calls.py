@@ -1,0 +1,100 @@
+"""Calls to EC2 from asyncio: one bounded pool of threads per provider, one attempt and one time-out per call.
+
+boto3 is imported at the first call, in a thread of the pool: it costs 0.3 s and belongs to an extra.
+"""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from holdfast_controller.providers.aws_config import AwsConfig
+from holdfast_controller.providers.aws_errors import error_of, timeout_error
+from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
+
+MAX_PAGES = 1000
+
+
+class Ec2Calls:
+    """EC2 in all regions of one account. Safe to use from one event loop."""
+
+    def __init__(self, config: AwsConfig) -> None:
+        self._config = config
+        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix=f"holdfast-{config.name}")
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._clients: dict[str, Any] = {}
+        self._closed = False
+
+    async def call(self, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one call, once; raises ProviderError.
+
+        A call that still waits for a thread when its time is over is never made; one that is under way may be carried out after all.
+        """
+        if self._closed:
+            raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
+        future = asyncio.wrap_future(self._threads.submit(self._run, region, operation, parameters))
+        try:
+            return await asyncio.wait_for(future, self._config.call_timeout_s)
+        except TimeoutError:
+            raise timeout_error(operation, self._config.call_timeout_s) from None
+
+    async def pages(self, region: str, operation: str, key: str, **parameters: Any) -> list[Any]:
+        """Return what all pages hold under `key`, or raise ProviderError: a listing is whole or it is none."""
+        found: list[Any] = []
+        token: str | None = None
+        for _ in range(MAX_PAGES):
+            more = {"NextToken": token} if token else {}
+            answer = await self.call(region, operation, MaxResults=self._config.page_size, **parameters, **more)
+            found.extend(answer.get(key, []))
+            following = answer.get("NextToken")
+            if not following:
+                return found
+            if following == token:
+                break
+            token = following
+        raise ProviderError(Fault(FaultKind.TRANSIENT, "EndlessListing", f"{operation} in {region} does not end", retry_s=60))
+
+    def close(self) -> None:
+        """Drop what has not begun; threads end with the call that they are in."""
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _run(self, region: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self._client(region), operation)(**parameters)
+        except Exception as error:  # whatever boto3 and its transports raise
+            raise error_of(error) from error
+        return answer
+
+    def _client(self, region: str) -> Any:
+        """Clients may be shared by threads; making them may not."""
+        with self._lock:
+            if region not in self._clients:
+                self._clients[region] = self._make(region)
+            return self._clients[region]
+
+    def _make(self, region: str) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        given, secret = self._config, self._config.secret_access_key
+        if self._session is None:
+            self._session = boto3.session.Session(
+                aws_access_key_id=given.access_key_id,
+                aws_secret_access_key=secret.get_secret_value() if secret else None,
+                profile_name=given.profile,
+            )
+        settings = Config(
+            connect_timeout=given.connect_timeout_s,
+            read_timeout=given.read_timeout_s,
+            # EC2 sends capacity errors as HTTP 500, which boto3 would repeat; the caller owns time and tokens
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=given.threads,
+            user_agent_extra="holdfast",
+        )
+        return self._session.client("ec2", region_name=region, endpoint_url=given.endpoint_url, config=settings)

@@ -1,0 +1,139 @@
+"""Between our words and EC2's: parameters of RunInstances, and what DescribeInstances says. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast_controller.providers.aws_config import AwsConfig
+from holdfast_controller.providers.base import Instance, LaunchRequest, Market
+from holdfast_controller.providers.tags import TAG_LAUNCH, own_tags
+
+CALL_MAX = 500
+"""Instances per RunInstances call: the batch that AWS ParallelCluster launches at 4000 nodes."""
+TOKEN_MAX = 64
+USER_DATA_MAX_BYTES = 16_384
+_STATES = {"pending": "pending", "running": "running", "terminated": "gone"}
+_STOPPING = {"shutting-down", "stopping", "stopped"}
+_RECLAIMED = {"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One call of a launch."""
+
+    token: str
+    minimum: int
+    count: int
+
+
+def parts(request: LaunchRequest) -> Iterator[Part]:
+    """Split a launch into calls; the same request always into the same ones, or its tokens would protect nothing.
+
+    The first calls carry the minimum, so that a pool that cannot give it fails before anything has started.
+    """
+    needed, left, number = request.minimum, request.count, 0
+    while left > 0:
+        count = min(left, CALL_MAX)
+        minimum = max(1, min(needed, count))
+        yield Part(_token(request.launch_id, number), minimum, count)
+        needed, left, number = needed - count, left - count, number + 1
+
+
+def _token(launch_id: str, number: int) -> str:
+    token = f"{launch_id}.{number}" if number else launch_id
+    return token if len(token) <= TOKEN_MAX else hashlib.sha256(token.encode()).hexdigest()[:TOKEN_MAX]
+
+
+def run_parameters(config: AwsConfig, request: LaunchRequest, part: Part) -> dict[str, Any]:
+    """Return the parameters of one RunInstances call."""
+    pool = request.pool
+    tags = [{"Key": key, "Value": value} for key, value in sorted(own_tags(config.cluster, request).items())]
+    parameters: dict[str, Any] = {
+        "MinCount": part.minimum,
+        "MaxCount": part.count,
+        "ClientToken": part.token,
+        "InstanceType": pool.instance_type,
+        "Placement": {"AvailabilityZone": pool.zone},
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        # the agent reads its cluster and launch from the metadata service; version 1 of that lets any proxy read it
+        "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "InstanceMetadataTags": "enabled"},
+        "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+    }
+    template = request.template or config.launch_templates.get(pool.name, config.launch_template)
+    if template:
+        parameters["LaunchTemplate"] = _template(template)
+    elif pool.region in config.images:
+        parameters["ImageId"] = config.images[pool.region]
+    if pool.market is Market.SPOT:
+        parameters["InstanceMarketOptions"] = _spot(pool.price_cap_usd_h)
+    if group := config.placement_groups.get(pool.zone):
+        parameters["Placement"]["GroupName"] = group
+    if subnet := config.subnets.get(pool.zone):
+        parameters["SubnetId"] = subnet
+    if groups := config.security_groups.get(pool.region):
+        parameters["SecurityGroupIds"] = list(groups)
+    if request.user_data:
+        parameters["UserData"] = request.user_data  # boto3 encodes it
+    return parameters
+
+
+def _template(text: str) -> dict[str, str]:
+    name, _, version = text.partition(":")
+    key = "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName"
+    return {key: name, "Version": version or "$Default"}
+
+
+def _spot(price_cap_usd_h: float | None) -> dict[str, Any]:
+    options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+    if price_cap_usd_h is not None:
+        options["MaxPrice"] = f"{price_cap_usd_h:.6f}"
+    return {"MarketType": "spot", "SpotOptions": options}
+
+
+def pool_name(provider: str, region: str, zone: str, instance_type: str, market: Market) -> str:
+    """Return a pool's name: `aws/us-east-1/us-east-1a/p5.48xlarge/spot`."""
+    return f"{provider}/{region}/{zone}/{instance_type}/{market.value}"
+
+
+def instance_of(said: Mapping[str, Any], provider: str, region: str) -> Instance:
+    """Return an instance as EC2 describes it. A state that EC2 may invent later counts as running: unknown is not gone."""
+    tags = tags_of(said)
+    state = str(said.get("State", {}).get("Name", ""))
+    reason = said.get("StateReason", {})
+    code = str(reason.get("Code", ""))
+    market = Market.SPOT if said.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND
+    zone = str(said.get("Placement", {}).get("AvailabilityZone", ""))
+    launched = said.get("LaunchTime")
+    return Instance(
+        instance_id=str(said["InstanceId"]),
+        launch_id=tags.get(TAG_LAUNCH, ""),
+        pool=pool_name(provider, region, zone, str(said.get("InstanceType", "")), market),
+        state=state_of(state),
+        address=str(said.get("PrivateIpAddress") or said.get("PrivateDnsName") or ""),
+        launched=launched.timestamp() if launched else 0.0,
+        state_reason=": ".join(part for part in (code, str(reason.get("Message", ""))) if part),
+        reclaimed=code in _RECLAIMED,
+        tags=tags,
+    )
+
+
+def state_of(name: str) -> str:
+    """Return our word for a state of EC2's."""
+    return "stopping" if name in _STOPPING else _STATES.get(name, "running")
+
+
+def tags_of(said: Mapping[str, Any]) -> dict[str, str]:
+    """Return an instance's tags."""
+    return {str(tag["Key"]): str(tag.get("Value", "")) for tag in said.get("Tags", [])}
+
+
+def newest_prices(history: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Return the newest spot price by (zone, instance type); EC2 sends history in no promised order."""
+    newest: dict[tuple[str, str], tuple[float, float]] = {}
+    for entry in history:
+        key = (str(entry["AvailabilityZone"]), str(entry["InstanceType"]))
+        at, price = entry["Timestamp"].timestamp(), float(entry["SpotPrice"])
+        if key not in newest or at > newest[key][0]:
+            newest[key] = (at, price)
+    return {key: price for key, (_, price) in newest.items()}
