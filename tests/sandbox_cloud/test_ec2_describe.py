@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+pytestmark = pytest.mark.timeout(30)  # real processes on a machine that may be busy
+
 A, B = "us-east-1a", "us-east-1b"
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+pytestmark = pytest.mark.timeout(30)  # real processes on a machine that may be busy
+
 A, B, C = "us-east-1a", "us-east-1b", "us-east-1c"
 SMALL = [("sim1.small", A), ("sim1.small", B), ("sim1.small", C)]
 Fleet = Callable[..., dict[str, Any]]
@@ -283,7 +285,6 @@ def test_a_launch_that_makes_no_sense(cloud: Any, change: dict[str, Any], code: 
     assert status_and_code(caught.value) == (400, code)
 
 
-@pytest.mark.timeout(20)
 def test_the_spot_limit_of_the_account(start_cloud: Callable[..., Any]) -> None:
     cloud = start_cloud(spot_instance_limit=3, describe_lag_s=0.3)
     assert len(run(cloud, most=5)["Instances"]) == 3
