@@ -30,7 +30,7 @@ def clear(run_dir: Path, environ: Mapping[str, str], now: float, busy: Callable[
         if busy(job_id):
             known = jobdir.attempts(jobs, job_id)
             last = min(last, known[-1]) - 1 if known else last  # the newest is in use
-        jobdir.retire(jobs, job_id, last)
+        jobdir.retire(jobs, job_id, last, now)
         jobdir.sweep(jobs, now)
 
 

@@ -84,13 +84,13 @@ def attempts(jobs: int, job_id: int) -> list[int]:
     return sorted(int(match[2]) for match in found if match and int(match[1]) == job_id)
 
 
-def retire(jobs: int, job_id: int, last_attempt: int) -> None:
+def retire(jobs: int, job_id: int, last_attempt: int, now: float) -> None:
     """Set aside the directories of a job's attempts up to `last_attempt`. The agent may read them for a minute."""
     for number in attempts(jobs, job_id):
         if number > last_attempt:
             continue
         name = f"{job_id}.{number}"
-        os.utime(name, dir_fd=jobs, follow_symlinks=False)  # its age is counted from here
+        os.utime(name, (now, now), dir_fd=jobs, follow_symlinks=False)  # its age is counted from here
         try:
             os.rename(name, GONE + name, src_dir_fd=jobs, dst_dir_fd=jobs)
         except OSError:  # one of the same name is still kept

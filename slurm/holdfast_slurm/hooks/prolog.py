@@ -31,7 +31,7 @@ def prepare(run_dir: Path, bin_dir: Path, environ: Mapping[str, str], now: float
         if nodes:
             context["nodes"] = nodes
         if attempt.attempt > 0:
-            jobdir.retire(jobs, attempt.job_id, attempt.attempt - 1)
+            jobdir.retire(jobs, attempt.job_id, attempt.attempt - 1, now)
         jobdir.make(jobs, attempt, context)
         jobdir.sweep(jobs, now)
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ASK_S = 5.0
-_NODES_LIMIT = 65_536
+_LIST_LIMIT = 65_536
+_NODES_LIMIT = 4096
+"""The longest list that `context.json` may hold."""
 
 
 def restart_count(bin_dir: Path, job_id: int, environ: Mapping[str, str]) -> int:
@@ -20,25 +22,32 @@ def restart_count(bin_dir: Path, job_id: int, environ: Mapping[str, str]) -> int
 
 
 def hostnames(bin_dir: Path, node_list: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the nodes of a list in Slurm's notation; empty where scontrol cannot tell. It reads slurm.conf and asks nobody."""
-    if not node_list or len(node_list) > _NODES_LIMIT:
+    """Return the nodes of a list in Slurm's notation; empty where scontrol cannot tell, or they are too many.
+
+    scontrol reads slurm.conf for it and asks nobody.
+    """
+    if not node_list or len(node_list) > _LIST_LIMIT:
         return []
-    if "[" not in node_list:
-        return node_list.split(",")
     try:
-        return _run([str(bin_dir / "scontrol"), "show", "hostnames", node_list], environ).split()[:_NODES_LIMIT]
+        bare = "[" not in node_list
+        nodes = node_list.split(",") if bare else _run([str(bin_dir / "scontrol"), "show", "hostnames", node_list], environ).split()
     except ValueError:
         return []
+    return nodes if len(nodes) <= _NODES_LIMIT else []
 
 
 def has_steps(job_id: int, proc: Path = Path("/proc")) -> bool:
-    """Return whether a slurmstepd of the job lives on this node (its title reads `slurmstepd: [12.batch]`: measured)."""
-    mark = f"slurmstepd: [{job_id}.".encode()
+    """Return whether a slurmstepd of the job lives on this node.
+
+    Its title reads `slurmstepd: [12.batch]` (measured on 22.05), `[12+1.0]` in a heterogeneous job; it runs as root, so that no user can
+    pass for one.
+    """
+    marks = (f"slurmstepd: [{job_id}.".encode(), f"slurmstepd: [{job_id}+".encode())
     for entry in os.listdir(proc):
         if not entry.isdigit():
             continue
         try:
-            if (proc / entry / "cmdline").read_bytes()[:200].startswith(mark):
+            if os.stat(proc / entry).st_uid in {0, os.geteuid()} and (proc / entry / "cmdline").read_bytes()[:200].startswith(marks):
                 return True
         except OSError:
             continue  # ended meanwhile
