@@ -29,27 +29,27 @@ class Board:
         self._job = job
         self._place = place
         self.timeline = Timeline(clock, self.warn)
-        self._rank = self._rank_report(None)
+        self._notice_id: str | None = None
+        self._rank = self._rank_report()
         self._status = self._status_report()
 
-    def _rank_report(self, wake_signal: int | None) -> Report:
+    def _rank_report(self) -> Report:
         path = None if self._reports is None else self._reports / f"rank.{self._place.rank}.json"
         content: dict[str, Any] = {"pid": os.getpid(), "started": process.started(), "rank": self._place.rank}
-        content |= {"world_size": self._place.world_size, "wake_signal": wake_signal, "state": "ready", "notice_id": None}
-        content |= {"step": 0, "step_s": None, "saved_step": None, "save_expected_s": None}
+        content |= {"world_size": self._place.world_size, "wake_signal": None, "state": "ready"}
+        content |= {"notice_id": self._notice_id, "step": 0, "step_s": None, "saved_step": None, "save_expected_s": None}
         return Report(path, self._clock, say, **content)
 
     def _status_report(self) -> Report:
         path = None if self._reports is None or self._place.rank != 0 else self._reports / "status.json"
-        content: dict[str, Any] = {"state": "ready", "notice_id": None, "step": 0, "total_steps": None}
+        content: dict[str, Any] = {"state": "ready", "notice_id": self._notice_id, "step": 0, "total_steps": None}
         content |= {"saved_step": None, "saved_tier": None, "bytes": None, "checkpoint": None}
         content |= {"attempt": self._job.attempt or 0, "stopped_on_notice": False, "message": None, "metrics": {}}
         return Report(path, self._clock, say, **content)
 
     def register(self, wake_signal: int | None) -> None:
         """Tell the node that this process can be told and woken."""
-        self._rank = self._rank_report(wake_signal)
-        self._rank.now()
+        self._rank.now(wake_signal=wake_signal)
         self._status.now()
 
     def enter(self, place: Place, wake_signal: int | None) -> None:
@@ -58,7 +58,7 @@ class Board:
             return
         self._withdraw()
         self._place = place
-        self._status = self._status_report()
+        self._rank, self._status = self._rank_report(), self._status_report()
         self.register(wake_signal)
 
     def _withdraw(self) -> None:
@@ -99,6 +99,7 @@ class Board:
 
     def seen(self, notice: Notice, t: float) -> None:
         """A notice was seen on this node (called from any thread)."""
+        self._notice_id = notice.id
         self._rank.now(notice_id=notice.id)
         self._status.now(notice_id=notice.id)
         self.followed(notice, t)

@@ -120,16 +120,19 @@ def together(peers: Peers, what: str, action: Callable[[], T], error: type[Holdf
 class Cadence:
     """At which steps the ranks agree. Fed only with agreed values, so it says the same on all ranks."""
 
-    def __init__(self, first_step: int) -> None:
+    def __init__(self, first_step: int, world_size: int) -> None:
         self._next = first_step
         self._gap = 1
+        self._free = world_size == 1  # nobody to agree with: every step
 
     def due(self, step: int) -> bool:
         """Whether the ranks agree at the boundary after `step` steps."""
         return step >= self._next
 
     def settle(self, step: int, step_s: float) -> None:
-        """After an agreement at `step`: the slowest rank's step takes `step_s` seconds."""
-        wanted = MAX_GAP_STEPS if step_s * MAX_GAP_STEPS <= AGREE_EVERY_S else max(1, int(AGREE_EVERY_S / step_s))
+        """After an agreement at `step`: the slowest rank's step takes `step_s` seconds (0: not known yet)."""
+        wanted = 1
+        if not self._free and step_s > 0:
+            wanted = max(1, int(min(MAX_GAP_STEPS, AGREE_EVERY_S / step_s)))
         self._gap = min(wanted, 2 * self._gap)
         self._next = step + self._gap

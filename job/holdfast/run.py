@@ -102,6 +102,7 @@ class Run:
         self._watch = Watch(notices, self._clock, self._seen)
         self._watch.start()
         self._board.register(self._watch.wake.signal)
+        self._watch.poll()  # a notice may be older than this process
 
     def _seen(self, notice: Notice, t: float) -> None:
         self._stopping = self._stopping or notice.action == SAVE_AND_PARK
@@ -185,7 +186,7 @@ class Run:
         plans = self._peers.gather((total, self._step, self._every_steps))
         if len(set(plans)) > 1:
             raise HoldfastError(f"the ranks differ in total steps, step reached or every_steps: {plans}")
-        self._cadence = Cadence(self._step)
+        self._cadence = Cadence(self._step, self._place.world_size)
         self._board.state("running", rank={"save_expected_s": self._estimate.expected_s}, step=self._step, total_steps=total)
 
     def _resume(self, peers: Peers) -> None:
