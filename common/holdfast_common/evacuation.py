@@ -174,9 +174,7 @@ def _requeue_reason(case: JobCase, now: float, limits: Limits) -> str:
     if job.state == "CONFIGURING":
         return f"job {job.key} has not begun, and {nodes} goes away"
     if now >= requeue_at(case, limits):
-        return (
-            f"{nodes} goes away in {max(0.0, case.deadline - now):.1f} s and job {job.key} has not said that it is safe"
-        )
+        return f"{nodes} goes away in {max(0.0, case.deadline - now):.1f} s and job {job.key} has not said that it is safe"
     return ""
 
 
@@ -189,13 +187,7 @@ def _ended_by_itself(case: JobCase) -> tuple[Step, ...]:
     lost = job.state == "NODE_FAIL"
     if not (case.stopped_on_notice or declared or lost):
         return ()
-    evidence = (
-        "its status says so"
-        if case.stopped_on_notice
-        else "by the exit code that it declared"
-        if declared
-        else "with its node"
-    )
+    evidence = "its status says so" if case.stopped_on_notice else "by the exit code that it declared" if declared else "with its node"
     why = f"job {job.key} ended on the notice ({evidence})"
     return (Requeue(f"requeue:{job.key}:{case.attempt}", why, job.key, case.attempt, ended=True),)
 

@@ -93,7 +93,7 @@ class Controller:
         providers = make_providers(config)
         for provider in providers.values():
             stack.push_async_callback(provider.close)
-        slurm = ScontrolClient(config.slurm.bin_dir, config.slurm.conf, config.slurm.timeout_s)
+        slurm = ScontrolClient(Path(config.slurm.bin_dir), Path(config.slurm.conf), config.slurm.timeout_s)
         controller = _wire(config, clock, fleet, journal, policies, providers, slurm, secret)
         await _serve(config, controller, policies, journal, clock, stack)
         log.info("the controller is up", cluster=config.cluster, nodes=len(fleet.nodes), jobs=len(fleet.jobs))

@@ -42,6 +42,11 @@ class PolicyStore:
         """Have the fleet know the policy's nodes."""
         fleet.manage(frozenset(self._plans.by_node))
 
+    @staticmethod
+    def check(text: str) -> str:
+        """Return the revision that the text would have. Raises ConfigError with every fault."""
+        return parse_policy(text).revision
+
     def set(self, text: str, fleet: Fleet) -> None:
         """Put a new policy in force, durably. Raises ConfigError with every fault, and then nothing has changed."""
         policy = parse_policy(text)

@@ -55,9 +55,7 @@ class Slurm(Protocol):
     async def start_after(self, key: str, delay_s: int) -> None:
         """`StartTime=now+N` (0: `now`). Only sensible while the job is `pending`: Slurm overwrites it before."""
 
-    async def update_job(
-        self, key: str, *, admin_comment: str | None = None, nice: int | None = None, priority: int | None = None
-    ) -> None:
+    async def update_job(self, key: str, *, admin_comment: str | None = None, nice: int | None = None, priority: int | None = None) -> None:
         """Set what is not None. A numeric priority stays until `release`."""
 
     async def hold(self, key: str) -> None:

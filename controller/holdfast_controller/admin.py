@@ -1,0 +1,193 @@
+"""`AdminService`: what the CLI asks and orders, over the unix socket. No logic of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+from holdfast_common.clock import Clock
+from holdfast_common.errors import ConfigError
+from holdfast_common.notice import Notice, NoticeKind
+from holdfast_protos.v1 import admin_pb2, admin_pb2_grpc
+
+from holdfast_controller import __version__, commands
+from holdfast_controller.agents import AgentHub
+from holdfast_controller.describe import job_phase, job_sentence, node_phase, node_sentence
+from holdfast_controller.events import NoticeReceived, PolicySet
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.journal import Entry, Journal
+from holdfast_controller.policies import PolicyStore
+from holdfast_controller.reactor import Reactor
+from holdfast_controller.records import JobRecord, Node
+
+MAX_POLICY_BYTES = 1_000_000
+MAX_NOTICE_S = 86_400.0
+HISTORY = 40
+
+
+class AdminService(admin_pb2_grpc.AdminServiceServicer):
+    """Read-only but for SetPolicy and Interrupt."""
+
+    def __init__(self, reactor: Reactor, hub: AgentHub, policies: PolicyStore, journal: Journal, clock: Clock, *, cluster: str) -> None:
+        self._reactor = reactor
+        self._hub = hub
+        self._policies = policies
+        self._journal = journal
+        self._clock = clock
+        self._cluster = cluster
+        self._started = clock.now()
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self._reactor.fleet
+
+    async def Ping(self, request: admin_pb2.PingRequest, context: Any) -> admin_pb2.PingReply:  # noqa: N802
+        """Say who is here."""
+        return admin_pb2.PingReply(
+            version=__version__,
+            cluster=self._cluster,
+            started=self._started,
+            reconciled=self._reactor.deciding and self._fleet.cloud_listed,
+        )
+
+    async def ListNodes(self, request: admin_pb2.ListNodesRequest, context: Any) -> admin_pb2.ListNodesReply:  # noqa: N802
+        """List managed nodes."""
+        wanted = set(request.names)
+        unknown = sorted(wanted - self._fleet.nodes.keys())
+        if unknown:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast does not manage node {unknown[0]}")
+        nodes = [self._node(node) for node in self._fleet.nodes.values() if not wanted or node.name in wanted]
+        return admin_pb2.ListNodesReply(nodes=nodes)
+
+    def _node(self, node: Node) -> admin_pb2.NodeInfo:
+        record, view = self._fleet.instance_of(node), node.view
+        return admin_pb2.NodeInfo(
+            name=node.name,
+            slurm_state="+".join([view.state, *sorted(view.flags)]) if view is not None else "unknown",
+            phase=node_phase(self._fleet, node),
+            instance_id=node.instance_id,
+            pool=record.instance.pool if record is not None else "",
+            market=record.instance.pool.rpartition("/")[2] if record is not None else "",
+            launched=record.instance.launched if record is not None else 0.0,
+            price_usd_h=record.price_usd_h or 0.0 if record is not None else 0.0,
+            agent_connected=record is not None and record.connected,
+            job_ids=[job.view.job_id for job in self._fleet.jobs_on(node.name)],
+            notice_deadline=node.doom.notice.deadline if node.doom is not None else 0.0,
+            reason=node_sentence(self._fleet, self._policies.plans(), node, self._clock.now()),
+        )
+
+    async def ListJobs(self, request: admin_pb2.ListJobsRequest, context: Any) -> admin_pb2.ListJobsReply:  # noqa: N802
+        """List jobs of managed partitions."""
+        wanted = set(request.ids)
+        jobs = [job for job in self._fleet.jobs.values() if not wanted or wanted & {job.view.key, str(job.view.job_id)}]
+        if wanted and not jobs:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast knows no job {sorted(wanted)[0]}")
+        return admin_pb2.ListJobsReply(jobs=[self._job(job) for job in jobs])
+
+    def _job(self, job: JobRecord) -> admin_pb2.JobInfo:
+        view = job.view
+        said = self._hub.progress.get((view.job_id, view.restarts))
+        saved = [report.saved_step for report in job.reports.values() if report.saved_step is not None]
+        return admin_pb2.JobInfo(
+            job_id=view.job_id,
+            key=view.key,
+            state=view.state + ("+COMPLETING" if view.completing else ""),
+            partition=view.partition,
+            user=view.user,
+            nodes=view.nodes,
+            attempt=view.restarts,
+            step=said.step if said is not None else -1,
+            saved_step=max([*saved, said.saved_step if said is not None else -1], default=-1),
+            phase=job_phase(job),
+            interruptions=job.interruptions,
+            reason=job_sentence(self._fleet, self._policies.plans(), job, self._clock.now()),
+        )
+
+    async def Events(self, request: admin_pb2.EventsRequest, context: Any) -> AsyncIterator[admin_pb2.Event]:  # noqa: N802
+        """Stream the journal: the newest `limit` entries, or those after `after_seq`; with `follow`, what comes after them as well."""
+        ref = f"node:{request.node}" if request.node else f"job:{request.job_id}" if request.job_id else ""
+        after = request.after_seq
+        first = await self._journal.read(after, ref, newest=0 if after else min(request.limit or 100, 10_000))
+        for entry in first:
+            yield event_message(entry)
+        after = max([after, *(entry.seq for entry in first)])
+        while request.follow:
+            changed = asyncio.ensure_future(self._reactor.changed())
+            entries = await self._journal.read(after, ref)
+            for entry in entries:
+                yield event_message(entry)
+                after = entry.seq
+            if entries:
+                changed.cancel()
+            else:
+                await changed
+
+    async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> admin_pb2.ExplainReply:  # noqa: N802
+        """Say why a node or a job is as it is, with its history."""
+        now, plans = self._clock.now(), self._policies.plans()
+        if request.node:
+            node = self._fleet.nodes.get(request.node)
+            if node is None:
+                await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast does not manage node {request.node}")
+                raise AssertionError
+            summary, ref = node_sentence(self._fleet, plans, node, now), f"node:{request.node}"
+        else:
+            job = self._fleet.jobs.get(request.job_id)
+            ref = f"job:{request.job_id}"
+            summary = job_sentence(self._fleet, plans, job, now) if job is not None else ""
+        history = await self._journal.read(0, ref, newest=HISTORY)
+        if not summary and not history:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast knows no job {request.job_id}")
+        summary = summary or f"job {request.job_id} is over, and Slurm has forgotten it."
+        return admin_pb2.ExplainReply(summary=summary, history=[event_message(entry) for entry in history])
+
+    async def GetPolicy(self, request: admin_pb2.GetPolicyRequest, context: Any) -> admin_pb2.PolicyReply:  # noqa: N802
+        """Return the policy in force."""
+        return admin_pb2.PolicyReply(toml=self._policies.text, revision=self._policies.revision)
+
+    async def SetPolicy(self, request: admin_pb2.SetPolicyRequest, context: Any) -> admin_pb2.PolicyReply:  # noqa: N802
+        """Check a policy, or put it in force. Faults come back in the reply, and then nothing has changed."""
+        current = self._policies.revision
+        if len(request.toml) > MAX_POLICY_BYTES:
+            return admin_pb2.PolicyReply(revision=current, faults=[f"longer than {MAX_POLICY_BYTES} bytes"])
+        if request.expected_revision and request.expected_revision != current:
+            fault = f"the policy changed meanwhile: it is at revision {current}, not {request.expected_revision}"
+            return admin_pb2.PolicyReply(toml=self._policies.text, revision=current, faults=[fault])
+        try:
+            revision = self._policies.check(request.toml)
+            if not request.check_only:
+                self._policies.set(request.toml, self._fleet)
+                await self._reactor.record(PolicySet(self._clock.now(), revision))
+        except ConfigError as error:
+            return admin_pb2.PolicyReply(toml=request.toml, revision=current, faults=error.faults)
+        return admin_pb2.PolicyReply(toml=request.toml, revision=revision)
+
+    async def Interrupt(self, request: admin_pb2.InterruptRequest, context: Any) -> admin_pb2.InterruptReply:  # noqa: N802
+        """Evacuate a node as if the cloud had given notice."""
+        node = self._fleet.nodes.get(request.node)
+        if node is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast does not manage node {request.node}")
+            raise AssertionError
+        if node.view is None or not node.view.up or node.doom is not None:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, node_sentence(self._fleet, self._policies.plans(), node, self._clock.now())
+            )
+        now = self._clock.now()
+        window_s = min(max(request.notice_s, 0.0), MAX_NOTICE_S)
+        reason = "".join(char for char in request.reason[:200] if char.isprintable()) or "an admin wants the node"
+        notice = Notice(f"admin-{node.name}-{now:.3f}", NoticeKind.DRAIN, now + window_s, now, reason)
+        await self._reactor.record(NoticeReceived(now, node.name, notice, "admin"))
+        return admin_pb2.InterruptReply(notice_id=notice.id)
+
+
+def event_message(entry: Entry) -> admin_pb2.Event:
+    """Return the entry as it goes over the wire."""
+    return admin_pb2.Event(
+        seq=entry.seq,
+        at=entry.at,
+        kind=entry.kind,
+        command=hasattr(commands, entry.kind),
+        text=entry.text,
+        body_json=entry.body,
+    )

@@ -1,0 +1,108 @@
+"""The journal: durable, replayed to the same fleet, skipped where it cannot be read, set aside where it is broken."""
+
+import sqlite3
+
+import pytest
+from holdfast_common.notice import Notice, NoticeKind
+from holdfast_common.views import JobView, NodeView
+from holdfast_controller import commands as c
+from holdfast_controller import events as e
+from holdfast_controller import journal as journal_module
+from holdfast_controller.journal import Journal, decode, dump_fleet, encode
+from holdfast_controller.providers.base import Fault, FaultKind, Instance
+
+NOTICE = Notice("x", NoticeKind.PREEMPT, 2.0, 1.0, "reclaim")
+EVENTS = [
+    e.NodesRequested(1.0, ("n1", "n2"), 7),
+    e.NodeChanged(2.0, NodeView("n1", "ALLOCATED", frozenset({"CLOUD", "POWERING_UP"}), "why", "10.0.0.1", ("spot",), 1.5)),
+    e.JobChanged(3.0, JobView(7, "7", "CONFIGURING", nodes=("n1", "n2"), comment="holdfast: signal=USR1")),
+    e.CommandIssued(4.0, 1, c.Launch("launch:hf-1", "why", "hf-1", "aws/r/a/g/spot", ("n1", "n2"), 7)),
+    e.LaunchEnded(5.0, "hf-1", "aws/r/a/g/spot", (Instance("i-1", "hf-1", "aws/r/a/g/spot", "running", tags={"a": "b"}),),
+                  (Fault(FaultKind.CAPACITY, "ICE", "none"),), 1.5, 3.0),
+    e.CommandFinished(6.0, 1, "launch:hf-1", "ok", "", 1.0, ("node:n1",)),
+    e.NoticeReceived(7.0, "n1", NOTICE),
+    e.CommandIssued(8.0, 2, c.PrepareJobs("prepare", "why", "n1", "i-1", (7,), NOTICE)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_an_event_survives_the_journal(event) -> None:
+    kind, body = encode(event)
+    assert decode(kind, body) == event
+
+
+def test_every_kind_of_command_can_be_read_back() -> None:
+    for cls in [cls for cls in vars(c).values() if isinstance(cls, type) and issubclass(cls, c.Command)]:
+        issued = e.CommandIssued(1.0, 5, cls("key", "why"))
+        assert decode(*encode(issued)) == issued
+
+
+def test_what_it_does_not_know_is_skipped() -> None:
+    assert decode("SomethingFromTheFuture", "{}") is None
+    assert decode("NodeChanged", '{"at": "no time"}') is None
+    assert decode("Launch", "not json") is None
+
+
+async def opened(path):
+    journal = Journal(path)
+    return journal, await journal.open()
+
+
+async def test_replay_gives_the_same_fleet(tmp_path) -> None:
+    journal, fleet = await opened(tmp_path / "j")
+    fleet.manage(frozenset({"n1", "n2"}))
+    for event in EVENTS:
+        fleet.apply(event)
+    await journal.write(EVENTS)
+    await journal.close()
+    _, again = await opened(tmp_path / "j")
+    assert again.epoch == fleet.epoch
+    assert not again.fresh
+    again.fresh = True
+    assert dump_fleet(again) == dump_fleet(fleet)
+    assert [issued.command.key for issued in again.open_issued()] == ["prepare"]
+
+
+async def test_a_snapshot_replaces_replay(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 4)
+    journal, fleet = await opened(tmp_path / "j")
+    fleet.manage(frozenset({"n1", "n2"}))
+    for event in EVENTS:
+        fleet.apply(event)
+    seqs = await journal.write(EVENTS)
+    await journal.snapshot_if_due(fleet, seqs[-1], 100.0)
+    await journal.close()
+    with sqlite3.connect(tmp_path / "j") as db:
+        db.execute("DELETE FROM events")
+    _, again = await opened(tmp_path / "j")
+    again.fresh = fleet.fresh
+    assert dump_fleet(again) == dump_fleet(fleet)
+
+
+async def test_a_snapshot_that_cannot_be_read_is_replayed_instead(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(journal_module, "SNAPSHOT_EVERY", 4)
+    journal, fleet = await opened(tmp_path / "j")
+    seqs = await journal.write(EVENTS)
+    await journal.snapshot_if_due(fleet, seqs[-1], 10.0)
+    await journal.close()
+    with sqlite3.connect(tmp_path / "j") as db:
+        db.execute("UPDATE snapshots SET fleet = '{\"fleet\": 5}'")
+    _, again = await opened(tmp_path / "j")
+    assert again.instances["i-1"].instance.pool == "aws/r/a/g/spot"
+
+
+async def test_a_broken_file_is_set_aside(tmp_path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b"no database" * 1000)
+    journal, fleet = await opened(path)
+    assert fleet.fresh
+    await journal.write(EVENTS[:1])
+    assert [file.name for file in tmp_path.iterdir() if ".broken-" in file.name] != []
+
+
+async def test_only_what_concerns_a_node_is_read(tmp_path) -> None:
+    journal, _ = await opened(tmp_path / "j")
+    await journal.write(EVENTS)
+    assert [entry.kind for entry in await journal.read(ref="node:n1", newest=2)] == ["NoticeReceived", "PrepareJobs"]
+    assert [entry.kind for entry in await journal.read(ref="node:n")] == []
+    assert len(await journal.read(after_seq=6)) == 2
