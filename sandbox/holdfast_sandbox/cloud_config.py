@@ -99,4 +99,5 @@ class CloudConfig(Strict):
 
 def load(path: Path) -> CloudConfig:
     """Read a configuration file; raises ValueError (all faults at once) or OSError."""
-    return CloudConfig.model_validate_json(path.read_text())
+    config = CloudConfig.model_validate_json(path.read_text())
+    return config.model_copy(update={"state_dir": config.state_dir.absolute()})  # instances run in another directory

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import secrets
 
@@ -12,12 +13,16 @@ from holdfast_sandbox import ec2_instances, ec2_launch, ec2_market
 from holdfast_sandbox.datacenter import Datacenter
 from holdfast_sandbox.ec2_account import Account, Call, Handler
 from holdfast_sandbox.ec2_templates import Params
-from holdfast_sandbox.ec2_wire import Ec2Error, Wire, error_xml
+from holdfast_sandbox.ec2_wire import Ec2Error, Wire, error_xml, form_fields
 from holdfast_sandbox.faults import ApiFault
 
 HANDLERS: dict[str, Handler] = ec2_instances.HANDLERS | ec2_launch.HANDLERS | ec2_market.HANDLERS
+_log = logging.getLogger(__name__)
 _SCOPE = re.compile(r"Credential=[^/,]+/\d{8}/([a-z0-9-]+)/ec2/aws4_request")
-HANG_LIMIT_S = 3600.0
+
+
+class HungUpError(Exception):
+    """The connection is to be dropped without an answer."""
 
 
 class Ec2Endpoint:
@@ -33,13 +38,14 @@ class Ec2Endpoint:
         if self._datacenter.config.api_latency_s:
             await asyncio.sleep(self._datacenter.config.api_latency_s)
         try:
-            form = await request.post()
-            fields = {key: value for key, value in form.items() if isinstance(value, str)}
-            xml = await self._answer(fields, request.headers.get("Authorization", ""), request_id)
+            xml = await self._answer(form_fields(await request.read()), request.headers.get("Authorization", ""), request_id)
             status = 200
         except Ec2Error as error:
             xml, status = error_xml(error, request_id), error.status
-        except ConnectionAbortedError:
+        except (KeyError, TypeError, AssertionError):  # a defect of ours: to the caller, EC2's own way of saying so
+            _log.exception("a defect in the simulated cloud")
+            xml, status = error_xml(Ec2Error("InternalError", "An internal error has occurred"), request_id), 500
+        except HungUpError:
             assert request.transport is not None
             request.transport.abort()
             return web.Response(status=500)
@@ -103,7 +109,7 @@ async def _suffer(fault: ApiFault) -> None:
     if fault.mode in ("slow", "hang"):
         await asyncio.sleep(fault.seconds)
     if fault.mode == "hang":
-        raise ConnectionAbortedError
+        raise HungUpError
     if fault.mode == "500":
         raise Ec2Error("InternalError", "An internal error has occurred")
     if fault.mode == "error":

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 from botocore.loaders import Loader
@@ -91,6 +92,15 @@ class Wire:
         return frozenset(self._service.shape_for(shape_name).members)
 
 
+def form_fields(body: bytes) -> dict[str, str]:
+    """The fields of a form-encoded body; raises Ec2Error for one that is none, or has too many."""
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="strict")
+    except ValueError as error:
+        raise Ec2Error("MalformedQueryString", f"The request body cannot be read: {error}") from None
+    return dict(pairs)
+
+
 def error_xml(error: Ec2Error, request_id: str) -> str:
     """The body of an error answer."""
     return (
@@ -102,8 +112,6 @@ def error_xml(error: Ec2Error, request_id: str) -> str:
 
 def _tree(fields: Mapping[str, str]) -> dict[str, Any]:
     """{"A.1.B": "x"} as {"A": {"1": {"B": "x"}}}."""
-    if len(fields) > MAX_PARAMETERS:
-        raise Ec2Error("RequestEntityTooLarge", "The request has too many parameters.")
     root: dict[str, Any] = {}
     for key, value in fields.items():
         parts = key.split(".")

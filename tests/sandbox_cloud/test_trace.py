@@ -113,6 +113,7 @@ def test_a_bad_configuration_is_refused(tmp_path: Path, change: dict[str, Any], 
     good = {"state_dir": "s", "zones": [zone], "instance_command": ["true"]}
     path.write_text(json.dumps(good))
     assert load(path).zones[0].capacity == {"sim1.small": 1}
+    assert load(path).state_dir.is_absolute()
     path.write_text(json.dumps(good | change))
     with pytest.raises(ValueError, match=message):
         load(path)
