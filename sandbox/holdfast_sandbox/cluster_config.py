@@ -44,6 +44,7 @@ class WriteHooks(Protocol):
         run_dir: Path,
         bin_dir: Path,
         slurm_conf: Path,
+        nodes: str,
     ) -> None:
         """Write them; every path that they need is baked in, since Slurm starts them without PATH and environment."""
 
@@ -54,8 +55,8 @@ class ControllerSpec:
 
     command: tuple[str, ...]
     """The whole command line; `{config}` and `{python}` are replaced."""
-    render_config: Callable[[Site], str]
-    """Makes the text of etc/controller.toml."""
+    files: Callable[[Site], Mapping[str, str]]
+    """File name → text, written into etc/; `{config}` is the one named controller.toml."""
     env: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from holdfast_sandbox.cluster_config import INSTANCE_TYPE, REGION, AgentSpec, Site
 from holdfast_sandbox.component import ComponentSpec
 from holdfast_sandbox.layout import LOCAL_NODE
+from holdfast_sandbox.zones import ON_DEMAND_USD_H, zones_of
 
 MUNGED = "munged"
 SLURMCTLD = "slurmctld"
@@ -70,16 +71,15 @@ def cloud_config(site: Site, agent: AgentSpec) -> dict[str, object]:
     shape = {"vcpus": config.cpus_per_node, "memory_mib": config.memory_mb_per_node}
     if config.gpus_per_node:
         shape["gpu_count"] = config.gpus_per_node
-    names = [f"{REGION}{chr(ord('a') + number)}" for number in range(config.zones)]
     zones: list[dict[str, object]] = [
         {
-            "name": name,
-            "region": REGION,
+            "name": zone.name,
+            "region": zone.region,
             "capacity": {INSTANCE_TYPE: capacity},
-            "spot_price_usd_h": round(1.0 + 0.1 * number, 2),
-            "on_demand_usd_h": 3.0,
+            "spot_price_usd_h": zone.spot_usd_h,
+            "on_demand_usd_h": ON_DEMAND_USD_H,
         }
-        for number, name in enumerate(names)
+        for zone in zones_of(config)
     ]
     market: dict[str, object] = {"zones": zones}
     if config.trace is not None:

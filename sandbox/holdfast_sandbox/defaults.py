@@ -1,20 +1,64 @@
-"""Holdfast's own hooks and agent, as the sandbox starts them unless it is told otherwise."""
+"""Holdfast's own hooks, agent and controller, as the sandbox starts them unless it is told otherwise."""
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from holdfast_sandbox.cluster_config import AgentSpec
+from holdfast_sandbox.cluster_config import INSTANCE_TYPE, AgentSpec, ControllerSpec, Site
+from holdfast_sandbox.components import NODE_SCRIPTS
+from holdfast_sandbox.layout import PARTITION, RUN_HOLDFAST
+from holdfast_sandbox.zones import ON_DEMAND_USD_H, zones_of
+
+CLUSTER = "sandbox"
+IMAGE = "ami-0123456789abcdef0"
+
+_CONTROLLER = """\
+cluster = {cluster}
+state_dir = {state}
+policy = {policy}
+
+[slurm]
+conf = {slurm_conf}
+bin_dir = {bin_dir}
+user = "root"
+
+[listen]
+socket = {socket}
+tcp = "127.0.0.1:{port}"
+
+[auth]
+munge_socket = {munge}
+
+[timing]
+cloud_poll_s = 2.0
+cloud_poll_busy_s = 0.5
+
+[providers.aws]
+endpoint_url = {cloud_url}
+regions = {regions}
+images = {{ {images} }}
+on_demand_usd_h = {{ {instance_type} = {on_demand} }}
+"""
+
+_AGENT = """\
+controller = "127.0.0.1:{port}"
+cluster = {cluster}
+metadata_url = "@METADATA_URL@"
+munge_socket = {munge}
+controller_user = "root"
+run_dir = {run_dir}
+slurmd_command = [{start}, "{{node}}"]
+release_command = [{stop}]
+slurm_conf = {slurm_conf}
+bin_dir = {bin_dir}
+poll_s = 0.2
+"""
 
 
 def default_hooks(
-    directory: Path,
-    *,
-    python: Path,
-    controller_socket: Path,
-    run_dir: Path,
-    bin_dir: Path,
-    slurm_conf: Path,
+    directory: Path, *, python: Path, controller_socket: Path, run_dir: Path, bin_dir: Path, slurm_conf: Path, nodes: str
 ) -> None:
-    """Write Holdfast's hooks. Raises OSError."""
+    """Write Holdfast's hooks. Raises OSError, ConfigError."""
     from holdfast_slurm.hooks.install import write_wrappers
 
     write_wrappers(
@@ -24,9 +68,73 @@ def default_hooks(
         run_dir=run_dir,
         bin_dir=bin_dir,
         slurm_conf=slurm_conf,
+        nodes=nodes,
     )
 
 
 def default_agent() -> AgentSpec:
-    """Return how the node agent is started."""
-    return AgentSpec(("{python}", "-m", "holdfast_nodeagent", "--config", "agent.toml"))
+    """Return how the node agent is started and configured."""
+    return AgentSpec(("{python}", "-m", "holdfast_nodeagent", "--config", "agent.toml"), _agent_template)
+
+
+def default_controller(*, policy: Callable[[Site], str] | None = None, env: Mapping[str, str] | None = None) -> ControllerSpec:
+    """Return how the controller is started; `policy` makes the text of etc/policy.toml where `default_policy` does not do."""
+
+    def files(site: Site) -> dict[str, str]:
+        return {"controller.toml": _controller_config(site), "policy.toml": (policy or default_policy)(site)}
+
+    command = ("{python}", "-m", "holdfast_controller", "--config", "{config}")
+    return ControllerSpec(command, files, dict(env or {}))
+
+
+def default_policy(site: Site) -> str:
+    """Return a policy with one spot pool for each zone, cheapest first."""
+    zones = zones_of(site.config)
+    pools = [
+        f'[pools.{zone.name}]\nprovider = "aws"\nregion = "{zone.region}"\nzone = "{zone.name}"\n'
+        f'instance_type = "{INSTANCE_TYPE}"\nmarket = "spot"\n'
+        for zone in zones
+    ]
+    group = f'[node_groups.sim]\nnodes = "{PARTITION}-[1-{site.config.nodes}]"\ncpus = {site.config.cpus_per_node}\n'
+    partition = (
+        f'[partitions.{PARTITION}]\nnode_groups = ["sim"]\npools = {json.dumps([zone.name for zone in zones])}\n'
+        f"launch = {{ registration_timeout_s = {site.config.resume_timeout_s * 0.75:g} }}\n"
+    )
+    return "\n".join(["version = 1\n", *pools, group, partition])
+
+
+def _controller_config(site: Site) -> str:
+    regions = sorted({zone.region for zone in zones_of(site.config)})
+    return _CONTROLLER.format(
+        cluster=_quoted(CLUSTER),
+        state=_quoted(site.layout.controller_state),
+        policy=_quoted(site.layout.etc / "policy.toml"),
+        slurm_conf=_quoted(site.layout.slurm_conf),
+        bin_dir=_quoted(site.bin_dir),
+        socket=_quoted(site.layout.controller_socket),
+        port=site.ports.controller,
+        munge=_quoted(site.layout.munge_socket),
+        cloud_url=_quoted(site.cloud_url),
+        regions=json.dumps(regions),
+        images=", ".join(f"{region} = {_quoted(IMAGE)}" for region in regions),
+        instance_type=_quoted(INSTANCE_TYPE),
+        on_demand=ON_DEMAND_USD_H,
+    )
+
+
+def _agent_template(site: Site) -> str:
+    return _AGENT.format(
+        port=site.ports.controller,
+        cluster=_quoted(CLUSTER),
+        munge=_quoted(site.layout.munge_socket),
+        run_dir=_quoted(RUN_HOLDFAST),
+        start=_quoted(NODE_SCRIPTS / "start_slurmd.sh"),
+        stop=_quoted(NODE_SCRIPTS / "stop_slurmd.sh"),
+        slurm_conf=_quoted(site.layout.slurm_conf),
+        bin_dir=_quoted(site.bin_dir),
+    )
+
+
+def _quoted(value: object) -> str:
+    """Return a TOML string (JSON's strings are TOML's)."""
+    return json.dumps(str(value))

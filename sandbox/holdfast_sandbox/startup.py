@@ -20,7 +20,7 @@ from holdfast_sandbox.components import (
     write_cloud_config,
 )
 from holdfast_sandbox.defaults import default_agent, default_hooks
-from holdfast_sandbox.layout import CONTROL_HOST, RUN_HOLDFAST
+from holdfast_sandbox.layout import CONTROL_HOST, PARTITION, RUN_HOLDFAST
 from holdfast_sandbox.processes import ProcessId, listener_pid
 from holdfast_sandbox.readiness import NotReadyError, await_ready, tail
 from holdfast_sandbox.slurm_files import write_slurm_files
@@ -48,6 +48,7 @@ def write_files(site: Site) -> None:
         run_dir=RUN_HOLDFAST,
         bin_dir=site.bin_dir,
         slurm_conf=site.layout.slurm_conf,
+        nodes=f"{PARTITION}-[1-{site.config.nodes}]",
     )
     agent = site.config.agent or default_agent()
     if agent.render_template is not None:
@@ -55,8 +56,8 @@ def write_files(site: Site) -> None:
     if site.config.cloud:
         write_cloud_config(site, agent)
     if site.config.controller is not None:
-        text = site.config.controller.render_config(site)
-        site.layout.controller_config.write_text(text, encoding="utf-8")
+        for name, text in site.config.controller.files(site).items():
+            (site.layout.etc / name).write_text(text, encoding="utf-8")
     supervisor = {
         "socket": str(site.layout.supervisor_socket),
         "hostname": CONTROL_HOST,

@@ -19,10 +19,12 @@ for node in $(scontrol show hostnames "$1"); do
   export HOLDFAST_SANDBOX_INSTANCE_ID="i-$node" HOLDFAST_SANDBOX_METADATA_URL=http://127.0.0.1:9/ HOLDFAST_SANDBOX_INSTANCE_DIR="$dir"
   export HOLDFAST_SANDBOX_DIR={root} HOLDFAST_SANDBOX_ETC={root}/etc HOLDFAST_SANDBOX_AGENT="/bin/sh {root}/etc/test-agent.sh"
   setsid unshare --pid --mount --uts --fork --kill-child=KILL --mount-proc -- /bin/sh {scripts}/init.sh >/dev/null 2>&1 &
-  echo $! >"$dir/outer.pid"
+  outer=$!
+  echo $outer >"$dir/outer.pid"
   scontrol update nodename="$node" nodeaddr="127.77.0.${{node#spot-}}"
+  # slurmctld kills our process group when we end: setsid must have happened by then.
+  until [ "$(ps -o sid= -p $outer | tr -d ' ')" = $outer ]; do sleep 0.02; done
 done
-sleep 0.2  # slurmctld kills our process group when we end: setsid must have happened by then
 """
 
 SUSPEND = """\
@@ -44,7 +46,9 @@ exec sleep 100000
 """
 
 
-def write_test_hooks(directory: Path, *, python: Path, controller_socket: Path, run_dir: Path, bin_dir: Path, slurm_conf: Path) -> None:
+def write_test_hooks(
+    directory: Path, *, python: Path, controller_socket: Path, run_dir: Path, bin_dir: Path, slurm_conf: Path, nodes: str
+) -> None:
     """Hooks that start and kill instances themselves, without a controller or a cloud."""
     root = directory.parent
     bodies = {

@@ -1,0 +1,213 @@
+"""`holdfast sandbox …`: a throw-away cluster with a simulated cloud, for trying things out.
+
+Exit codes: 0 done, 1 failed, 2 usage; `run` passes on the code of its command.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from holdfast_common.errors import ConfigError
+
+from holdfast_sandbox.cloud_control import CloudControl, CloudControlError
+from holdfast_sandbox.cluster import Sandbox, SandboxError
+from holdfast_sandbox.cluster_config import SandboxConfig
+from holdfast_sandbox.defaults import default_controller
+from holdfast_sandbox.registry import registered
+from holdfast_sandbox.state import StateError
+from holdfast_sandbox.supervisor_client import SupervisorError
+
+DEFAULT_DIRECTORY = Path(".sandbox")
+_WATCH_S = 0.5
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="A throw-away Slurm cluster with a simulated cloud, under one directory. Needs root, Slurm and munge (scripts/setup).",
+)
+
+Directory = Annotated[Path, typer.Option("--dir", help="The sandbox's directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def up(
+    directory: Directory = DEFAULT_DIRECTORY,
+    nodes: Annotated[int, typer.Option(help="CLOUD nodes spot-1 to spot-N.")] = 8,
+    boot_delay: Annotated[float, typer.Option(help="Seconds from launch until an instance runs.")] = 1.0,
+    zones: Annotated[int, typer.Option(help="Zones of the cloud, each with a spot instance for every node.")] = 3,
+    trace: Annotated[Path | None, typer.Option(help="A recorded spot market instead of fixed zones.")] = None,
+    speed: Annotated[float, typer.Option(help="Recorded seconds that pass in one second.")] = 60.0,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and end the sandbox at Ctrl-C or kill.")] = False,
+    controller: Annotated[bool, typer.Option(help="Start Holdfast's controller; without it Slurm and the cloud only.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Start a sandbox. It stays until `down`, unless started with --foreground."""
+    try:
+        config = SandboxConfig(
+            nodes=nodes,
+            boot_delay_s=boot_delay,
+            zones=zones,
+            trace=trace,
+            trace_speed=speed,
+            controller=default_controller() if controller else None,
+        )
+    except ConfigError as fault:
+        _fail("; ".join(fault.faults), as_json, code=2)
+    sandbox = Sandbox(directory, config)
+    started = time.monotonic()
+    try:
+        sandbox.start(die_with_parent=foreground)
+    except SandboxError as fault:
+        _fail(str(fault), as_json)
+    told = {
+        "directory": str(sandbox.root),
+        "seconds": round(time.monotonic() - started, 2),
+        "slurm_conf": str(sandbox.layout.slurm_conf),
+        "controller_socket": str(sandbox.layout.controller_socket),
+        "cloud_url": sandbox.site.cloud_url,
+    }
+    where = "" if directory == DEFAULT_DIRECTORY else f" --dir {directory}"
+    _tell(
+        told,
+        as_json,
+        f"The sandbox in {sandbox.root} is up after {told['seconds']} s: {nodes} nodes, partitions spot and local.\n"
+        f"  holdfast sandbox run{where} -- sbatch --partition=spot train.sh\n"
+        f"  holdfast sandbox run{where} -- squeue\n"
+        f"  holdfast sandbox interrupt{where} spot-1 --notice 30\n"
+        f"  holdfast sandbox down{where}",
+    )
+    if foreground:
+        _stay(sandbox)
+
+
+@app.command()
+def down(
+    directory: Directory = DEFAULT_DIRECTORY,
+    every: Annotated[bool, typer.Option("--all", help="Every sandbox that you have started on this machine.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the directory, for its logs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End a sandbox: every process of it, then its directory."""
+    ended = []
+    for each in registered() if every else [directory]:
+        try:
+            sandbox = Sandbox.open(each)
+            sandbox.stop(keep=keep)
+        except (StateError, SandboxError) as fault:
+            _fail(str(fault), as_json)
+        ended.append(str(sandbox.root))
+    _tell({"ended": ended}, as_json, "\n".join(f"The sandbox in {root} is gone." for root in ended) or "There is no sandbox.")
+
+
+@app.command()
+def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Show a sandbox's daemons, nodes and instances. Fails (1) where it does not run or a daemon has ended unasked."""
+    sandbox = _opened(directory, as_json)
+    try:
+        components = sandbox.supervisor.status()
+    except SupervisorError as fault:
+        _fail(str(fault), as_json)
+    found: dict[str, Any] = {"directory": str(sandbox.root), "components": components, "nodes": [], "instances": []}
+    listed = sandbox.run(["sinfo", "--noheader", "--Node", "--format=%N %T %P"], check=False)
+    for line in sorted(set(listed.stdout.splitlines())):
+        name, state, partition = line.split()
+        found["nodes"].append({"name": name, "state": state, "partition": partition.rstrip("*")})
+    try:
+        found["instances"] = [each for each in _cloud(sandbox).instances() if each["state"] != "terminated"]
+    except (CloudControlError, OSError) as fault:
+        found["cloud_error"] = str(fault)
+    _tell(found, as_json, _status_text(found))
+    if any(entry["state"] != "running" and not entry["asked"] for entry in components.values()):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Run a command in the sandbox's environment: sbatch, squeue and `holdfast nodes` just work in it."""
+    sandbox = _opened(directory, as_json=False)
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], command, sandbox.env)  # noqa: S606 - the user's own command, without a shell
+    except OSError as fault:
+        _fail(f"{command[0]}: {fault.strerror}", as_json=False)
+
+
+@app.command()
+def interrupt(
+    node: Annotated[str, typer.Argument(help="The node whose instance the cloud takes back, such as spot-1.")],
+    directory: Directory = DEFAULT_DIRECTORY,
+    notice: Annotated[float | None, typer.Option(help="Seconds between notice and end (default: the cloud's, 120).")] = None,
+    no_notice: Annotated[bool, typer.Option("--no-notice", help="Take it away at once, without a word.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let the simulated cloud take a node's instance back."""
+    if no_notice and notice is not None:
+        _fail("--notice and --no-notice exclude each other", as_json, code=2)
+    sandbox = _opened(directory, as_json)
+    try:
+        instance = sandbox.instances.instance_of(node)
+        cloud = _cloud(sandbox)
+        reply = cloud.kill(instance) if no_notice else cloud.reclaim(instance, notice_s=notice)
+    except (LookupError, CloudControlError, OSError) as fault:
+        _fail(str(fault), as_json)
+    what = "is gone" if no_notice else "has its notice"
+    _tell({"node": node, **reply}, as_json, f"{node} ({instance}) {what}.")
+
+
+def _opened(directory: Path, as_json: bool) -> Sandbox:
+    try:
+        sandbox = Sandbox.open(directory)
+    except StateError as fault:
+        _fail(f"{fault}; start one with: holdfast sandbox up", as_json)
+    if not sandbox.running:
+        _fail(f"the sandbox in {sandbox.root} does not run any more; `holdfast sandbox up` replaces it", as_json)
+    return sandbox
+
+
+def _cloud(sandbox: Sandbox) -> CloudControl:
+    return CloudControl.from_ready_file(sandbox.layout.cloud_ready)
+
+
+def _stay(sandbox: Sandbox) -> None:
+    """Wait for a signal or the sandbox's end, then clean up."""
+    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda caught, _: ended.append(caught))
+    while not ended and sandbox.running:
+        time.sleep(_WATCH_S)  # a signal ends it early
+    if not ended:
+        sandbox.stop(keep=True)
+        _fail(f"the sandbox ended by itself; its logs are in {sandbox.root}/log", as_json=False)
+    sandbox.stop()
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    lines = [f"{found['directory']}"]
+    for name, entry in found["components"].items():
+        ended = f" (exit {entry['exit']})" if entry["state"] == "exited" else ""
+        lines.append(f"  {name:<14} {entry['state']}{ended}")
+    lines += [f"  {node['name']:<14} {node['state']} ({node['partition']})" for node in found["nodes"]]
+    lines += [f"  {each['instance_id']} {each['state']} {each['zone']} {each['lifecycle']}" for each in found["instances"]]
+    if "cloud_error" in found:
+        lines.append(f"  cloud: {found['cloud_error']}")
+    return "\n".join(lines)
+
+
+def _tell(data: dict[str, Any], as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(data) if as_json else text)
+
+
+def _fail(message: str, as_json: bool, code: int = 1) -> NoReturn:
+    if as_json:
+        typer.echo(json.dumps({"error": message}))
+    typer.echo(f"holdfast sandbox: {message}", err=True)
+    raise typer.Exit(code)
