@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +65,34 @@ def other_key_socket() -> Iterator[str]:
     """The socket of a munged of another cluster."""
     with running_munged(secrets.token_bytes(64)) as home:
         yield str(home / "s")
+
+
+@pytest.fixture(scope="session")
+def same_key_socket(munge_key: bytes) -> Iterator[str]:
+    """The socket of a second munged of the same cluster, which has decoded nothing yet: as after a restart, or on another host."""
+    with running_munged(munge_key) as home:
+        yield str(home / "s")
+
+
+@pytest.fixture(scope="session")
+def as_nobody() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a program as a user without any right, with the extra groups given."""
+
+    def run(*command: str, groups: tuple[int, ...] = ()) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, user=65534, group=65534, extra_groups=groups, cwd="/", capture_output=True, text=True, timeout=8, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def nobodys_credential(munge_socket: str, as_nobody: Callable[..., "subprocess.CompletedProcess[str]"]) -> Callable[[bytes], str]:
+    """Return a credential that the user nobody made himself."""
+
+    def make(payload: bytes) -> str:
+        made = as_nobody("munge", "--socket", munge_socket, "--string", payload.decode())
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    return make
