@@ -169,9 +169,10 @@ def split_records(text: str) -> dict[int, str | None]:
     """
     records: dict[int, str | None] = {}
     starts = list(_RECORD.finditer(text))
-    for match, after in zip(starts, [*starts[1:], None], strict=True):
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    for match, end in zip(starts, ends, strict=False):  # no record, one end
         job_id = int(match.group(1))
-        records[job_id] = None if job_id in records else text[match.start() : after.start() if after else len(text)]
+        records[job_id] = None if job_id in records else text[match.start() : end]
     return records
 
 
