@@ -65,6 +65,14 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _torch_only_where_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test of this process may have loaded PyTorch, which the library would then use."""
+    if request.node.get_closest_marker("torch") is None:
+        for name in ("torch", "torch.distributed"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node(tmp_path / "jobs" / "7.0")

@@ -11,7 +11,6 @@ import holdfast
 import pytest
 from holdfast import cli
 
-
 GREET = """
 import typer
 app = typer.Typer()
