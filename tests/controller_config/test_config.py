@@ -1,0 +1,168 @@
+from pathlib import Path
+
+import pytest
+from holdfast_common.errors import ConfigError
+from holdfast_controller.config import load_config
+
+FULL = """
+cluster = "lab-1"
+state_dir = "/var/lib/holdfast"
+policy = "/etc/holdfast/policy.toml"
+
+[slurm]
+conf = "/etc/slurm/slurm.conf"
+bin_dir = "/opt/slurm/bin"
+timeout_s = 5
+user = "slurmuser"
+
+[listen]
+socket = "/run/holdfast/c.sock"
+group = "admins"
+tcp = "10.0.0.1:7421"
+allow_remote_without_tls = true
+
+[auth]
+munge_socket = "/run/munge/other"
+
+[timing]
+watch_idle_s = 3
+watch_busy_s = 0.2
+cloud_poll_s = 11
+cloud_poll_busy_s = 3
+agent_heartbeat_s = 4
+agent_lost_s = 16
+
+[providers.aws]
+endpoint_url = "http://127.0.0.1:5000"
+regions = ["us-east-1", "us-west-2"]
+subnets = {us-east-1a = "subnet-1"}
+template = "gpu:3"
+images = {us-west-2 = "ami-1"}
+security_groups = ["sg-1", "sg-2"]
+on_demand_usd_h = {"p5.48xlarge" = 98.32, "us-west-2/p5.48xlarge" = 99}
+max_in_flight = 4
+call_timeout_s = 15
+"""
+SHORT = 'cluster = "c"\nstate_dir = "/s"\npolicy = "/p"\n'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "controller.toml"
+
+
+def faults(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.where == str(path)
+    return caught.value.faults
+
+
+def test_a_short_file_has_the_documented_defaults(path: Path) -> None:
+    path.write_text(SHORT)
+    config = load_config(path)
+    assert (config.slurm.conf, config.slurm.bin_dir, config.slurm.timeout_s, config.slurm.user) == (
+        "/etc/slurm/slurm.conf",
+        "/usr/bin",
+        10.0,
+        "slurm",
+    )
+    assert (config.listen.socket, config.listen.group, config.listen.tcp) == ("/run/holdfast/controller.sock", "", "127.0.0.1:7420")
+    assert not config.listen.allow_remote_without_tls
+    assert config.auth.munge_socket == "/run/munge/munge.socket.2"
+    assert list(config.timing.model_dump().values()) == [2.0, 0.1, 10.0, 2.0, 5.0, 20.0]
+    assert config.providers.aws is None
+
+
+def test_a_full_file_is_read_and_tells_the_aws_provider_all(path: Path) -> None:
+    path.write_text(FULL)
+    config = load_config(path)
+    assert (config.cluster, config.listen.tcp, config.slurm.user) == ("lab-1", "10.0.0.1:7421", "slurmuser")
+    assert config.providers.aws is not None
+    aws = config.providers.aws.with_cluster(config.cluster)
+    assert (aws.cluster, aws.regions, aws.endpoint_url) == ("lab-1", ("us-east-1", "us-west-2"), "http://127.0.0.1:5000")
+    assert aws.security_groups == {"us-east-1": ("sg-1", "sg-2"), "us-west-2": ("sg-1", "sg-2")}
+    assert (aws.launch_template, aws.images, aws.subnets) == ("gpu:3", {"us-west-2": "ami-1"}, {"us-east-1a": "subnet-1"})
+    assert (aws.threads, aws.call_timeout_s, aws.read_timeout_s) == (4, 15.0, 15.0)
+    assert aws.on_demand_usd_h["us-west-2/p5.48xlarge"] == 99.0
+
+
+def test_without_an_endpoint_amazons_own_is_used(path: Path) -> None:
+    path.write_text(SHORT + '[providers.aws]\nregions = ["us-east-1"]\n')
+    aws = load_config(path).providers.aws
+    assert aws is not None
+    assert (aws.with_cluster("c").endpoint_url, aws.with_cluster("c").security_groups) == (None, {})
+
+
+def test_every_fault_is_told_at_once(path: Path) -> None:
+    text = """
+cluster = "Lab"
+state_dirr = "/s"
+policy = "policy.toml"
+[slurm]
+timeout_s = "10"
+[listen]
+tcp = "0.0.0.0:7420"
+group = "a b"
+[timing]
+agent_lost_s = 6
+watch_busy_s = 5
+[auth]
+munge_sockett = "/x"
+[providers.aws]
+region = "us-east-1"
+regions = ["us-east-1", "us-east-1"]
+subnets = {eu-west-1a = "subnet-1"}
+images = {eu-west-1 = "ami-1"}
+endpoint_url = "https://key:secret@host"
+on_demand_usd_h = {p5 = 0}
+max_in_flight = 0
+[providers.gcp]
+project = "x"
+"""
+    remote = "other hosts can reach it, and without TLS the calls can be read and altered on the way: listen on 127.0.0.1, or set"
+    assert sorted(faults(path, text)) == sorted(
+        [
+            "cluster: 'Lab' is not allowed: write 1 to 40 of a-z, 0-9 and -: it is tagged on every instance",
+            "state_dir is missing",
+            "state_dirr: unknown key; did you mean 'state_dir'?"
+            " (known: auth, cluster, listen, policy, providers, slurm, state_dir, timing)",
+            "policy: 'policy.toml' is not allowed: write an absolute path",
+            "slurm.timeout_s: '10' is not allowed: should be a valid number",
+            f"listen.tcp: '0.0.0.0:7420': {remote} allow_remote_without_tls = true for a network that you trust",
+            "listen.group: 'a b' is not allowed: write a group's name",
+            "timing.agent_lost_s: 6 is less than 2 times timing.agent_heartbeat_s (5.0)",
+            "timing.watch_idle_s: 2.0 is less than timing.watch_busy_s (5)",
+            "auth.munge_sockett: unknown key; did you mean 'munge_socket'? (known: munge_socket)",
+            "providers.aws.region: unknown key; did you mean 'regions'? (known: call_timeout_s, endpoint_url, images, max_in_flight,"
+            " on_demand_usd_h, regions, security_groups, subnets, template)",
+            "providers.aws.regions: a region is named twice in ['us-east-1', 'us-east-1']",
+            "providers.aws.subnets.eu-west-1a: is in none of the regions us-east-1, us-east-1",
+            "providers.aws.images.eu-west-1: is none of the regions us-east-1, us-east-1",
+            "providers.aws.endpoint_url: 'https://key:secret@host' is not allowed: write http://host:port or https://host,"
+            " without credentials",
+            "providers.aws.on_demand_usd_h.p5: 0 is not allowed: should be greater than 0",
+            "providers.aws.max_in_flight: 0 is not allowed: should be greater than or equal to 1",
+            "providers.gcp: unknown key (known: aws)",
+        ]
+    )
+
+
+def test_the_providers_own_demands_are_faults_of_the_file(path: Path) -> None:
+    found = faults(path, SHORT + '[providers.aws]\nregions = ["' + "r" * 64 + '"]\n')
+    assert found
+    assert all(fault.startswith("providers.aws: ") for fault in found)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 300_000, b"cluster = ", b"[[[[", b""])
+def test_what_cannot_be_read_names_the_file(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"controller\.toml: "):
+        load_config(path)
+
+
+def test_a_missing_file_and_a_directory_are_named(path: Path) -> None:
+    for wrong in (path, path.parent):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(wrong)
