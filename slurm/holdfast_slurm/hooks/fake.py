@@ -11,11 +11,14 @@ from holdfast_protos.v1.hook_pb2_grpc import HookServiceServicer, add_HookServic
 
 @dataclass
 class FakeHookService(HookServiceServicer):
-    """Every call is in `calls`, in order; `asked` is set by each. `answer` holds all replies back while it is clear (it hangs)."""
+    """Every call is in `calls`, in order; `asked` is set by each. `answer` holds all replies back while it is clear (it
+    hangs), `gate` those to AwaitNodes.
+    """
 
     calls: list[object] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     answer: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: "deque[hook_pb2.AwaitNodesReply.Outcome.ValueType]" = field(default_factory=deque)
     """What AwaitNodes answers, one after the other; the last one for ever. READY when empty."""
 
@@ -25,6 +28,7 @@ class FakeHookService(HookServiceServicer):
     def __post_init__(self) -> None:
         """Answer at once until told otherwise."""
         self.answer.set()
+        self.gate.set()
 
     async def Resume(self, request: hook_pb2.ResumeRequest, context: object) -> hook_pb2.HookReply:  # noqa: N802  # named by the protocol
         """Record the request."""
@@ -41,6 +45,7 @@ class FakeHookService(HookServiceServicer):
     async def AwaitNodes(self, request: hook_pb2.AwaitNodesRequest, context: object) -> hook_pb2.AwaitNodesReply:  # noqa: N802  # named by the protocol
         """Record the request; answer with the next outcome."""
         await self._reply(request)
+        await self.gate.wait()
         outcome = self.outcomes[0] if self.outcomes else hook_pb2.AwaitNodesReply.READY
         if len(self.outcomes) > 1:
             self.outcomes.popleft()
