@@ -24,7 +24,8 @@ def running_munged(key: bytes) -> Iterator[Path]:
     arguments = ["--key-file", "--socket", "--pid-file", "--log-file", "--seed-file"]
     names = ["key", "s", "pid", "log", "seed"]
     paths = [part for flag, name in zip(arguments, names, strict=True) for part in (flag, str(home / name))]
-    daemon = subprocess.Popen(["munged", "-F", "--force", *paths], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = ["setpriv", "--pdeathsig", "TERM", "munged", "-F", "--force", *paths]  # ends with us, even after kill -9
+    daemon = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _await_socket(daemon, home / "s")
         yield home
