@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage; `run` passes on the code of its command.
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from holdfast_common.errors import ConfigError
 from holdfast_sandbox.cloud_control import CloudControl, CloudControlError
 from holdfast_sandbox.cluster import Sandbox, SandboxError
 from holdfast_sandbox.cluster_config import SandboxConfig
+from holdfast_sandbox.components import SLURMCTLD
 from holdfast_sandbox.defaults import default_controller
 from holdfast_sandbox.registry import registered
 from holdfast_sandbox.state import StateError
@@ -36,7 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
-def up(
+def up(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     directory: Directory = DEFAULT_DIRECTORY,
     nodes: Annotated[int, typer.Option(help="CLOUD nodes spot-1 to spot-N.")] = 8,
     boot_delay: Annotated[float, typer.Option(help="Seconds from launch until an instance runs.")] = 1.0,
@@ -60,6 +62,20 @@ def up(
     except ConfigError as fault:
         _fail("; ".join(fault.faults), as_json, code=2)
     sandbox = Sandbox(directory, config)
+    if foreground:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C
+    try:
+        _start(sandbox, foreground, as_json)
+        if foreground:
+            _stay(sandbox)
+    except KeyboardInterrupt:
+        sandbox.stop()
+        if not foreground:
+            raise
+
+
+def _start(sandbox: Sandbox, foreground: bool, as_json: bool) -> None:
     started = time.monotonic()
     try:
         sandbox.start(die_with_parent=foreground)
@@ -72,18 +88,16 @@ def up(
         "controller_socket": str(sandbox.layout.controller_socket),
         "cloud_url": sandbox.site.cloud_url,
     }
-    where = "" if directory == DEFAULT_DIRECTORY else f" --dir {directory}"
+    where = "" if sandbox.root == DEFAULT_DIRECTORY.resolve() else f" --dir {sandbox.root}"
     _tell(
         told,
         as_json,
-        f"The sandbox in {sandbox.root} is up after {told['seconds']} s: {nodes} nodes, partitions spot and local.\n"
+        f"The sandbox in {sandbox.root} is up after {told['seconds']} s: {sandbox.config.nodes} nodes, partitions spot and local.\n"
         f"  holdfast sandbox run{where} -- sbatch --partition=spot train.sh\n"
         f"  holdfast sandbox run{where} -- squeue\n"
         f"  holdfast sandbox interrupt{where} spot-1 --notice 30\n"
         f"  holdfast sandbox down{where}",
     )
-    if foreground:
-        _stay(sandbox)
 
 
 @app.command()
@@ -114,10 +128,8 @@ def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
     except SupervisorError as fault:
         _fail(str(fault), as_json)
     found: dict[str, Any] = {"directory": str(sandbox.root), "components": components, "nodes": [], "instances": []}
-    listed = sandbox.run(["sinfo", "--noheader", "--Node", "--format=%N %T %P"], check=False)
-    for line in sorted(set(listed.stdout.splitlines())):
-        name, state, partition = line.split()
-        found["nodes"].append({"name": name, "state": state, "partition": partition.rstrip("*")})
+    if components[SLURMCTLD]["state"] == "running":
+        found["nodes"] = _nodes(sandbox)
     try:
         found["instances"] = [each for each in _cloud(sandbox).instances() if each["state"] != "terminated"]
     except (CloudControlError, OSError) as fault:
@@ -134,7 +146,6 @@ def run(
 ) -> None:
     """Run a command in the sandbox's environment: sbatch, squeue and `holdfast nodes` just work in it."""
     sandbox = _opened(directory, as_json=False)
-    sys.stdout.flush()
     try:
         os.execvpe(command[0], command, sandbox.env)  # noqa: S606 - the user's own command, without a shell
     except OSError as fault:
@@ -173,21 +184,26 @@ def _opened(directory: Path, as_json: bool) -> Sandbox:
     return sandbox
 
 
+def _nodes(sandbox: Sandbox) -> list[dict[str, str]]:
+    """Return name, state and partition of each node; none where slurmctld does not answer."""
+    try:
+        listed = sandbox.run(["sinfo", "--noheader", "--Node", "--format=%N %T %P"], timeout_s=10).stdout
+    except (subprocess.SubprocessError, OSError):
+        return []
+    rows = [line.split() for line in sorted(set(listed.splitlines()))]
+    return [{"name": name, "state": state, "partition": partition.rstrip("*")} for name, state, partition in rows]
+
+
 def _cloud(sandbox: Sandbox) -> CloudControl:
     return CloudControl.from_ready_file(sandbox.layout.cloud_ready)
 
 
 def _stay(sandbox: Sandbox) -> None:
-    """Wait for a signal or the sandbox's end, then clean up."""
-    ended: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda caught, _: ended.append(caught))
-    while not ended and sandbox.running:
-        time.sleep(_WATCH_S)  # a signal ends it early
-    if not ended:
-        sandbox.stop(keep=True)
-        _fail(f"the sandbox ended by itself; its logs are in {sandbox.root}/log", as_json=False)
-    sandbox.stop()
+    """Return (or fail) when the sandbox has ended by itself."""
+    while sandbox.running:
+        time.sleep(_WATCH_S)
+    sandbox.stop(keep=True)
+    _fail(f"the sandbox ended by itself; its logs are in {sandbox.root}/log", as_json=False)
 
 
 def _status_text(found: dict[str, Any]) -> str:
@@ -204,6 +220,7 @@ def _status_text(found: dict[str, Any]) -> str:
 
 def _tell(data: dict[str, Any], as_json: bool, text: str) -> None:
     typer.echo(json.dumps(data) if as_json else text)
+    sys.stdout.flush()
 
 
 def _fail(message: str, as_json: bool, code: int = 1) -> NoReturn:

@@ -123,9 +123,9 @@ def system_binary(name: str) -> str:
 def _munged(site: Site) -> ComponentSpec:
     munge, sockets = site.layout.munge, site.layout.sockets
     argv = [system_binary("munged"), "--foreground", "--force", "--num-threads=2"]
-    argv += [f"--key-file={munge}/munge.key", f"--seed-file={munge}/seed", f"--log-file={site.layout.log}/munged.log"]
+    argv += [f"--key-file={munge}/munge.key", f"--seed-file={munge}/seed"]
     argv += [f"--socket={site.layout.munge_socket}", f"--pid-file={sockets}/munged.pid"]
-    return _spec(site, MUNGED, argv, log_name="munged.out")
+    return _spec(site, MUNGED, argv)
 
 
 def _slurmctld(site: Site) -> ComponentSpec:

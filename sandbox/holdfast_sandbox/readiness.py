@@ -53,7 +53,7 @@ def await_ready(site: Site, names: Sequence[str], deadline: float) -> None:
 def log_files(site: Site, name: str) -> list[Path]:
     """Return where a component writes, most telling first."""
     log = site.layout.log
-    if name in (MUNGED, SLURMCTLD):
+    if name == SLURMCTLD:
         return [log / f"{name}.log", log / f"{name}.out"]
     if name == LOCAL_SLURMD:
         return [site.layout.local_run / "slurmd.log", log / f"{name}.out"]
