@@ -108,6 +108,15 @@ def test_the_newest_are_kept(runs: Runs, tally: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "ck").glob("step-*")) == ["step-00000006.a0", "step-00000007.a0"]
 
 
+def test_a_checkpoint_stops_being_one_before_its_files_go(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[list[str]] = []
+    folder = trained / "step-00000002.a0"
+    monkeypatch.setattr(faults, "hook", lambda name: left.append([path.name for path in folder.iterdir()]) if folder.exists() else None)
+    CheckpointDirectory(trained, lambda _text: None).prune(keep=2)
+    assert left == [["rank0.pkl"]]
+    assert not folder.exists()
+
+
 def test_the_last_good_checkpoint_outlives_retention(trained: Path, runs: Runs, tally: Any) -> None:
     directory = CheckpointDirectory(trained, lambda _text: None)
     for step in (4, 6):

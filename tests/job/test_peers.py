@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from holdfast import parking
+from holdfast import parking, state
 from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.errors import Fenced, HoldfastError, SaveError
@@ -105,6 +105,8 @@ def test_each_rank_gets_its_own_state_and_all_get_the_model(tmp_path: Path, tall
         return found.step if found else None, model.value, loader.value
 
     rehearse(2, save)
+    parts = [set(state.load(tmp_path / "step-00000005.a0" / f"rank{rank}.pkl")) for rank in range(2)]
+    assert parts[0] - parts[1] == {"shared"}, "what is alike on all ranks is written once"
     expected = [(5, 100, 200), (5, 100, 201), (5, 100, 200)]
     assert rehearse(world_size, load) == expected[:world_size]
 
