@@ -16,6 +16,7 @@ from holdfast_controller.agents import AgentHub
 from holdfast_controller.describe import job_phase, job_sentence, node_phase, node_sentence
 from holdfast_controller.events import NoticeReceived, PolicySet
 from holdfast_controller.fleet import Fleet
+from holdfast_controller.history import FINISHED, history_of
 from holdfast_controller.journal import Entry, Journal
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.reactor import Reactor
@@ -23,6 +24,8 @@ from holdfast_controller.records import JobRecord, Node
 
 MAX_POLICY_BYTES = 1_000_000
 MAX_NOTICE_S = 86_400.0
+MAX_EVENTS = 10_000
+PAGE = 1000
 HISTORY = 40
 
 
@@ -78,11 +81,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def ListJobs(self, request: admin_pb2.ListJobsRequest, context: Any) -> admin_pb2.ListJobsReply:  # noqa: N802
-        """List jobs of managed partitions."""
-        wanted = set(request.ids)
-        jobs = [job for job in self._fleet.jobs.values() if not wanted or wanted & {job.view.key, str(job.view.job_id)}]
-        if wanted and not jobs:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast knows no job {sorted(wanted)[0]}")
+        """List jobs of managed partitions. An array's own id names all its tasks."""
+        wanted, seen, jobs = set(request.ids), set(), []
+        for job in self._fleet.jobs.values():
+            names = {job.view.key, str(job.view.job_id), job.view.key.partition("_")[0]}
+            if not wanted or wanted & names:
+                seen |= names
+                jobs.append(job)
+        if wanted - seen:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast knows no job {min(wanted - seen)}")
         return admin_pb2.ListJobsReply(jobs=[self._job(job) for job in jobs])
 
     def _job(self, job: JobRecord) -> admin_pb2.JobInfo:
@@ -108,24 +115,45 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Stream the journal: the newest `limit` entries, or those after `after_seq`; with `follow`, what comes after them as well."""
         ref = f"node:{request.node}" if request.node else f"job:{request.job_id}" if request.job_id else ""
         after = request.after_seq
-        first = await self._journal.read(after, ref, newest=0 if after else min(request.limit or 100, 10_000))
-        for entry in first:
-            yield event_message(entry)
-        after = max([after, *(entry.seq for entry in first)])
-        while request.follow:
-            changed = asyncio.ensure_future(self._reactor.changed())
-            entries = await self._journal.read(after, ref)
-            for entry in entries:
+        if after:
+            newest = await self._journal.read(newest=1)
+            if after > max((entry.seq for entry in newest), default=0):
+                await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"the journal has no event {after} yet: it was begun anew")
+        else:
+            for entry in await self._journal.read(0, ref, newest=min(request.limit or 100, MAX_EVENTS)):
                 yield event_message(entry)
                 after = entry.seq
-            if entries:
+            if not request.follow:
+                return
+        async for entry in self._after(after, ref, follow=request.follow):
+            yield event_message(entry)
+
+    async def _after(self, after: int, ref: str, *, follow: bool) -> AsyncIterator[Entry]:
+        """Yield entries in order. Each part of the journal is searched once, however seldom `ref` comes up in it."""
+        while True:
+            changed = asyncio.ensure_future(self._reactor.changed())
+            try:
+                known = self._reactor.seq
+                entries = await self._journal.read(after, ref, limit=PAGE)
+                for entry in entries:
+                    yield entry
+                    after = entry.seq
+                if len(entries) == PAGE:
+                    continue
+                if not follow:
+                    return
+                after = max(after, known)
+                while self._reactor.seq <= after:
+                    await changed
+                    changed = asyncio.ensure_future(self._reactor.changed())
+            finally:
                 changed.cancel()
-            else:
-                await changed
 
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> admin_pb2.ExplainReply:  # noqa: N802
         """Say why a node or a job is as it is, with its history."""
         now, plans = self._clock.now(), self._policies.plans()
+        if bool(request.node) == bool(request.job_id):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "name a node or a job")
         if request.node:
             node = self._fleet.nodes.get(request.node)
             if node is None:
@@ -136,24 +164,27 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             job = self._fleet.jobs.get(request.job_id)
             ref = f"job:{request.job_id}"
             summary = job_sentence(self._fleet, plans, job, now) if job is not None else ""
-        history = await self._journal.read(0, ref, newest=HISTORY)
+        history = await history_of(self._journal, ref, HISTORY)
         if not summary and not history:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast knows no job {request.job_id}")
         summary = summary or f"job {request.job_id} is over, and Slurm has forgotten it."
-        return admin_pb2.ExplainReply(summary=summary, history=[event_message(entry) for entry in history])
+        return admin_pb2.ExplainReply(summary=summary, history=[event_message(line.entry, line.outcome) for line in history])
 
     async def GetPolicy(self, request: admin_pb2.GetPolicyRequest, context: Any) -> admin_pb2.PolicyReply:  # noqa: N802
         """Return the policy in force."""
         return admin_pb2.PolicyReply(toml=self._policies.text, revision=self._policies.revision)
 
     async def SetPolicy(self, request: admin_pb2.SetPolicyRequest, context: Any) -> admin_pb2.PolicyReply:  # noqa: N802
-        """Check a policy, or put it in force. Faults come back in the reply, and then nothing has changed."""
+        """Check a policy, or put it in force. Faults come back in the reply, and then nothing has changed.
+
+        Aborts with ABORTED where the policy in force is not the one that was read.
+        """
         current = self._policies.revision
         if len(request.toml) > MAX_POLICY_BYTES:
             return admin_pb2.PolicyReply(revision=current, faults=[f"longer than {MAX_POLICY_BYTES} bytes"])
         if request.expected_revision and request.expected_revision != current:
-            fault = f"the policy changed meanwhile: it is at revision {current}, not {request.expected_revision}"
-            return admin_pb2.PolicyReply(toml=self._policies.text, revision=current, faults=[fault])
+            fault = f"the policy changed meanwhile: it is at revision {current}, not {request.expected_revision[:40]}"
+            await context.abort(grpc.StatusCode.ABORTED, fault)
         try:
             revision = self._policies.check(request.toml)
             if not request.check_only:
@@ -161,6 +192,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
                 await self._reactor.record(PolicySet(self._clock.now(), revision))
         except ConfigError as error:
             return admin_pb2.PolicyReply(toml=request.toml, revision=current, faults=error.faults)
+        except OSError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the policy file cannot be written: {error}")
+            raise
         return admin_pb2.PolicyReply(toml=request.toml, revision=revision)
 
     async def Interrupt(self, request: admin_pb2.InterruptRequest, context: Any) -> admin_pb2.InterruptReply:  # noqa: N802
@@ -170,19 +204,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast does not manage node {request.node}")
             raise AssertionError
         if node.view is None or not node.view.up or node.doom is not None:
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION, node_sentence(self._fleet, self._policies.plans(), node, self._clock.now())
-            )
-        now = self._clock.now()
-        window_s = min(max(request.notice_s, 0.0), MAX_NOTICE_S)
+            sentence = node_sentence(self._fleet, self._policies.plans(), node, self._clock.now())
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"only a node that is up can be interrupted: {sentence}")
+        if not 0 <= request.notice_s <= MAX_NOTICE_S:  # NaN neither
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"notice_s must be 0 to {MAX_NOTICE_S:.0f} seconds")
+        now, window_s = self._clock.now(), request.notice_s
         reason = "".join(char for char in request.reason[:200] if char.isprintable()) or "an admin wants the node"
         notice = Notice(f"admin-{node.name}-{now:.3f}", NoticeKind.DRAIN, now + window_s, now, reason)
         await self._reactor.record(NoticeReceived(now, node.name, notice, "admin"))
         return admin_pb2.InterruptReply(notice_id=notice.id)
 
 
-def event_message(entry: Entry) -> admin_pb2.Event:
-    """Return the entry as it goes over the wire."""
+def event_message(entry: Entry, outcome: str = "") -> admin_pb2.Event:
+    """Return the entry as it goes over the wire; an outcome that is an entry of its own is its own outcome."""
     return admin_pb2.Event(
         seq=entry.seq,
         at=entry.at,
@@ -190,4 +224,5 @@ def event_message(entry: Entry) -> admin_pb2.Event:
         command=hasattr(commands, entry.kind),
         text=entry.text,
         body_json=entry.body,
+        outcome=entry.text if entry.kind == FINISHED else outcome,
     )

@@ -42,14 +42,14 @@ class CloudEffects:
         pool = self._plans().pool(command.pool)
         if pool is None or pool.provider not in self._providers:
             fault = Fault(FaultKind.CONFIG, "PoolUnknown", f"the policy or the settings have no {command.pool}")
-            return (LaunchEnded(self._clock.now(), command.launch_id, command.pool, (), (fault,)),)
+            return (LaunchEnded(self._clock.now(), command.launch_id, command.pool, (), (fault,), about=command.refs()),)
         provider = self._providers[pool.provider]
         async with self._slots[pool.provider]:
             result = await self._call(provider, pool, command, resumed=resumed)
             price, on_demand = await self._prices(provider, pool)
         self._poll_soon()
         now = self._clock.now()
-        return (LaunchEnded(now, command.launch_id, command.pool, result.instances, result.faults, price, on_demand),)
+        return (LaunchEnded(now, command.launch_id, command.pool, result.instances, result.faults, price, on_demand, command.refs()),)
 
     async def _call(self, provider: Provider, pool: Pool, command: c.Launch, *, resumed: bool) -> LaunchResult:
         count = len(command.nodes)

@@ -327,10 +327,11 @@ class LaunchEnded(Event):
     faults: tuple[Fault, ...] = ()
     price_usd_h: float | None = None
     on_demand_usd_h: float | None = None
+    about: tuple[str, ...] = ()
 
     def refs(self) -> tuple[str, ...]:
-        """The instances."""
-        return tuple(f"instance:{instance.instance_id}" for instance in self.instances)
+        """The nodes and the job that it was for, and the instances."""
+        return (*self.about, *(f"instance:{instance.instance_id}" for instance in self.instances))
 
     def __str__(self) -> str:
         """One sentence."""
