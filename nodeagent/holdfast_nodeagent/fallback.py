@@ -12,11 +12,12 @@ from typing import Protocol
 
 from holdfast_common import evacuation as steps
 from holdfast_common.clock import Clock
-from holdfast_common.errors import SlurmRefused, Temporary
+from holdfast_common.errors import ConfigError, HoldfastError
 from holdfast_common.faults import fault_point
 from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
+from holdfast_slurm.directives import parse_directives
 
 from holdfast_nodeagent.claims import Report
 from holdfast_nodeagent.jobdirs import JobKey
@@ -26,7 +27,7 @@ ROUND_S = 0.25
 """Between two looks at Slurm while acting."""
 LAST_CALL = 0.5
 """A controller that answers, but has left a job here until this share of the margin is left, is helped."""
-_SIGNAL = re.compile(r"(?:[A-Z]*(B)[A-Z]*:)?(?:SIG)?([A-Z0-9]{1,10})(?:@\d+)?")
+_SIGNAL = re.compile(r"(?:([A-Z]{1,4}):)?(?:SIG)?([A-Z0-9]{1,10})(?:@\d+)?")
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Fallback:
                 await self.round(notice)
                 self._fault = ""
                 await self._clock.sleep(ROUND_S)
-            except (Temporary, SlurmRefused) as error:
+            except HoldfastError as error:
                 if str(error) != self._fault:
                     self._fault = str(error)
                     log.error("evacuating without a controller: %s", error)
@@ -170,13 +171,15 @@ class Fallback:
 
     def _case(self, attempt: KeptAttempt, view: JobView, notice: Notice) -> steps.JobCase:
         report = self._jobs.reports.get(JobKey(attempt.job_id, attempt.attempt))
+        signal, exit_code = declared(view)
         case = steps.JobCase(
             view=view,
             attempt=attempt.attempt,
             nodes=attempt.nodes,
             doomed=frozenset({self._node.name}),
             deadline=notice.deadline,
-            signal=declared_signal(view.signal),
+            signal=signal,
+            exit_code=exit_code,
         )
         if report is None:
             return case
@@ -244,12 +247,22 @@ class Fallback:
         return True
 
 
-def declared_signal(text: str) -> str:
-    """Return the signal of a job's `--signal` as the steps word it (`B:USR1`), from Slurm's `B:10@60`; empty for none or an odd one."""
-    match = _SIGNAL.fullmatch(text)
-    if match is None:
-        return ""
-    return f"B:{match[2]}" if match[1] else match[2]
+def declared(view: JobView) -> tuple[str, int | None]:
+    """Return the signal (`USR1`, `B:USR1`, or empty) and the exit code that the job declared, in its directives or by `--signal`.
+
+    Slurm prints the latter as `B:10@60`.
+    """
+    exit_code = None
+    try:
+        said = parse_directives(view.comment)
+    except ConfigError:
+        pass  # faulty directives are as good as absent; the controller tells the job
+    else:
+        exit_code = said.exit_code
+        if said.signal:
+            return f"{'B:' if said.signal_batch else ''}{said.signal}", exit_code
+    match = _SIGNAL.fullmatch(view.signal)
+    return ("", exit_code) if match is None else (f"{'B:' if 'B' in (match[1] or '') else ''}{match[2]}", exit_code)
 
 
 def _reason(step: steps.Step) -> str:

@@ -2,6 +2,9 @@
 
 `node/` is ours (root's), `job/` is the job's user's, and whatever stands there is untrusted: it may be a link, a pipe, huge, another
 user's, or change while we look. Nothing is followed, nothing can block, nothing larger than 64 KiB is read.
+
+Prolog writes `node/context.json` last: a directory without it is still being made. Epilog sets the directory of an ended attempt aside, as
+`.gone-<job_id>.<attempt>`, and removes it a minute later: the job's last words are read there.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ from holdfast_common.jobfiles import MAX_FILE_BYTES, MAX_RANKS_PER_NODE
 
 MAX_ENTRIES = 8192
 """Entries of a job's folder that are looked at; the rest is not seen."""
+_ASIDE = ".gone-"
 _NAME = re.compile(r"([1-9]\d{0,9})\.(0|[1-9]\d{0,8})")
 _RANK = re.compile(r"rank\.(0|[1-9]\d{0,8})\.json")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,13 +60,14 @@ class JobDirs:
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.root.chmod(0o755)
 
-    def keys(self) -> frozenset[JobKey]:
-        """Return the attempts that have a directory of ours, complete with `node/` and `job/`."""
+    def keys(self, *, aside: bool = False) -> frozenset[JobKey]:
+        """Return the attempts that have a complete directory of ours, or with `aside` those whose directory was set aside."""
         found = set()
         with os.scandir(self.root) as entries:
             for entry in entries:
-                match = _NAME.fullmatch(entry.name)
-                if match and self._ours(entry):
+                set_aside = entry.name.startswith(_ASIDE)
+                match = _NAME.fullmatch(entry.name.removeprefix(_ASIDE))
+                if match and set_aside is aside and self._ours(entry):
                     found.add(JobKey(int(match[1]), int(match[2])))
         return frozenset(found)
 
@@ -74,11 +79,14 @@ class JobDirs:
             return None
         return (status.st_ino, status.st_mtime_ns) if stat.S_ISDIR(status.st_mode) else None
 
-    def claims(self, key: JobKey) -> Claims | None:
-        """Read the job's own files (`rank.<r>.json`, `status.json`); None where its folder is gone or is not one."""
+    def claims(self, key: JobKey, *, aside: bool = False) -> Claims | None:
+        """Read the job's own files (`rank.<r>.json`, `status.json`); None where its folder is gone or is not one.
+
+        With `aside` they are read where Epilog has set them aside.
+        """
         with contextlib.ExitStack() as stack:
             try:
-                folder = os.open(self.root / str(key) / "job", _DIRECTORY)
+                folder = os.open(self.root / f"{_ASIDE if aside else ''}{key}" / "job", _DIRECTORY)
             except OSError:
                 return None
             stack.callback(os.close, folder)
@@ -124,11 +132,13 @@ class JobDirs:
             status = entry.stat(follow_symlinks=False)
             node = os.lstat(os.path.join(entry.path, "node"))
             job = os.lstat(os.path.join(entry.path, "job"))
+            context = os.lstat(os.path.join(entry.path, "node", "context.json"))
         except OSError:
             return False
         trusted = {0, os.geteuid()}
         return (
             all(stat.S_ISDIR(each.st_mode) for each in (status, node, job))
+            and stat.S_ISREG(context.st_mode)
             and status.st_uid in trusted
             and node.st_uid in trusted
             and not (status.st_mode | node.st_mode) & (stat.S_IWOTH | stat.S_IWGRP)

@@ -14,7 +14,7 @@ from holdfast_common.jobfiles import ContextFile, NoticeFile, RankFile, StatusFi
 from holdfast_common.notice import Notice, NoticeKind
 
 from holdfast_nodeagent.claims import Rank, Report, summarize
-from holdfast_nodeagent.jobdirs import JobDirs, JobKey, rank_of
+from holdfast_nodeagent.jobdirs import Claims, JobDirs, JobKey, rank_of
 from holdfast_nodeagent.notices.base import strongest
 from holdfast_nodeagent.processes import Process, Processes, wake_signal
 
@@ -56,6 +56,8 @@ class Job:
     report: Report | None = None
     sent: Report | None = None
     sent_at: float = 0.0
+    heard_out: bool = False
+    """Its last words were read, where Epilog has set its directory aside."""
     empty_since: float | None = None
     gone: bool = False
 
@@ -81,6 +83,7 @@ class Jobs:
         self._jobs: dict[JobKey, Job] = {}
         self._own: tuple[Notice, ...] = ()
         self._steps: dict[int, list[Process]] | None = None
+        self._began = False
 
     @property
     def reports(self) -> Mapping[JobKey, Report]:
@@ -126,7 +129,9 @@ class Jobs:
         """Bring disk, processes and reports in line. Raises OSError where our own directories cannot be used."""
         self._steps = None
         present = self._dirs.keys()
-        for key in sorted(present - self._jobs.keys()):
+        ended = frozenset() if self._began else self._dirs.keys(aside=True)  # while we were being restarted
+        self._began = True
+        for key in sorted((present | ended) - self._jobs.keys()):
             self._jobs[key] = self._adopt(key)
         for key, job in sorted(self._jobs.items()):
             try:
@@ -140,6 +145,11 @@ class Jobs:
         if here:
             self._tell(job)
             self._read(job)
+        elif not job.heard_out:
+            job.heard_out = True
+            claims = self._dirs.claims(job.key, aside=True)
+            if claims is not None:
+                self._take(job, claims)
         self._look(job)
         self._wake(job)
         self._conclude(job, here)
@@ -188,7 +198,7 @@ class Jobs:
         try:
             context = parse(ContextFile, text)
         except InputError as error:
-            self._fault(job, "node/context.json", str(error))
+            self._fault(job, "node/context.json", f"void: {error}")
             return
         enriched = self._enrich(context)
         if enriched == context or self._dirs.write_node(job.key, "context.json", dump(enriched)):
@@ -202,7 +212,11 @@ class Jobs:
         if claims is None:
             return
         # The stamp is from before the reading: what is renamed in meanwhile changes it, and is read at the next tick.
-        job.stamp, job.read_at, job.uid = stamp, now, claims.uid
+        job.stamp, job.read_at = stamp, now
+        self._take(job, claims)
+
+    def _take(self, job: Job, claims: Claims) -> None:
+        job.uid = claims.uid
         faults, files, status = dict(claims.faults), {}, None
         for name, text in claims.texts.items():
             try:
@@ -215,13 +229,13 @@ class Jobs:
                 faults[name] = str(error)
         job.files, job.status = files, status
         for name, fault in faults.items():
-            self._fault(job, f"job/{name}", fault)
+            self._fault(job, f"job/{name}", f"void: {fault}")
         job.faults = {name: fault for name, fault in job.faults.items() if name.removeprefix("job/") in faults or name.startswith("node/")}
 
     def _fault(self, job: Job, name: str, fault: str) -> None:
         if job.faults.get(name) != fault:
             job.faults[name] = fault
-            log.warning("job %s: %s is void: %s", job.key, name, fault)
+            log.warning("job %s: %s: %s", job.key, name, fault)
 
     def _ranks(self, job: Job) -> dict[int, Rank]:
         ranks = {}

@@ -8,6 +8,8 @@ proctrack/linuxproc the ancestors and the environment (Slurm sets SLURM_JOB_ID) 
 import os
 import re
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ class Process:
     parent: int
     uid: int
     started: float
-    """Unix seconds, to about a second (the boot time in /proc/stat is whole seconds)."""
+    """Unix seconds."""
     name: str
     zombie: bool = False
 
@@ -43,11 +45,17 @@ def wake_signal(value: str | int | None) -> signal.Signals | int | None:
     return number if number in _HARMLESS or signal.SIGRTMIN <= number <= signal.SIGRTMAX else None
 
 
+def boot_time() -> float:
+    """Return when the machine booted, Unix seconds. Asked anew each time, since the wall clock may be set right after the boot."""
+    return time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Processes:
     """The process table below `root`. Nothing here raises for a process that has ended meanwhile: it is simply not there."""
 
-    def __init__(self, root: Path = Path("/proc")) -> None:
+    def __init__(self, root: Path = Path("/proc"), boot_time: Callable[[], float] = boot_time) -> None:
         self._root = root
+        self._boot_time = boot_time
         self._tick_s = 1.0 / os.sysconf("SC_CLK_TCK")
 
     def get(self, pid: int) -> Process | None:
@@ -137,7 +145,7 @@ class Processes:
         return ""
 
     def _pids(self) -> list[int]:
-        return [int(name) for name in os.listdir(self._root) if name.isdecimal()]
+        return sorted(int(name) for name in os.listdir(self._root) if name.isdecimal())
 
     def _name(self, pid: int) -> bytes:
         try:
@@ -182,7 +190,3 @@ class Processes:
         except OSError:
             return False
         return b"SLURM_JOB_ID=%d" % job_id in entries
-
-    def _boot_time(self) -> float:
-        match = re.search(rb"^btime (\d+)$", (self._root / "stat").read_bytes(), re.MULTILINE)
-        return float(match[1]) if match else 0.0

@@ -70,13 +70,14 @@ class Slurmd:
         except OSError as error:
             log.error("%s cannot be run: %s", command[0], error.strerror)
             return False
-        waited_s = 0.0
-        while process.poll() is None and waited_s < COMMAND_S and not (wait_for_slurmd and self.running()):
-            await self._clock.sleep(0.05)
-            waited_s += 0.05
-        if process.returncode is None:
-            process.returncode = 0  # it is not ours any more: no ResourceWarning, and init reaps it after us
-            return True
-        if process.returncode != 0:
-            log.error("%s failed with %d, see %s", command[0], process.returncode, self._log_path)
-        return process.returncode == 0
+        try:
+            waited_s = 0.0
+            while process.poll() is None and waited_s < COMMAND_S and not (wait_for_slurmd and self.running()):
+                await self._clock.sleep(0.05)
+                waited_s += 0.05
+            if process.returncode:
+                log.error("%s failed with %d, see %s", command[0], process.returncode, self._log_path)
+            return not process.returncode
+        finally:
+            if process.returncode is None:
+                process.returncode = 0  # it lives on without us: Popen shall not warn of that, and init reaps it after us

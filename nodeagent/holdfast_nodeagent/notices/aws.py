@@ -26,7 +26,7 @@ SLOW_EVERY = 5
 """The sources with minutes or days of warning are asked at each fifth look."""
 
 _META = "/latest/meta-data/"
-_ACTIONS = {"terminate", "stop", "hibernate"}
+_ACTIONS = ("terminate", "stop", "hibernate")
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 

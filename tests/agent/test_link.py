@@ -1,0 +1,156 @@
+"""The stream against a real gRPC server on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from holdfast_common.clock import SystemClock
+from holdfast_nodeagent.fakes import FakeController
+from holdfast_nodeagent.link import Link
+from holdfast_nodeagent.outbox import Outbox
+from holdfast_protos.v1 import agent_pb2 as pb
+
+MakeLink = Callable[..., Link]
+Eventually = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.news = asyncio.Event()
+
+    def note(self, what: str) -> None:
+        self.said.append(what)
+        self.news.set()
+
+    async def until(self, count: int) -> None:
+        while len(self.said) < count:
+            self.news.clear()
+            await self.news.wait()
+
+    def hello(self) -> pb.Hello:
+        return pb.Hello(instance_id="i-1", launch_token="secret")
+
+    def on_welcome(self, welcome: pb.Welcome) -> None:
+        self.note(f"welcome {welcome.node}")
+
+    def on_prepare(self, prepare: pb.Prepare) -> None:
+        self.note(f"prepare {list(prepare.job_ids)}")
+
+    def on_release(self, release: pb.Release) -> None:
+        self.note(f"release {release.reason}")
+
+    def on_hazard(self, hazard: pb.Hazard) -> None:
+        self.note(f"hazard {hazard.hazard_per_h}")
+
+    def slurmd_running(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+async def make_link(controller: FakeController, listener: Listener) -> AsyncIterator[Callable[..., Link]]:
+    tasks = []
+
+    def make(*, urgent: bool = True, patience_s: float = 0.3) -> Link:
+        link = Link(controller.channel, listener, Outbox(), SystemClock(), lambda: urgent, patience_s)
+        tasks.append(asyncio.ensure_future(link.run()))
+        return link
+
+    yield make
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def job(step: int) -> pb.AgentMessage:
+    return pb.AgentMessage(job_status=pb.JobStatus(job_id=12, step=step))
+
+
+async def test_hello_comes_first_and_nothing_else_before_the_welcome(
+    controller: FakeController, listener: Listener, make_link: MakeLink
+) -> None:
+    controller.welcome = False
+    link = make_link()
+    link.put("job:12.0", job(1))
+    hello = await controller.until("hello")
+    assert (hello.hello.instance_id, hello.hello.launch_token) == ("i-1", "secret")
+    await asyncio.sleep(0.05)
+    assert len(controller.received) == 1
+    assert not link.welcomed
+    controller.say("w", welcome=pb.Welcome(node="spot-1", heartbeat_s=0.2))
+    assert (await controller.until("job_status")).job_status.step == 1
+    assert listener.said == ["welcome spot-1"]
+
+
+async def test_messages_are_acknowledged_and_made_once(controller: FakeController, listener: Listener, make_link: MakeLink) -> None:
+    make_link()
+    await controller.until("hello")
+    for _ in range(3):
+        controller.say("p", prepare=pb.Prepare(job_ids=[12]))
+    controller.say("r", release=pb.Release(reason="over"))
+    controller.say("h", hazard=pb.Hazard(hazard_per_h=0.5))
+    acks = [(await controller.until("ack", number)).ack.id for number in range(1, 7)]
+    assert acks == ["w-1", "p-1", "p-1", "p-1", "r-1", "h-1"]
+    assert listener.said == ["welcome spot-1", "prepare [12]", "release over", "hazard 0.5"]
+
+
+async def test_a_lost_stream_is_made_anew_and_what_was_not_acknowledged_goes_again(
+    controller: FakeController, listener: Listener, make_link: MakeLink
+) -> None:
+    controller.acks = False
+    link = make_link()
+    link.put("job:12.0", job(1))
+    first = await controller.until("job_status")
+    controller.end_stream()
+    again = await controller.until("job_status", 2)
+    assert again.id == first.id
+    controller.acks = True
+    link.put("job:12.0", job(2))
+    assert (await controller.until("job_status", 3)).job_status.step == 2
+    assert controller.streams == 2
+
+
+async def test_a_controller_that_comes_back_is_found(
+    controller: FakeController, listener: Listener, make_link: MakeLink, eventually: Eventually
+) -> None:
+    link = make_link()
+    await listener.until(1)
+    await controller.stop()
+    await eventually(lambda: not link.welcomed)
+    link.put("notice:n", pb.AgentMessage(notice=pb.Notice(id="n")))
+    before = link.silence_s()
+    await asyncio.sleep(0.05)
+    assert link.silence_s() > before
+    await controller.start()
+    assert (await controller.until("notice")).notice.id == "n"
+    await eventually(lambda: link.silence_s() == 0)
+    assert len(listener.said) == 2
+
+
+async def test_a_silent_controller_on_an_open_stream_is_noticed(
+    controller: FakeController, listener: Listener, make_link: MakeLink, eventually: Eventually
+) -> None:
+    link = make_link(patience_s=0.2)
+    await listener.until(1)
+    controller.acks = False
+    started = asyncio.get_running_loop().time()
+    await eventually(lambda: link.silence_s() >= 0.2)
+    assert asyncio.get_running_loop().time() - started < 1.0  # by heartbeats alone, no notice was sent
+    controller.acks = True
+
+
+async def test_a_refusal_waits_and_tries_again_where_it_says_so(
+    controller: FakeController, listener: Listener, make_link: MakeLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    controller.welcome = False
+    make_link()
+    await controller.until("hello")
+    controller.say("x", refused=pb.Refused(reason="no such instance", retry=True))
+    await controller.until("hello", 2)
+    assert "refused: no such instance" in caplog.text
+    assert "secret" not in caplog.text
