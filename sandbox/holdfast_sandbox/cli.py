@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from holdfast_common.errors import ConfigError
 
-from holdfast_sandbox.cloud_control import CloudControl, CloudControlError
+from holdfast_sandbox.cloud_control import CloudControlError
 from holdfast_sandbox.cluster import Sandbox, SandboxError
 from holdfast_sandbox.cluster_config import SandboxConfig
 from holdfast_sandbox.components import SLURMCTLD
@@ -131,7 +131,7 @@ def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
     if components[SLURMCTLD]["state"] == "running":
         found["nodes"] = _nodes(sandbox)
     try:
-        found["instances"] = [each for each in _cloud(sandbox).instances() if each["state"] != "terminated"]
+        found["instances"] = [each for each in sandbox.cloud.instances() if each["state"] != "terminated"]
     except (CloudControlError, OSError) as fault:
         found["cloud_error"] = str(fault)
     _tell(found, as_json, _status_text(found))
@@ -166,7 +166,7 @@ def interrupt(
     sandbox = _opened(directory, as_json)
     try:
         instance = sandbox.instances.instance_of(node)
-        cloud = _cloud(sandbox)
+        cloud = sandbox.cloud
         reply = cloud.kill(instance) if no_notice else cloud.reclaim(instance, notice_s=notice)
     except (LookupError, CloudControlError, OSError) as fault:
         _fail(str(fault), as_json)
@@ -192,10 +192,6 @@ def _nodes(sandbox: Sandbox) -> list[dict[str, str]]:
         return []
     rows = [line.split() for line in sorted(set(listed.splitlines()))]
     return [{"name": name, "state": state, "partition": partition.rstrip("*")} for name, state, partition in rows]
-
-
-def _cloud(sandbox: Sandbox) -> CloudControl:
-    return CloudControl.from_ready_file(sandbox.layout.cloud_ready)
 
 
 def _stay(sandbox: Sandbox) -> None:

@@ -15,6 +15,7 @@ from types import TracebackType
 from holdfast_common.errors import HoldfastError
 
 from holdfast_sandbox import registry
+from holdfast_sandbox.cloud_control import CloudControl
 from holdfast_sandbox.cluster_config import SandboxConfig, Site
 from holdfast_sandbox.components import CLOUD, cloud_environment, system_binary
 from holdfast_sandbox.instances import Instances
@@ -139,6 +140,11 @@ class Sandbox:
     def slurm(self) -> SlurmQueries:
         """Short questions to its Slurm."""
         return SlurmQueries(self.run)
+
+    @property
+    def cloud(self) -> CloudControl:
+        """The simulated cloud's control: refuse, reclaim, kill. Raises OSError where the cloud is not ready."""
+        return CloudControl.from_ready_file(self.layout.cloud_ready)
 
     @property
     def instances(self) -> Instances:
