@@ -99,10 +99,14 @@ class Board:
 
     def seen(self, notice: Notice, t: float) -> None:
         """A notice was seen on this node (called from any thread)."""
-        self._notice_id = notice.id
-        self._rank.now(notice_id=notice.id)
-        self._status.now(notice_id=notice.id)
+        self.note(notice.id)
         self.followed(notice, t)
+
+    def note(self, notice_id: str) -> None:
+        """The notice that all reports refer to from now on."""
+        self._notice_id = notice_id
+        self._rank.now(notice_id=notice_id)
+        self._status.now(notice_id=notice_id)
 
     def followed(self, notice: Notice, t: float, **identity: Any) -> None:
         """Record a notice; `identity` names the rank and node that saw it where it was another."""

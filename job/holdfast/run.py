@@ -236,40 +236,49 @@ class Run:
         return self._every_steps is not None and self._step > 0 and self._step % self._every_steps == 0
 
     def _boundary(self, total: int) -> None:
-        """Between two steps: agree with the other ranks, and do what the greatest wish asks for."""
-        assert self._peers is not None
+        """Between two steps: agree with the other ranks, and do what the greatest wish asks for.
+
+        After a save they agree again: a notice that came meanwhile finds its step saved already, and parks at once.
+        """
         self._board.progress(self._step, self._step_s, self._metrics)
-        final = self._step >= total
-        if not (final or self._at_period() or self._cadence.due(self._step)):
+        if not (self._step >= total or self._at_period() or self._cadence.due(self._step)):
             self._watch.poll()
             return
+        saved = False
+        while self._round(total):
+            saved = True
+        if saved:
+            self._board.state("running")
+            self._saver.prune(self._keep)
+
+    def _round(self, total: int) -> bool:
+        """One agreement and what follows from it. Whether there is reason for another."""
+        assert self._peers is not None
         mine = self._wish(total)
         step_us = int((self._step_s or 0.0) * 1e6)
         wish, slowest_us, most, least = self._peers.highest([mine.wish, step_us, self._step, -self._step])
         if most != -least:
             raise HoldfastError(f"the ranks are at different steps ({-least} to {most}): each must do the same loop")
         self._cadence.settle(self._step, slowest_us / 1e6)
-        if wish != _GO_ON:
-            self._act(self._peers.gather(mine), mine, final)
-
-    def _act(self, views: list[_View], mine: _View, final: bool) -> None:
-        lead = max(views, key=lambda view: view.weight)
+        if wish == _GO_ON:
+            return False
+        lead = max(self._peers.gather(mine), key=lambda view: view.weight)
         if lead.notice is not None:
             self._follow(lead, mine)
-        saved = self._save(lead)
-        if not saved or lead.notice is None:
-            return
-        self._watch.handled(lead.notice)
-        if mine.notice is not None:
-            self._watch.handled(mine.notice)
-        if lead.wish == _PARK and not final:
+        if not self._save(lead):
+            return False
+        for view in (lead, mine):
+            if view.notice is not None:
+                self._watch.handled(view.notice)
+        if lead.notice is not None and lead.wish == _PARK and self._step < total:
             self._park(lead.notice)
+        return True
 
     def _follow(self, lead: _View, mine: _View) -> None:
         """All ranks go by one rank's notice; each reports the id of its own node's where it has one."""
         assert lead.notice is not None
         notice_id = (mine.notice or lead.notice).id
-        self._board.state("running", step=self._step, notice_id=notice_id)
+        self._board.note(notice_id)
         if lead.rank != self._place.rank:
             self._board.followed(lead.notice, lead.seen_at, rank=lead.rank, node=lead.node)
         for callback in self._callbacks:
@@ -298,9 +307,6 @@ class Run:
         self._estimate.learn(saved.size_bytes, saved.seconds)
         self._board.state("saved", rank={"save_expected_s": self._estimate.expected_s}, **self._saved_keys(saved))
         self._save_ended(lead, round(saved.seconds, 6), None)
-        if lead.wish != _PARK:
-            self._saver.prune(self._keep)
-            self._board.state("running")
         return True
 
     def _failed(self, lead: _View, fault: SaveError, seconds: float) -> None:

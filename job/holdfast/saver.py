@@ -15,7 +15,7 @@ from holdfast import faults, manifest
 from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.directory import Checkpoint, CheckpointDirectory
-from holdfast.errors import HoldfastError, SaveError
+from holdfast.errors import Fenced, HoldfastError, SaveError
 from holdfast.fence import Fence
 from holdfast.files import fsync_directory
 from holdfast.hashing import default_algorithm
@@ -163,7 +163,9 @@ class Saver:
             try:
                 with self._fence.held():
                     self._directory.prune(keep)
-            except OSError as fault:
+            except Fenced:
+                raise
+            except (OSError, HoldfastError) as fault:
                 self._warn(f"cannot delete old checkpoints: {fault}")
 
         together(self._peers, "deleting old checkpoints", delete)

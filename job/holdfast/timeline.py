@@ -15,7 +15,8 @@ in which they come:
   rank whose notice the ranks followed (its rank and node); the first of them counts
 - save_began: step, why (`notice`, `due`, `asked`, `final`), expected_s
 - save_ended: step, why, ok, seconds, bytes, checkpoint, error (or null)
-- parked: step, notice_id. unparked: step, notice_id (the reclaim was cancelled)
+- parked: step, notice_id; no save comes before it where that very step was saved already
+- unparked: step, notice_id (the reclaim was cancelled)
 - done: step
 
 and whatever a script marks itself with `holdfast.mark(event, **keys)`.

@@ -126,6 +126,23 @@ def test_a_notice_from_before_readiness(runs: Runs, tally: Any, node: Any, quick
     ]
 
 
+def test_a_notice_during_a_save_parks_at_that_step(
+    runs: Runs, tally: Any, node: Any, quick_parking: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is saved when the save in hand ends: no further step, and no second save, fits the window better."""
+    clocks = Clocks()
+
+    def reclaim(name: str) -> None:
+        if name == "file-opened" and clocks.ahead_s == 0:
+            node.notify()
+            clocks.ahead_s = 200
+
+    monkeypatch.setattr("holdfast.faults.hook", reclaim)
+    assert list(runs(tally(), every_steps=2, clock=clocks.clock).steps(4)) == [0, 1, 2, 3]
+    told = [(line["event"], line["step"]) for line in events(tmp_path) if line["event"] in ("save_began", "parked")]
+    assert told == [("save_began", 2), ("parked", 2), ("save_began", 4)]
+
+
 def test_a_notice_at_the_very_end_lets_the_run_finish(runs: Runs, tally: Any, node: Any) -> None:
     counter = tally()
     for step in runs(counter).steps(3):
