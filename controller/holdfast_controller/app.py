@@ -4,7 +4,6 @@ import asyncio
 import os
 import pwd
 import signal
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -67,7 +66,6 @@ class Controller:
         self.slurm = slurm
         self.clouds = clouds
         self.clock = clock
-        self.prices: Callable[[], None] = lambda: None
 
     def loops(self) -> list["asyncio._CoroutineLike[None]"]:
         """Return what runs for ever."""
@@ -76,9 +74,13 @@ class Controller:
             self.reactor.tick(BUSY_TICK_S, IDLE_TICK_S),
             self.slurm.run(),
             self.hub.watch(),
-            watch_first_listing(self.clouds, self.reactor, self.clock),
+            self._listing(),
             *(cloud.run() for cloud in self.clouds.values()),
         ]
+
+    async def _listing(self) -> None:
+        await watch_first_listing(self.clouds, self.reactor, self.clock)
+        await asyncio.Event().wait()
 
     @classmethod
     async def start(cls, config: ControllerConfig, clock: Clock, stack: AsyncExitStack) -> "Controller":

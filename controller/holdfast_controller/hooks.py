@@ -70,6 +70,7 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
             return hook_pb2.AwaitNodesReply(outcome=Outcome.NOT_OURS)
         if self._gates >= MAX_GATES:
             return hook_pb2.AwaitNodesReply(outcome=Outcome.BUSY)
+        since = self._clock.now()
         self._gates += 1
         self._watcher.hurry(+1)
         try:
@@ -77,6 +78,7 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
         finally:
             self._gates -= 1
             self._watcher.hurry(-1)
+        log.info("a gate was answered", job=request.job_id, answer=Outcome.Name(outcome), waited_s=round(self._clock.now() - since, 3))
         return hook_pb2.AwaitNodesReply(outcome=outcome)
 
     async def _wait(self, job_id: int, names: tuple[str, ...], wait_s: float) -> "hook_pb2.AwaitNodesReply.Outcome.ValueType":
@@ -101,13 +103,11 @@ def judge(fleet: Fleet, job_id: int, names: tuple[str, ...], since: float) -> "h
     views = [node.view for node in fresh if node.view is not None]
     if len(fresh) == len(nodes) and all(view.up for view in views):
         return Outcome.READY
-    lost = any(
-        view.powered_down or view.state in {"DOWN", "FAIL", "ERROR"} or view.flags & {"POWERING_DOWN", "POWER_DOWN", "FAIL"}
-        for view in views
-    )
+    lost = any(_lost(view) for view in views)
     over = bool(fresh) and job is not None and not job.view.active
     return Outcome.GONE if lost or over else Outcome.WAIT
 
 
 def _lost(view: NodeView) -> bool:
-    return view.powered_down or view.state in {"DOWN", "FAIL", "ERROR"} or bool(view.flags & {"POWERING_DOWN", "POWER_DOWN", "FAIL"})
+    # Not POWERED_DOWN: so the node still reads in the second between the allocation and slurmctld's call of ResumeProgram.
+    return view.state in {"DOWN", "FAIL", "ERROR"} or bool(view.flags & {"POWERING_DOWN", "POWER_DOWN", "FAIL"})

@@ -13,7 +13,8 @@ __all__ = ["JobView", "NodeView", "Slurm"]
 class Slurm(Protocol):
     """A slurmctld. Every method raises `SlurmUnavailable` when there was no answer and `SlurmRefused` when the answer was no.
 
-    Listings are whole or raise: a partial answer is never returned. Node lists are given as plain names and folded into ranges for the call.
+    Listings are whole or raise: a partial answer is never returned. Node lists are given as plain names and folded into ranges for
+    the call.
     """
 
     async def ping(self) -> bool:

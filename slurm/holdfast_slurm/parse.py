@@ -92,7 +92,8 @@ def _job(fields: dict[str, str], node_list: str) -> JobView:
         uid=_integer(fields["UserID"]),
         user=_text(fields["UserName"]),
         partition=_text(fields["Partition"]),
-        nodes=expand(node_list),
+        # A job that POWER_DOWN_FORCE or DOWN freed from its last node is PENDING with its old node list (22.05.8).
+        nodes=expand(node_list) if completing or state != "PENDING" else (),
         num_nodes=_integer(fields["NumNodes"].split("-")[0]),
         priority=_integer(fields["PriorityLong"]),
         nice=_integer(fields["Nice"]),
