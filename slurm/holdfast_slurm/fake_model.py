@@ -1,0 +1,158 @@
+"""The records of the fake Slurm, and the times after which things happen in it (as measured on Slurm 22.05.8)."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from holdfast_common.views import JobView, NodeView
+
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"})
+
+Hook = Callable[[tuple[str, ...]], Awaitable[None]]
+"""ResumeProgram, SuspendProgram or ResumeFailProgram: gets the node names."""
+Gate = Callable[["FakeJob"], Awaitable[None]]
+"""PrologSlurmctld: returns when the job's nodes are up."""
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSettings:
+    """Durations in seconds. The defaults are slurm.conf's as Holdfast proposes it, or what was measured."""
+
+    version: tuple[int, int] = (22, 5)
+    requeue_delay_s: int = 121
+    """cred_expire + 1."""
+    schedule_s: float = 0.1
+    """From a change to the scheduler's next look."""
+    tick_s: float = 30.0
+    """Without a gate slurmctld looks at configuring jobs this often."""
+    gate: bool = True
+    """Whether a PrologSlurmctld that waits for the nodes is installed (as `on_gate`, or one that just waits)."""
+    gate_s: float = 0.2
+    power_s: float = 1.0
+    """From a power request to ResumeProgram or SuspendProgram."""
+    suspend_timeout_s: float = 30.0
+    resume_timeout_s: float = 600.0
+    slurmd_timeout_s: float = 300.0
+    message_timeout_s: float = 10.0
+    """What a dead node costs the surviving nodes of its job at a requeue."""
+    epilog_s: float = 0.1
+    """From SIGTERM, or the end of the batch script, until a node is free again."""
+    min_job_age_s: float = 300.0
+    return_to_service: bool = True
+    """ReturnToService=2."""
+    register_s: float = 0.3
+
+
+@dataclass(slots=True)
+class FakeNode:
+    """A CLOUD node. `power`: off, off_requested (POWER_UP not yet acted on), resuming, on, on_requested (POWER_DOWN), suspending."""
+
+    name: str
+    partitions: tuple[str, ...]
+    power: str = "off"
+    machine: bool = False
+    """Whether a machine with this name runs and answers."""
+    down: bool = False
+    drain: bool = False
+    responding: bool = True
+    reason: str = ""
+    address: str = ""
+    boot_time: float | None = None
+    job: str = ""
+    """Key of the job that it is allocated to, or that completes on it."""
+    completing: bool = False
+    power_epoch: int = 0
+    """Counts power changes, so that a timer of an earlier one knows that it is stale."""
+    left_at: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def free(self) -> bool:
+        """Whether the scheduler may use it."""
+        return not (self.job or self.down or self.drain) and self.power in {"off", "on"} and self.responding
+
+    def view(self) -> NodeView:
+        """Return it as scontrol shows it."""
+        state = "DOWN" if self.down else "ALLOCATED" if self.job and not self.completing else "IDLE"
+        power = {"off": "POWERED_DOWN", "resuming": "POWERING_UP", "on_requested": "POWER_DOWN", "suspending": "POWERING_DOWN"}
+        flags = {"CLOUD"}
+        flags |= {"POWER_UP", "POWERED_DOWN"} if self.power == "off_requested" else {power[self.power]} if self.power in power else set()
+        flags |= {"DRAIN"} if self.drain else set()
+        flags |= {"COMPLETING"} if self.completing else set()
+        flags |= set() if self.responding else {"NOT_RESPONDING"}
+        return NodeView(self.name, state, frozenset(flags), self.reason, self.address or self.name, self.partitions, self.boot_time)
+
+
+@dataclass(slots=True)
+class FakeJob:
+    """A job that takes whole nodes."""
+
+    job_id: int
+    key: str
+    num_nodes: int
+    partition: str
+    submit_time: float
+    eligible_time: float
+    state: str = "PENDING"
+    nodes: tuple[str, ...] = ()
+    completing_on: set[str] = field(default_factory=set)
+    reason: str = ""
+    restarts: int = 0
+    requeue: bool = True
+    batch: bool = True
+    uid: int = 1000
+    user: str = "ann"
+    priority: int = 0
+    fixed_priority: int | None = None
+    held: bool = False
+    nice: int = 0
+    start_time: float = 0.0
+    end_time: float = 0.0
+    exit_code: int = 0
+    comment: str = ""
+    admin_comment: str = ""
+    duration_s: float | None = None
+    """A run ends by itself after this long; None: by `finish` only."""
+    stop_s: float | None = None
+    """From SIGTERM to its end (KillWait bounds it in reality); None: the settings' epilog_s."""
+    attempts: int = 0
+    """How many batch scripts were begun."""
+    signals: list[tuple[float, str, bool]] = field(default_factory=list)
+    """Signals it was sent while it ran: time, name, batch shell only."""
+    on_signal: Callable[["FakeJob", str], None] | None = None
+    finished_at: float = 0.0
+
+    @property
+    def completing(self) -> bool:
+        """Whether a node still has something of its last run."""
+        return bool(self.completing_on)
+
+    def current_priority(self) -> int:
+        """Return what Priority= shows."""
+        return 0 if self.held else self.fixed_priority if self.fixed_priority is not None else self.priority - self.nice
+
+    def view(self) -> JobView:
+        """Return it as the client reads it."""
+        order: Sequence[str] = [name for name in self.nodes if name in self.completing_on] if self.completing else self.nodes
+        return JobView(
+            job_id=self.job_id,
+            key=self.key,
+            state=self.state,
+            completing=self.completing,
+            reason=self.reason,
+            restarts=self.restarts,
+            requeue=self.requeue,
+            batch=self.batch,
+            uid=self.uid,
+            user=self.user,
+            partition=self.partition,
+            nodes=tuple(order),
+            num_nodes=self.num_nodes,
+            priority=self.current_priority(),
+            nice=self.nice,
+            submit_time=self.submit_time,
+            eligible_time=self.eligible_time,
+            start_time=self.start_time,
+            end_time=self.end_time,
+            exit_code=self.exit_code,
+            comment=self.comment,
+            admin_comment=self.admin_comment,
+        )
