@@ -154,6 +154,7 @@ def test_install_writes_hooks_and_remembers_the_site(tmp_path):
         ["-g", "colour=red"],
         ["--hooks-dir", "rel"],
         ["--set", "kill_wait_s=90"],
+        ["--chain", "prolog", "--install-hooks"],
     ],
 )
 def test_faults_on_the_command_line_are_usage_errors(arguments):

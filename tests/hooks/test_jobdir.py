@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from holdfast_slurm.hooks.slurm_query import has_steps, hostnames, restart_count
 
 UID, GID = 65534, 65534
 BIN = Path("/usr/bin")
-NOW = 2e9
+NOW = time.time()
 ENV = {
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_UID": str(UID),
@@ -69,10 +70,11 @@ def test_directories_belong_to_whom_they_must(run_dir):
 def test_twice_keeps_what_was_written_meanwhile(run_dir):
     begin(run_dir)
     top = run_dir / "jobs" / "7.0"
-    (top / "node" / "context.json").write_text('{"v": 1, "zone": "b"}')
+    context = json.loads((top / "node" / "context.json").read_text()) | {"zone": "b"}
+    (top / "node" / "context.json").write_text(json.dumps(context))
     (top / "job" / "rank.0.json").write_text("{}")
     begin(run_dir)
-    assert json.loads((top / "node" / "context.json").read_text()) == {"v": 1, "zone": "b"}
+    assert json.loads((top / "node" / "context.json").read_text()) == context
     assert (top / "job" / "rank.0.json").exists()
 
 
@@ -122,7 +124,7 @@ def test_nothing_is_done_through_what_lies_in_the_way(run_dir, tmp_path, planted
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_link_in_place_of_the_context_is_neither_followed_nor_replaced(run_dir, tmp_path):
+def test_link_in_place_of_the_context_is_not_followed(run_dir, tmp_path):
     (run_dir / "jobs" / "7.0" / "node").mkdir(parents=True)
     secret = tmp_path / "secret"
     secret.write_text("as it was")
@@ -170,7 +172,46 @@ def test_epilog_of_a_requeued_job_already_has_the_next_number(run_dir):
     begin(run_dir)
     begin(run_dir, SLURM_JOB_ID="77")
     end(run_dir, SLURM_JOB_RESTART_COUNT="1")
-    assert names(run_dir) == [".gone-7.0", "77.0"]
+    assert names(run_dir) == [".gone-7.0", "7.1", "77.0"]
+
+
+def test_directory_made_ahead_serves_when_slurm_skips_prolog(run_dir):
+    begin(run_dir)
+    end(run_dir, SLURM_JOB_RESTART_COUNT="1")
+    top = run_dir / "jobs" / "7.1"
+    assert ((top / "job").stat().st_uid, stat.S_IMODE((top / "job").stat().st_mode)) == (UID, 0o700)
+    assert stat.S_IMODE(top.stat().st_mode) == stat.S_IMODE((top / "node").stat().st_mode) == 0o755
+    assert json.loads((top / "node" / "context.json").read_text()) == {"v": 1, "job_id": 7, "attempt": 1, "node": "spot-1"}
+    (top / "job" / "rank.0.json").write_text("{}")
+    end(run_dir, SLURM_JOB_RESTART_COUNT="1")  # this attempt ends without another
+    assert names(run_dir) == [".gone-7.0", ".gone-7.1"]
+
+
+def test_prolog_that_runs_after_all_completes_it(run_dir):
+    begin(run_dir)
+    end(run_dir, SLURM_JOB_RESTART_COUNT="1")
+    node = run_dir / "jobs" / "7.1" / "node"
+    (node / "context.json").write_text(json.dumps({"v": 1, "job_id": 7, "attempt": 1, "node": "spot-1", "zone": "b"}))
+    begin(run_dir, SLURM_JOB_RESTART_COUNT="1")
+    context = json.loads((node / "context.json").read_text())
+    assert (context["nodes"], context["zone"]) == (["spot-1", "spot-2"], "b")
+    assert os.listdir(node) == ["context.json"]
+
+
+def test_directory_made_ahead_for_nothing_is_removed(run_dir):
+    begin(run_dir)
+    begin(run_dir, SLURM_JOB_ID="8")
+    end(run_dir, SLURM_JOB_RESTART_COUNT="1")
+    end(run_dir, SLURM_JOB_ID="8", SLURM_JOB_RESTART_COUNT="1")
+    (run_dir / "jobs" / "8.1" / "job" / "status.json").write_text("{}")
+    begin(run_dir, SLURM_JOB_ID="9")
+    for name in ("7.1", "8.1", "9.0"):
+        os.utime(run_dir / "jobs" / name, (NOW, NOW))
+    with jobdir.opened_jobs(run_dir) as jobs:
+        jobdir.sweep(jobs, NOW + jobdir.NEXT_KEPT_S - 1)
+        assert names(run_dir) == ["7.1", "8.1", "9.0"]
+        jobdir.sweep(jobs, NOW + jobdir.NEXT_KEPT_S + 1)
+    assert names(run_dir) == ["8.1", "9.0"], "what is in use stays"
 
 
 def test_attempt_that_is_in_use_stays(run_dir):

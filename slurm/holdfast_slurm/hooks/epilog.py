@@ -1,8 +1,9 @@
 """Epilog: sets the directories of a job's ended attempts aside, and removes those that were set aside a minute ago.
 
 Root, standard library only, exit status 0 always (another one drains the node). At the Epilog of a requeued job
-SLURM_JOB_RESTART_COUNT is already the number of the next attempt (measured on 22.05), which has no directory yet:
-so everything up to that number goes, provided that no step of the job lives on the node.
+SLURM_JOB_RESTART_COUNT is already the number of the next attempt (measured on 22.05): everything before it goes, and its
+directory is made ahead, because Slurm may skip the Prolog here (see jobdir). At the end of a job it is the number of the attempt that
+ended, which has a directory: that one goes, too, provided that no step of the job lives on the node.
 """
 
 import argparse
@@ -21,16 +22,20 @@ _EVERY_ATTEMPT = 10**9
 
 
 def clear(run_dir: Path, environ: Mapping[str, str], now: float, busy: Callable[[int], bool] = has_steps) -> None:
-    """Set the job's directories aside. Raises ValueError, OSError and jobdir.UnsafeDirectoryError."""
+    """Set the job's directories aside, and make that of its next attempt. Raises ValueError, OSError and jobdir.UnsafeDirectoryError."""
     with jobdir.opened_jobs(run_dir) as jobs:
         if jobs is None:
             return
         job_id = number(environ, "SLURM_JOB_ID")
         last = number(environ, "SLURM_JOB_RESTART_COUNT") if "SLURM_JOB_RESTART_COUNT" in environ else _EVERY_ATTEMPT
-        if busy(job_id):
-            known = jobdir.attempts(jobs, job_id)
-            last = min(last, known[-1]) - 1 if known else last  # the newest is in use
+        known = jobdir.attempts(jobs, job_id)
+        if known and busy(job_id):
+            last = min(last, known[-1] - 1)  # the newest is in use
         jobdir.retire(jobs, job_id, last, now)
+        if known and known[-1] < last != _EVERY_ATTEMPT:
+            attempt = jobdir.Attempt(job_id, last, number(environ, "SLURM_JOB_UID"), number(environ, "SLURM_JOB_GID"))
+            node = environ.get("SLURMD_NODENAME", "")
+            jobdir.make_ahead(jobs, attempt, {"v": 1, "job_id": job_id, "attempt": last, "node": node})
         jobdir.sweep(jobs, now)
 
 

@@ -4,6 +4,10 @@ Standard library only: Prolog and Epilog import it with `python -I -S`. All work
 follows a link. `jobs/` and `<job_id>.<attempt>/` belong to root, so that a user can plant nothing where root works; only what
 is below `job/` is the user's. The directory of an ended attempt becomes `.gone-<job_id>.<attempt>`, so that the agent can
 still read a job's last words, and is removed a minute later.
+
+The directory of the next attempt is made by Epilog when a job is requeued. slurmd 22.05 skips Prolog when a job comes back to a node
+within two seconds (6 of 14 requeues, on all nodes of the job, also with PrologFlags=Alloc): it forgets the old run's credential at
+most every two seconds (`_clear_expired_job_states`), and while it remembers it, the new run is none to it.
 """
 
 import json
@@ -18,6 +22,10 @@ from pathlib import Path
 
 GONE = ".gone-"
 GONE_KEPT_S = 60.0
+NEXT_KEPT_S = 3600.0
+"""A directory that was made ahead, and that no job has used, is removed after this time."""
+_AHEAD = ".ahead"
+"""In `node/`: made by Epilog for an attempt that may never come here; Prolog takes it away."""
 _NAME = re.compile(r"([1-9][0-9]{0,9})\.([0-9]{1,9})")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMOVE_BUDGET_S = 2.0
@@ -75,7 +83,21 @@ def make(jobs: int, attempt: Attempt, context: dict[str, object]) -> None:
             os.fchown(job, attempt.uid, attempt.gid)
         with _made(top, "node") as node:
             os.fchmod(node, 0o755)
-            _write_once(node, "context.json", context)
+            _write_context(node, context)
+            with suppress(FileNotFoundError):
+                os.unlink(_AHEAD, dir_fd=node)
+
+
+def make_ahead(jobs: int, attempt: Attempt, context: dict[str, object]) -> None:
+    """Make the directories of an attempt that has yet to begin, marked as such. Raises as `make` does."""
+    with _made(jobs, attempt.name) as top, _made(top, "node") as node:
+        os.close(os.open(_AHEAD, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=node))
+        os.fchmod(top, 0o755)
+        os.fchmod(node, 0o755)
+        with _made(top, "job") as job:
+            os.fchmod(job, 0o700)
+            os.fchown(job, attempt.uid, attempt.gid)
+        _write_context(node, context)
 
 
 def attempts(jobs: int, job_id: int) -> list[int]:
@@ -102,6 +124,10 @@ def sweep(jobs: int, now: float, kept_s: float = GONE_KEPT_S) -> None:
     """Remove what was set aside longer than `kept_s` before `now` (Unix seconds)."""
     old = [name for name in os.listdir(jobs) if name.startswith(GONE) and now - _mtime(jobs, name) > kept_s]
     remove(jobs, old)
+    for name in os.listdir(jobs):
+        match = _NAME.fullmatch(name)
+        if match and now - _mtime(jobs, name) > NEXT_KEPT_S and _unused(jobs, name):
+            remove(jobs, [name])
 
 
 def remove(parent: int, names: list[str]) -> None:
@@ -144,22 +170,42 @@ def _made(parent: int, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _write_once(directory: int, name: str, content: dict[str, object]) -> None:
-    """Write a file whole, unless there is one: the agent may have written more into it since."""
-    text = json.dumps(content)
-    if len(text) > _CONTEXT_LIMIT_BYTES:
-        text = json.dumps({key: value for key, value in content.items() if key != "nodes"})
+def _write_context(node: int, context: dict[str, object]) -> None:
+    """Write `context.json` whole. What the agent has added to one that stands there is kept."""
+    name = "context.json"
+    if len(json.dumps(context)) > _CONTEXT_LIMIT_BYTES:
+        context = {key: value for key, value in context.items() if key != "nodes"}
+    old = _read_object(node, name)
+    if old is not None and old.keys() >= context.keys():
+        return
     temporary = f".{name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(temporary, flags, 0o644, dir_fd=directory), "w", encoding="utf-8") as file:
+    with open(os.open(temporary, flags, 0o644, dir_fd=node), "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), 0o644)
-        file.write(text)
+        file.write(json.dumps({**(old or {}), **context}))
+    os.rename(temporary, name, src_dir_fd=node, dst_dir_fd=node)
+
+
+def _read_object(directory: int, name: str) -> dict[str, object] | None:
     try:
-        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except FileExistsError:
-        pass
+        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
+            content = json.loads(file.read(1 << 16))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _unused(jobs: int, name: str) -> bool:
+    """Whether an attempt's directory was made ahead, and no job has written into it."""
+    try:
+        os.stat(f"{name}/node/{_AHEAD}", dir_fd=jobs, follow_symlinks=False)
+        descriptor = os.open(f"{name}/job", _DIRECTORY, dir_fd=jobs)
+    except OSError:
+        return False
+    try:
+        return not os.listdir(descriptor)
     finally:
-        os.unlink(temporary, dir_fd=directory)
+        os.close(descriptor)
 
 
 def _belongs_to_another(jobs: int, attempt: Attempt) -> bool:
