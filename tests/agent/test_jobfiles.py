@@ -58,7 +58,7 @@ def test_a_file_above_the_limit_is_void_even_if_it_is_well_formed() -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_comes_is_refused_in_a_sentence(content: object) -> None:
     for model in FILES.values():
         with pytest.raises(InputError, match=r"^.{1,500}$"):
