@@ -71,7 +71,7 @@ def parse_jobs(output: bytes, node_list_width: int) -> tuple[JobView, ...] | Non
         if len(nodes) >= node_list_width:
             return None
         jobs.append(_job(fields, nodes))
-    return tuple(jobs)
+    return tuple(sorted(jobs, key=lambda job: job.job_id))
 
 
 def _job(fields: dict[str, str], node_list: str) -> JobView:
@@ -182,8 +182,8 @@ def admin_comment(record: str) -> str:
 
     A job can forge its own (by its name or directory), so it is shown and compared, and never decides anything for the job's benefit.
     """
-    found = _ADMIN_COMMENT.findall(record.partition("\nJobId=")[0])
-    return str(found[-1]) if found else ""
+    found = _ADMIN_COMMENT.search(record.partition("\nJobId=")[0])
+    return found.group(1) if found else ""
 
 
 # --- Nodes ------------------------------------------------------------------------------------------------------------------------

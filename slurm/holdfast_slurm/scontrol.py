@@ -81,14 +81,14 @@ class ScontrolClient:
     async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
         """Return all nodes, or those of `names` that slurmctld shows."""
         if names is None:
-            return parse.parse_nodes(_decode(await self._run("scontrol", "show", "nodes", "-a", "-o")))
+            return _parse_nodes(_decode(await self._run("scontrol", "show", "nodes", "-a", "-o")))
         views: list[NodeView] = []
         for folded in _batches(names):
             answer = await self._start("scontrol", "show", "nodes", folded, "-a", "-o")
             text = _decode(answer.output)
             if answer.code and not parse.only_missing(text):
                 raise _fault(("scontrol", "show", "nodes"), answer)
-            views.extend(parse.parse_nodes(text))
+            views.extend(_parse_nodes(text))
         return tuple(views)
 
     async def jobs(self) -> tuple[JobView, ...]:
@@ -187,10 +187,14 @@ class ScontrolClient:
                 if options and _NO_JOB.search(answer.errors):
                     return ()
                 raise _fault(argv[:1], answer)
-            jobs = parse.parse_jobs(answer.output, width)
+            try:
+                jobs = parse.parse_jobs(answer.output, width)
+            except InputError as error:
+                # squeue leaves a column that it does not know out, says so on stderr, and succeeds.
+                raise SlurmUnavailable(f"squeue's answer is not understood: {error}; {answer.errors[:200]}") from error
             if jobs is not None:
                 return jobs
-        raise InputError("a job's node list is longer than 2 MB")
+        raise SlurmUnavailable("a job's node list is longer than 2 MB")
 
     async def _record(self, key: str) -> str | None:
         answer = await self._start("scontrol", "show", "job", key, "-o")
@@ -277,6 +281,13 @@ def _fault(argv: Sequence[str], answer: _Answer) -> SlurmRefused | SlurmUnavaila
     if answer.code < 0 or _UNAVAILABLE.search(said):
         return SlurmUnavailable(message)
     return SlurmRefused(message)
+
+
+def _parse_nodes(text: str) -> tuple[NodeView, ...]:
+    try:
+        return parse.parse_nodes(text)
+    except InputError as error:
+        raise SlurmUnavailable(f"scontrol's list of nodes is not understood: {error}") from error
 
 
 def _batches(names: Sequence[str]) -> Iterator[str]:
