@@ -105,14 +105,17 @@ class Jobs:
     def prepare(self, job_ids: Iterable[int], notice: Notice, *, cancelled: bool) -> None:
         """Tell (or stop telling) jobs of a notice for another of their nodes.
 
-        A job that is not here is passed over, and so is an attempt that began after the notice: it is no longer on the doomed node.
+        A job that is not here is passed over, and so is an attempt that had not begun when the notice came: it is not on the doomed node
+        any more (Epilog makes the next attempt's directory ahead), or is requeued before it begins.
         """
         wanted = set(job_ids)
         for job in self._jobs.values():
-            if job.key.job_id not in wanted or job.gone or job.started > notice.received + CLOCKS_DIFFER_S:
+            if job.key.job_id not in wanted or job.gone:
                 continue
             if cancelled:
                 job.prepared.pop(notice.id, None)
+            elif not 0 < job.started <= notice.received + CLOCKS_DIFFER_S:
+                continue
             elif len(job.prepared) < MAX_PREPARED:
                 job.prepared.setdefault(notice.id, notice)
 

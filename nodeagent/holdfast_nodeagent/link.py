@@ -20,10 +20,9 @@ from holdfast_protos.v1 import agent_pb2_grpc as pb_grpc
 from holdfast_nodeagent.outbox import Outbox
 
 HEARTBEAT_S = 5.0
-WELCOME_S = 10.0
-"""How long the controller may take to answer a Hello."""
 DEAD_AFTER_S = 15.0
-"""A stream on which a message waits for its Ack this long is dropped."""
+"""A stream on which nothing came, or a message waits for its Ack, this long is dropped. (The Welcome itself may take longer: an instance
+that is not bound to a node yet is not welcomed, but its heartbeats are acknowledged.)"""
 MAX_SEEN = 1024
 
 log = logging.getLogger(__name__)
@@ -87,11 +86,12 @@ class Link:
         self._acks: list[str] = []
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._heartbeat_s = HEARTBEAT_S
+        self._beat_at = 0.0
         self._draw = random.SystemRandom().random
         self._epoch = 0
         self._failures = 0
         self._fault = ""
-        self._contact = clock.now()
+        self._contact = self._heard = clock.now()
         self.welcomed = False
 
     def put(self, slot: str, message: pb.AgentMessage) -> None:
@@ -142,6 +142,7 @@ class Link:
 
     async def _session(self) -> None:
         channel = self._open_channel()
+        self._heard = self._clock.now()
         try:
             call = pb_grpc.AgentServiceStub(channel).Connect(self._outgoing(self._epoch))
             async with asyncio.TaskGroup() as tasks:
@@ -156,26 +157,25 @@ class Link:
             await channel.close()
 
     async def _outgoing(self, epoch: int) -> AsyncIterator[pb.AgentMessage]:
-        """Yield what is to be sent on this stream: Hello, then Acks, what waits, and heartbeats. Ends with its stream's epoch."""
+        """Yield what is to be sent on this stream: Hello, then Acks and heartbeats, and once welcomed what waits. Ends with its epoch."""
         self._acks.clear()
         self._outbox.reopened()
         hello = pb.AgentMessage(id="hello", sent_at=self._clock.now(), hello=self._listener.hello())
         yield hello
-        beat_at = self._clock.now()
+        self._beat_at = self._clock.now() + self._beat_s()
         while epoch == self._epoch:
             self._wake.clear()
             while self._acks:
                 yield pb.AgentMessage(ack=pb.Ack(id=self._acks.pop(0)), sent_at=self._clock.now())
-            if self.welcomed:
-                for entry in self._outbox.unsent():
+            if self._clock.now() >= self._beat_at:
+                self._beat_at = self._clock.now() + self._beat_s()
+                if not self._outbox.waiting("heartbeat"):
+                    self.put("heartbeat", pb.AgentMessage(heartbeat=pb.Heartbeat(slurmd_running=self._listener.slurmd_running())))
+            for entry in self._outbox.unsent():
+                if self.welcomed or entry.slot == "heartbeat":
                     entry.first_sent = self._clock.now()
                     yield entry.message
-                if self._clock.now() >= beat_at:
-                    beat_at = self._clock.now() + self._beat_s()
-                    if not self._outbox.waiting("heartbeat"):
-                        self.put("heartbeat", pb.AgentMessage(heartbeat=pb.Heartbeat(slurmd_running=self._listener.slurmd_running())))
-                    continue
-            await self._wait(max(0.05, beat_at - self._clock.now()) if self.welcomed else WELCOME_S)
+            await self._wait(max(0.05, self._beat_at - self._clock.now()))
 
     def _beat_s(self) -> float:
         return min(self._heartbeat_s, self._patience_s / 2) if self._urgent() else self._heartbeat_s
@@ -192,16 +192,15 @@ class Link:
 
     async def _watch(self) -> None:
         """End a stream whose other end says nothing any more."""
-        opened = self._clock.now()
         while True:
             await self._clock.sleep(0.5)
-            if not self.welcomed and self._clock.now() - opened > WELCOME_S:
-                raise StreamEndedError(f"no Welcome within {WELCOME_S:g} s")
-            if self.welcomed and self.silence_s() > DEAD_AFTER_S:
-                raise StreamEndedError(f"no Ack within {DEAD_AFTER_S:g} s")
+            oldest = self._outbox.oldest_sent()
+            if self._clock.now() - (self._heard if oldest is None else oldest) > max(DEAD_AFTER_S, 3 * self._heartbeat_s):
+                raise StreamEndedError("the controller is silent")
 
     async def _incoming(self, call: Any) -> None:
         async for message in call:
+            self._heard = self._clock.now()
             kind = message.WhichOneof("body")
             if kind == "ack":
                 self._outbox.acknowledge(message.ack.id)
@@ -243,6 +242,7 @@ class Link:
         self._fault = ""
         if 0.1 <= welcome.heartbeat_s <= 60:
             self._heartbeat_s = welcome.heartbeat_s
+        self._beat_at = self._clock.now()
         log.info("welcomed as node %s of cluster %s", welcome.node, welcome.cluster)
         self._listener.on_welcome(welcome)
         self._wake.set()

@@ -105,38 +105,46 @@ async def test_maintenance_that_comes_near_asks_for_more(bench: Bench, make_job:
     assert (job.node("notice.json") or {})["action"] == "save_and_park"
 
 
-async def test_a_notice_from_another_node_only_reaches_the_jobs_it_names(bench: Bench, make_job: Make) -> None:
+def elsewhere(received: float, name: str = "elsewhere") -> Notice:
+    """A notice for another node; processes are real, so its times are too."""
+    return Notice(name, NoticeKind.PREEMPT, received + 60, received, "spot-2 goes away")
+
+
+async def test_a_notice_from_another_node_only_reaches_the_jobs_it_names(
+    bench: Bench, make_job: Make, spawn: Spawn, start_of: Start
+) -> None:
     named, other = make_job(12), make_job(13)
+    began = start_of(spawn(12, step=True).pid)
+    spawn(13, step=True)
     await bench.tick()
-    notice = bench.notice()
-    bench.jobs.prepare([12, 99], notice, cancelled=False)
+    bench.jobs.prepare([12, 99], elsewhere(began + 1), cancelled=False)
     await bench.tick()
     assert named.node("notice.json")
     assert other.node("notice.json") is None
-    bench.jobs.prepare([12], notice, cancelled=True)
+    bench.jobs.prepare([12], elsewhere(began + 1), cancelled=True)
     await bench.tick()
     assert named.node("notice.json") is None
 
 
-async def test_an_attempt_that_began_after_a_notice_from_elsewhere_is_not_told(
+async def test_an_attempt_that_had_not_begun_when_the_notice_came_elsewhere_is_not_told(
     bench: Bench, make_job: Make, spawn: Spawn, start_of: Start
 ) -> None:
-    job = make_job(12, 1)
-    process = spawn(12)
-    job.rank(pid=process.pid, started=start_of(process.pid))
+    job, ahead = make_job(12, 1), make_job(13, 1)  # the second was made ahead by Epilog
+    began = start_of(spawn(12, step=True).pid)
     await bench.tick()
-    began = bench.reports[-1].started
-    bench.jobs.prepare([12], Notice("old", NoticeKind.PREEMPT, began + 100, began - 5, ""), cancelled=False)
+    bench.jobs.prepare([12, 13], elsewhere(began - 5), cancelled=False)
     await bench.tick()
     assert job.node("notice.json") is None
+    assert ahead.node("notice.json") is None
 
 
-async def test_a_restart_neither_repeats_nor_forgets_a_notice(bench: Bench, make_job: Make) -> None:
+async def test_a_restart_neither_repeats_nor_forgets_a_notice(bench: Bench, make_job: Make, spawn: Spawn, start_of: Start) -> None:
     job = make_job()
+    began = start_of(spawn(12, step=True).pid)
     await bench.tick()
-    own, elsewhere = bench.notice(120, name="own"), bench.notice(60, name="elsewhere")
+    own, other = Notice("own", NoticeKind.PREEMPT, began + 120, began, "taken back"), elsewhere(began + 1)
     bench.jobs.set_own([own])
-    bench.jobs.prepare([12], elsewhere, cancelled=False)
+    bench.jobs.prepare([12], other, cancelled=False)
     await bench.tick()
     assert (job.node("notice.json") or {})["id"] == "elsewhere"
     inode = (job.path / "node" / "notice.json").stat().st_ino
@@ -144,7 +152,7 @@ async def test_a_restart_neither_repeats_nor_forgets_a_notice(bench: Bench, make
     bench.jobs.set_own([own])
     await bench.tick()
     assert (job.path / "node" / "notice.json").stat().st_ino == inode
-    bench.jobs.prepare([12], elsewhere, cancelled=True)
+    bench.jobs.prepare([12], other, cancelled=True)
     await bench.tick()
     assert (job.node("notice.json") or {})["id"] == "own"
     bench.restart()
