@@ -145,8 +145,8 @@ def job_steps(case: JobCase, now: float, limits: Limits) -> tuple[Step, ...]:
     job = case.view
     if job.restarts > case.attempt:
         return _expedite(case, now)
-    if not job.batch or not job.requeue:
-        return ()  # salloc and --no-requeue: told, and lost only with the node
+    if job.completing or not job.batch or not job.requeue:
+        return ()  # it ends by itself: judged when it has; salloc and --no-requeue: told, and lost only with the node
     if not job.active:
         return _ended_by_itself(case)
     steps: list[Step] = []
@@ -237,7 +237,7 @@ def _power_down_reason(case: NodeCase, now: float) -> str:
     name = case.view.name
     staying = [job for job in case.jobs if not moved(job)]
     if case.dead:
-        waits = any(job.view.batch and job.view.requeue for job in staying)
+        waits = any(job.view.batch and job.view.requeue and not job.view.completing for job in staying)
         return "" if waits else f"{name} is gone"
     if now >= case.notice.deadline:
         return f"the deadline of {name} has passed"

@@ -26,12 +26,12 @@ from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
 from holdfast_controller.policies import PolicyStore
+from holdfast_controller.prices import PriceWatcher
 from holdfast_controller.providers.base import Provider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.reconcile import CloudWatcher, SlurmWatcher, watch_first_listing
 from holdfast_controller.tokens import load_secret, user_data
 
-PRICES_EVERY_S = 60.0
 BUSY_TICK_S, IDLE_TICK_S = 0.1, 0.5
 
 log = structlog.get_logger()
@@ -60,8 +60,11 @@ async def run(config: ControllerConfig) -> None:
 class Controller:
     """The wired parts."""
 
-    def __init__(self, reactor: Reactor, hub: AgentHub, slurm: SlurmWatcher, clouds: dict[str, CloudWatcher], clock: Clock) -> None:
+    def __init__(
+        self, reactor: Reactor, hub: AgentHub, slurm: SlurmWatcher, clouds: dict[str, CloudWatcher], prices: PriceWatcher, clock: Clock
+    ) -> None:
         self.reactor = reactor
+        self.prices = prices
         self.hub = hub
         self.slurm = slurm
         self.clouds = clouds
@@ -74,6 +77,7 @@ class Controller:
             self.reactor.tick(BUSY_TICK_S, IDLE_TICK_S),
             self.slurm.run(),
             self.hub.watch(),
+            self.prices.run(),
             self._listing(),
             *(cloud.run() for cloud in self.clouds.values()),
         ]
@@ -135,7 +139,7 @@ def _wire(
         providers, policies.plans, lambda launch_id: user_data(config.cluster, secret, launch_id), clock, poll_soon=poll_clouds
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock)
-    return Controller(reactor, hub, watcher, clouds, clock)
+    return Controller(reactor, hub, watcher, clouds, PriceWatcher(providers, policies, clock), clock)
 
 
 def make_providers(config: ControllerConfig) -> dict[str, Provider]:

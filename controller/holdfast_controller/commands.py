@@ -65,6 +65,8 @@ class SetNodeDown(NodeCommand):
 class PowerUpNode(NodeCommand):
     """POWER_UP: buy a node before the job that needs it is requeued; fence: powered down."""
 
+    repeats: ClassVar[bool] = False
+
     for_job: int = 0
 
 

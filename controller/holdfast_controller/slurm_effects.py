@@ -85,7 +85,7 @@ class SlurmEffects:
             # After a crash between the requeue and its record, this is our own requeue.
             counted = (JobRequeued(self._clock.now(), command.job_id, command.attempt),) if resumed else ()
             return (*counted, *self._moot(command, f"it has moved: restart {job.restarts}"))
-        if job.state == "PENDING" or (not job.active and not command.ended):
+        if job.state == "PENDING" or job.completing or (not job.active and not command.ended):
             return self._moot(command, f"it is {job.state}")
         await self._slurm.requeue(command.job, ended=command.ended)
         return (JobRequeued(self._clock.now(), command.job_id, command.attempt),)

@@ -85,10 +85,17 @@ class Job:
     job_id: str
     attempt: int | None
     node: str
+    cluster: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from every other job: a new cluster begins its job ids again from 1."""
+        return f"{self.cluster}/{self.job_id}" if self.cluster and self.job_id else self.job_id
 
 
 def job(environ: Mapping[str, str]) -> Job:
-    """From SLURM_JOB_ID and SLURM_RESTART_COUNT (unset on the first run). Raises HoldfastError if it is no number."""
+    """From SLURM_JOB_ID, SLURM_CLUSTER_NAME and SLURM_RESTART_COUNT (unset on the first run). Raises HoldfastError if it is no number."""
     job_id = environ.get("SLURM_JOB_ID", "")
     attempt = (_count(environ, "SLURM_RESTART_COUNT", 0) or 0) if job_id else None
-    return Job(job_id, attempt, environ.get("SLURMD_NODENAME") or os.uname().nodename)
+    node = environ.get("SLURMD_NODENAME") or os.uname().nodename
+    return Job(job_id, attempt, node, environ.get("SLURM_CLUSTER_NAME", "")[:100])

@@ -192,7 +192,7 @@ class Run:
     def _resume(self, peers: Peers) -> None:
         began = self._clock.monotonic()
         self._saver = Saver(self._path, peers, self._limiter, self._clock, self._board.warn)
-        self._attempt = self._saver.enter(self._job.job_id, self._job.attempt)
+        self._attempt = self._saver.enter(self._job.identity, self._job.attempt)
         self._board.open(self._path, self._attempt)
         self._saved = self._saver.resume(self._training)
         self._estimate.learn(self._training.size_hint_bytes())

@@ -28,6 +28,7 @@ from holdfast_sandbox.state import SandboxState, StateError, load_state
 from holdfast_sandbox.supervisor_client import SupervisorClient, SupervisorError
 
 READY_TIMEOUT_S = 40.0
+_OURS = ("HOLDFAST_SANDBOX", "HOLDFAST_SOCKET", "HOLDFAST_JOB_DIR", "HOLDFAST_FAULT")
 
 
 class SandboxError(Exception):
@@ -155,7 +156,7 @@ class Sandbox:
     def env(self) -> dict[str, str]:
         """The environment in which sbatch, squeue, holdfast and AWS's clients use this sandbox and nothing else."""
         site = self.site
-        dropped = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SCANCEL", "AWS_", "HOLDFAST_")
+        dropped = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SINFO", "SCANCEL", "AWS_", *_OURS)
         env = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         path = env.get("PATH", "/usr/local/bin:/usr/bin:/bin")

@@ -1,6 +1,7 @@
 """The configuration files of a sandbox's Slurm. Text in `render_*` (pure), files in `write_slurm_files`."""
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from holdfast_sandbox.layout import CONTROL_HOST, LOCAL_NODE, LOCAL_PARTITION, P
 
 _BASE = """\
 # A throw-away cluster on loopback; the settings that any cluster needs for Holdfast follow below.
-ClusterName=holdfast-sandbox
+ClusterName=holdfast-{unique}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
 SlurmdPort={local_port}
@@ -67,9 +68,10 @@ def slurm_settings(site: Site, version: tuple[int, int, int]) -> SlurmSettings:
     )
 
 
-def render_sandbox_conf(site: Site, version: tuple[int, int, int]) -> str:
-    """Return the whole slurm.conf."""
+def render_sandbox_conf(site: Site, version: tuple[int, int, int], unique: str) -> str:
+    """Return the whole slurm.conf; `unique` tells the cluster, whose job ids begin with 1, from an earlier one."""
     base = _BASE.format(
+        unique=unique,
         host=CONTROL_HOST,
         ctld_port=site.ports.slurmctld,
         local_port=site.ports.local_slurmd,
@@ -96,7 +98,7 @@ def render_hosts(site: Site, *, with_nodes: bool) -> str:
 def write_slurm_files(site: Site, version: tuple[int, int, int]) -> None:
     """Write slurm.conf, gres.conf, cgroup.conf and both hosts files. Raises OSError, ConfigError."""
     etc = site.layout.etc
-    site.layout.slurm_conf.write_text(render_sandbox_conf(site, version), encoding="utf-8")
+    site.layout.slurm_conf.write_text(render_sandbox_conf(site, version, secrets.token_hex(4)), encoding="utf-8")
     site.layout.hosts.write_text(render_hosts(site, with_nodes=True), encoding="utf-8")
     site.layout.control_hosts.write_text(render_hosts(site, with_nodes=False), encoding="utf-8")
     if version >= (23, 2):

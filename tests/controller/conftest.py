@@ -96,6 +96,8 @@ class World:
         for name in nodes:
             self.node(name, "ALLOCATED", "CLOUD")
         self.job(job_id, "RUNNING", *nodes)
+        for command in self.due():
+            self.finish(command)
         self.later(1)
 
     def notice(self, node: str, window_s: float = 120.0, source: str = "agent") -> Notice:

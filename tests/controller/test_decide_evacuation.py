@@ -157,3 +157,15 @@ def test_the_same_notice_twice_does_nothing_twice(world) -> None:
     assert world.due() != []
     world.notice("n1")
     assert world.due() == []
+
+
+def test_a_job_that_is_ending_is_judged_when_it_has_ended(world) -> None:
+    world.running(7, "n1")
+    world.notice("n1", window_s=10)
+    world.due()
+    world.job(7, "COMPLETED", "n1", completing=True)
+    world.later(9)
+    assert by_kind(world.due(), RequeueJob) == []
+    launch = next(iter(world.fleet.launches))
+    world.apply(e.InstanceChanged(world.now, Instance("i-n1", launch, world.pools[0].name, "gone")))
+    assert by_kind(world.due(), PowerDownNode) != [], "on a dead node it completes only by that"

@@ -131,11 +131,12 @@ def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) 
     if not job.batch or not job.requeue or job.completing:
         return
     peers = [node for name, node in fleet.nodes.items() if _same_group(plans, name, plan) and node.doom is None]
-    on_the_way = [node for node in peers if _spare(fleet, node)]
-    missing = len(case.doomed) - len(on_the_way)
-    for node in [node for node in peers if _can_buy(fleet, node)][: max(0, missing)]:
+    candidates = [node for node in peers if _can_buy(fleet, node)]
+    spare = sum(_spare(fleet, node) for node in peers)
+    for slot, node in zip(range(spare, len(case.doomed)), candidates, strict=False):
         why = f"job {job.key} will need a node in the place of {', '.join(sorted(case.doomed))}"
-        yield PowerUpNode(f"power_up:{node.name}:{job.key}:{case.attempt}", why, node.name, job.job_id)
+        # Named by the place that it fills: in the second until Slurm shows that it powers up, no other is bought for it.
+        yield PowerUpNode(f"power_up:{job.key}:{case.attempt}:{slot}", why, node.name, job.job_id)
 
 
 def _same_group(plans: Plans, name: str, plan: Plan) -> bool:
@@ -148,7 +149,9 @@ def _spare(fleet: Fleet, node: Node) -> bool:
     if node.wanted_since is not None:
         return node.wanted_by == 0
     view = node.view
-    return view is not None and view.up and view.state == "IDLE" and "DRAIN" not in view.flags and not any(fleet.jobs_on(node.name))
+    if view is None or view.state != "IDLE" or "DRAIN" in view.flags or any(fleet.jobs_on(node.name)):
+        return False
+    return view.up or bool(view.flags & {"POWER_UP", "POWERING_UP"})
 
 
 def _can_buy(fleet: Fleet, node: Node) -> bool:
