@@ -115,6 +115,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         """Stream the journal: the newest `limit` entries, or those after `after_seq`; with `follow`, what comes after them as well."""
         ref = f"node:{request.node}" if request.node else f"job:{request.job_id}" if request.job_id else ""
         after = request.after_seq
+        await context.send_initial_metadata(())  # at once, so that a follower knows that it is connected
         if after:
             newest = await self._journal.read(newest=1)
             if after > max((entry.seq for entry in newest), default=0):

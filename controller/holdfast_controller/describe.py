@@ -42,6 +42,8 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
         what = "is being bought" if phase == "launching" else "boots"
         purpose = f"for job {node.wanted_by}" if node.wanted_by else "without a job"
         return f"{who} {what} {purpose}, since {now - node.wanted_since:.0f} s."
+    if phase == "unknown":
+        return f"{who} has not been listed by Slurm yet, which does not mean that it is gone."
     if phase == "up" and record is None:
         return f"{who} is up in Slurm, but no instance of ours is known to hold it."
     if phase == "up" and record is not None and not record.connected:
@@ -53,7 +55,7 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
 def job_phase(job: JobRecord) -> str:
     """Return Holdfast's own word for where the job is."""
     view, evacuation = job.view, job.evacuation
-    if evacuation is not None and view.restarts == evacuation.attempt and view.active:
+    if evacuation is not None and evacuation.doomed and view.restarts == evacuation.attempt and view.active:
         states = {report.state for report in job.reports.values() if report.attempt == evacuation.attempt}
         return "parked" if states == {"parked"} else "saving" if states & {"saving", "saved", "parked"} else "told"
     if view.completing and view.state == "PENDING":
