@@ -11,12 +11,11 @@ import time
 import pytest
 from holdfast_controller.cli import text
 
+pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
 COMMANDS = [("nodes",), ("events", "--follow"), ("explain", "job", "12"), ("policy", "show"), ("interrupt", "n1")]
 AS_NOBODY = """
 import contextlib, io, os, sys
 from holdfast.cli import main
-
-pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
 with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
     main(["nodes", "--socket", "/nonexistent"])
 os.setgroups([])
