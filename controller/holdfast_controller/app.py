@@ -15,6 +15,7 @@ from holdfast_common.errors import ConfigError, HoldfastError
 from holdfast_common.munge import Munge
 from holdfast_common.rpc_auth import ServerAuth
 from holdfast_protos.v1 import admin_pb2_grpc, agent_pb2_grpc, hook_pb2_grpc
+from holdfast_slurm.client import Slurm
 from holdfast_slurm.scontrol import ScontrolClient
 
 from holdfast_controller.admin import AdminService
@@ -100,7 +101,7 @@ class Controller:
         for provider in providers.values():
             stack.push_async_callback(provider.close)
         slurm = ScontrolClient(Path(config.slurm.bin_dir), Path(config.slurm.conf), config.slurm.timeout_s)
-        controller = _wire(config, clock, fleet, journal, policies, providers, slurm, secret)
+        controller = wire(config, clock, fleet, journal, policies, providers, slurm, secret)
         await _serve(config, controller, policies, journal, clock, stack)
         log.info("the controller is up", cluster=config.cluster, nodes=len(fleet.nodes), jobs=len(fleet.jobs))
         return controller
@@ -112,16 +113,17 @@ def _state_dir(config: ControllerConfig) -> Path:
     return state
 
 
-def _wire(
+def wire(
     config: ControllerConfig,
     clock: Clock,
     fleet: Fleet,
     journal: Journal,
     policies: PolicyStore,
     providers: dict[str, Provider],
-    slurm: ScontrolClient,
+    slurm: Slurm,
     secret: bytes,
 ) -> Controller:
+    """Connect the parts around an open journal and its fleet: the same in production and in the simulation."""
     timing = config.timing
     clouds: dict[str, CloudWatcher] = {}
 
@@ -131,8 +133,8 @@ def _wire(
 
     effects = LateEffects()
     reactor = Reactor(journal, fleet, policies.plans, effects, clock)
-    hub = AgentHub(reactor, secret, config.cluster, clock, lost_s=timing.agent_lost_s, on_lost=poll_clouds)
     watcher = SlurmWatcher(slurm, reactor, clock, busy_s=timing.watch_busy_s, idle_s=timing.watch_idle_s)
+    hub = AgentHub(reactor, secret, config.cluster, clock, lost_s=timing.agent_lost_s, on_lost=poll_clouds, on_left=watcher.nudge)
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)
     cloud_effects = CloudEffects(

@@ -22,6 +22,8 @@ class Engine:
         self.on_suspend: Hook | None = None
         self.on_resume_fail: Hook | None = None
         self.on_gate: Gate | None = None
+        self.observer: Callable[[str, str], None] | None = None
+        """Called with each entry of the log at once: event, node or job."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_due = False
 
@@ -56,6 +58,8 @@ class Engine:
     def note(self, event: str, subject: str) -> None:
         """Add to the log."""
         self.log.append((self.clock.now(), event, subject))
+        if self.observer is not None:
+            self.observer(event, subject)
 
     # --- scheduling
 

@@ -5,7 +5,7 @@ the same times give the same answers.
 """
 
 import itertools
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -53,6 +53,8 @@ class FakeProvider:
         self.calls: list[tuple[float, str, object]] = []
         """When, which method, with what: every call that reached the cloud."""
         self.machines: dict[str, Machine] = {}
+        self.on_change: Callable[[Machine], None] = lambda _: None
+        """Called when a machine was started, asked to end, reclaimed, or spared: for whoever plays what runs on it."""
         self._clock = clock
         self._cluster = cluster
         self._troubles = Troubles()
@@ -75,6 +77,12 @@ class FakeProvider:
         """
         for instance_id in instance_ids:
             self.machines[instance_id].reclaim(self._clock.now() + after_s)
+            self.on_change(self.machines[instance_id])
+
+    def spare(self, instance_id: str) -> None:
+        """Take a reclaim that has not happened yet back, as clouds do now and then."""
+        self.machines[instance_id].reclaimed = None
+        self.on_change(self.machines[instance_id])
 
     async def launch(self, request: LaunchRequest) -> LaunchResult:
         """Start instances, or say why not; idempotent by launch id for as long as this object lives."""
@@ -110,6 +118,7 @@ class FakeProvider:
             machine = self.machines.get(instance_id)
             if machine is not None:
                 machine.terminate(now)
+                self.on_change(machine)
             if machine is None or machine.state(now, self.timing) == "gone":
                 gone.append(instance_id)
         return await self._answer(injection, tuple(gone))
@@ -200,6 +209,7 @@ class FakeProvider:
         tags = own_tags(self._cluster, request)
         machine = Machine(f"i-{number:017x}", request.launch_id, request.pool.name, tags, self._clock.now(), number)
         self.machines[machine.instance_id] = machine
+        self.on_change(machine)
         return machine.instance_id
 
     def _alive(self, pool: str | None = None) -> int:

@@ -1,0 +1,100 @@
+"""An agent without a node: it speaks to an `AgentHub` of this process through the real messages. For tests and the simulator."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from holdfast_common.clock import Clock
+from holdfast_common.notice import Notice, NoticeKind
+from holdfast_protos.v1 import agent_pb2 as pb
+
+from holdfast_controller.agents import AgentHub
+
+Prepared = Callable[[tuple[int, ...], Notice, bool], None]
+
+
+class FakeAgent:
+    """Says what it is told to, each word until it is acknowledged, and remembers the name that it was given."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        token: str,
+        address: str,
+        clock: Clock,
+        *,
+        on_welcome: Callable[[str], None],
+        on_prepare: Prepared,
+        boot_id: str = "boot-1",
+    ) -> None:
+        """Begin without a name. `on_welcome` gets the name and has what still holds said again; `on_prepare` gets other nodes' notices."""
+        self.instance_id = instance_id
+        self.node = ""
+        self.refused = ""
+        """Why the controller turned it away last."""
+        self.released = False
+        self._token = token
+        self._address = address
+        self._boot_id = boot_id
+        self._clock = clock
+        self._on_welcome = on_welcome
+        self._on_prepare = on_prepare
+        self._outbox: dict[str, pb.AgentMessage] = {}
+        self._queue: asyncio.Queue[pb.AgentMessage] | None = None
+        self._welcomed = False
+        self._numbers = itertools.count(1)
+
+    def put(self, slot: str, **body: Any) -> None:
+        """Say something (`notice=…`, `job_status=…`); a newer word in the same slot takes its place."""
+        message = pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), **body)
+        self._outbox[slot] = message
+        if self._queue is not None and self._welcomed:
+            self._queue.put_nowait(message)
+
+    async def session(self, hub: AgentHub) -> None:
+        """Hold one stream until either side ends it, or the caller cancels (as when the controller dies)."""
+        queue = self._queue = asyncio.Queue()
+        stream = hub.Connect(self._outgoing(queue), None)
+        beats = asyncio.ensure_future(self._beat(queue))
+        try:
+            async for message in stream:
+                self._take(message, queue)
+        finally:
+            self._queue, self._welcomed = None, False
+            beats.cancel()
+            await stream.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+    async def _outgoing(self, queue: "asyncio.Queue[pb.AgentMessage]") -> AsyncIterator[pb.AgentMessage]:
+        hello = pb.Hello(
+            instance_id=self.instance_id, boot_id=self._boot_id, launch_token=self._token, node=self.node, address=self._address
+        )
+        yield pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), hello=hello)
+        while True:
+            yield await queue.get()
+
+    async def _beat(self, queue: "asyncio.Queue[pb.AgentMessage]") -> None:
+        while True:
+            await self._clock.sleep(5.0)
+            queue.put_nowait(pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), heartbeat=pb.Heartbeat()))
+
+    def _take(self, message: pb.ControllerMessage, queue: "asyncio.Queue[pb.AgentMessage]") -> None:
+        kind = message.WhichOneof("body")
+        if kind == "ack":
+            self._outbox = {slot: sent for slot, sent in self._outbox.items() if sent.id != message.ack.id}
+            return
+        queue.put_nowait(pb.AgentMessage(ack=pb.Ack(id=message.id), sent_at=self._clock.now()))
+        if kind == "welcome":
+            self.node = self.node or message.welcome.node
+            self._welcomed = True
+            for waiting in self._outbox.values():
+                queue.put_nowait(waiting)
+            self._on_welcome(message.welcome.node)
+        elif kind == "prepare":
+            said = message.prepare.notice
+            notice = Notice(said.id, NoticeKind(said.kind), said.deadline, said.received, said.reason)
+            self._on_prepare(tuple(message.prepare.job_ids), notice, message.prepare.cancelled)
+        elif kind == "release":
+            self.released = True
+        elif kind == "refused":
+            self.refused = message.refused.reason
