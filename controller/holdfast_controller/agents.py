@@ -16,13 +16,14 @@ from holdfast_common.errors import AuthError, InputError, Temporary
 from holdfast_common.notice import Notice
 from holdfast_protos.v1 import agent_pb2, agent_pb2_grpc
 
-from holdfast_controller.events import AgentArrived, AgentLost
+from holdfast_controller.events import AgentArrived, AgentLost, JobLeftNode
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
 from holdfast_controller.wire import from_hello, notice_message, to_events
 
 ACK_TIMEOUT_S = 2.0
 SEEN_IDS = 4096
+MAX_PROGRESS = 10_000
 
 log = structlog.get_logger()
 
@@ -51,18 +52,29 @@ class Stream:
 class AgentHub(agent_pb2_grpc.AgentServiceServicer):
     """Serves `AgentService` and is what the effects call (`effects.Agents`)."""
 
-    def __init__(self, reactor: Reactor, secret: bytes, cluster: str, clock: Clock, *, lost_s: float, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        secret: bytes,
+        cluster: str,
+        clock: Clock,
+        *,
+        lost_s: float,
+        on_lost: Callable[[], None],
+        on_left: Callable[[], None],
+    ) -> None:
         self._reactor = reactor
         self._secret = secret
         self._cluster = cluster
         self._clock = clock
         self._lost_s = lost_s
         self._on_lost = on_lost
+        self._on_left = on_left
         self._streams: dict[str, Stream] = {}
         self._ids = itertools.count(1)
         self._born = f"{clock.now():.3f}"
-        self.progress: dict[tuple[int, int], agent_pb2.JobStatus] = {}
-        """(job id, attempt) → newest status: a sample for people, never a ground for a decision."""
+        self.progress: dict[int, agent_pb2.JobStatus] = {}
+        """Job id → newest status: a sample for people, never a ground for a decision."""
 
     def connected(self, instance_id: str) -> bool:
         """Whether the agent of the instance is here."""
@@ -167,13 +179,21 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         body = message.WhichOneof("body")
         if node and body != "heartbeat" and stream.first_time(message.id):
             if body == "job_status":
-                self.progress[message.job_status.job_id, message.job_status.attempt] = message.job_status
+                self._note(message.job_status)
             try:
                 for event in to_events(message, node, self._reactor.fleet, self._clock.now()):
                     await self._reactor.record(event)
+                    if isinstance(event, JobLeftNode):
+                        self._on_left()  # Slurm is about to say the same, and the next steps wait for its word
             except InputError as error:
                 log.warning("a message of an agent was dropped", instance=stream.instance_id, reason=str(error))
         stream.queue.put_nowait(_ack(message.id))
+
+    def _note(self, status: agent_pb2.JobStatus) -> None:
+        self.progress.pop(status.job_id, None)
+        self.progress[status.job_id] = status
+        if len(self.progress) > MAX_PROGRESS:
+            del self.progress[next(iter(self.progress))]
 
     async def watch(self) -> None:
         """End the streams of agents that have fallen silent, for ever."""

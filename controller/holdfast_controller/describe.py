@@ -55,7 +55,7 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
 def job_phase(job: JobRecord) -> str:
     """Return Holdfast's own word for where the job is."""
     view, evacuation = job.view, job.evacuation
-    if evacuation is not None and evacuation.doomed and view.restarts == evacuation.attempt and view.active:
+    if evacuation is not None and view.restarts == evacuation.attempt and view.active:
         states = {report.state for report in job.reports.values() if report.attempt == evacuation.attempt}
         return "parked" if states == {"parked"} else "saving" if states & {"saving", "saved", "parked"} else "told"
     if view.completing and view.state == "PENDING":

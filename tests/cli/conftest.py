@@ -89,7 +89,7 @@ class Stage:
         self.policies = PolicyStore(self.policy)
         self.policies.manage(self.fleet)
         self.reactor = Reactor(self.journal, self.fleet, self.policies.plans, DoneAtOnce(), clock)
-        self.hub = AgentHub(self.reactor, b"secret", "lab", clock, lost_s=20.0, on_lost=lambda: None)
+        self.hub = AgentHub(self.reactor, b"secret", "lab", clock, lost_s=20.0, on_lost=lambda: None, on_left=lambda: None)
         self._loop = asyncio.create_task(self.reactor.run())
         self._server = new_server()
         admin = AdminService(self.reactor, self.hub, self.policies, self.journal, clock, cluster="lab")
