@@ -95,6 +95,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     def _job(self, job: JobRecord) -> admin_pb2.JobInfo:
         view = job.view
         said = self._hub.progress.get(view.job_id)
+        if said is not None and said.attempt != view.restarts:
+            said = None
         saved = [report.saved_step for report in job.reports.values() if report.saved_step is not None]
         return admin_pb2.JobInfo(
             job_id=view.job_id,

@@ -79,7 +79,7 @@ async def test_a_job_shows_the_step_reached_and_the_step_saved(stage) -> None:
     blank = (await stage.stub.ListJobs(pb.ListJobsRequest())).jobs[0]
     assert (blank.step, blank.saved_step) == (-1, -1)
     stage.hub.progress[12] = agent_pb2.JobStatus(job_id=12, attempt=1, step=40, saved_step=30)
-    stage.hub.progress[12] = agent_pb2.JobStatus(job_id=12, attempt=0, step=99, saved_step=98)
+    stage.hub.progress[13] = agent_pb2.JobStatus(job_id=13, attempt=1, step=99, saved_step=98)
     await stage.record(e.JobRequeued(stage.now, 12, 0))
     job = (await stage.stub.ListJobs(pb.ListJobsRequest(ids=["12"]))).jobs[0]
     assert (job.step, job.saved_step, job.interruptions, job.attempt, job.phase) == (40, 30, 1, 1, "running")

@@ -85,7 +85,7 @@ async def test_nodes_are_picked_by_name_and_by_slurms_node_lists(stage) -> None:
 async def test_jobs_as_a_plain_table_and_as_json(stage) -> None:
     await stage.job(112, "PENDING", reason="Resources")
     await stage.job(12, "RUNNING", "spot-1", "spot-2", restarts=1)
-    stage.hub.progress[12] = agent_pb2.JobStatus(step=40, saved_step=30)
+    stage.hub.progress[12] = agent_pb2.JobStatus(attempt=1, step=40, saved_step=30)
     await stage.record(e.JobRequeued(stage.now, 12, 0))
     lines = (await stage.cli("jobs")).out.splitlines()
     assert lines[1].split()[:10] == ["12", "ann", "spot", "RUNNING", "running", "spot-1,spot-2", "1", "40", "30", "1"]
