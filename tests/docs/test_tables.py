@@ -1,0 +1,99 @@
+"""The reference tables name every key with its default, and no key that is not there; what they call not acted on is not."""
+
+import importlib
+import json
+import re
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from doc_pages import PAGES, ROOT, code, rows
+from holdfast.cli import _OWN, _added
+from holdfast_slurm.directives import _READERS
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+MARKS = [(page, mark) for page in PAGES for mark in re.findall(r"<!-- (keys: .+?) -->", page.read_text())]
+CONTROLLER = ROOT / "controller" / "holdfast_controller"
+NOT_YET = "†"
+
+
+def expected(mark: str) -> dict[str, str]:
+    """Key → default as the tables write it, for a model of settings; sections have tables of their own."""
+    path, *kind = mark.removeprefix("keys: ").split()
+    module, _, name = path.rpartition(".")
+    model = getattr(importlib.import_module(module), name)
+    if is_dataclass(model):
+        assert kind == ["times"]
+        return {each.name: shown(each.default) for each in fields(model) if each.name.endswith("_s")}
+    return {key: shown(field.default) for key, field in model.model_fields.items() if not has_section(field.annotation)}
+
+
+def has_section(annotation: Any) -> bool:
+    if isinstance(annotation, type):
+        return issubclass(annotation, BaseModel)
+    return any(has_section(part) for part in get_args(annotation))
+
+
+def shown(default: Any) -> str:
+    if default is PydanticUndefined or default is MISSING:
+        return "required"
+    if default is None:
+        return "none"
+    if isinstance(default, float):
+        return f"`{default:g}`"
+    return f"`{json.dumps(str(default) if isinstance(default, Path) else default)}`"
+
+
+@pytest.mark.parametrize(("page", "mark"), MARKS, ids=[mark.split(".")[-1] for _, mark in MARKS])
+def test_a_table_has_every_key_with_its_default(page: Path, mark: str) -> None:
+    table = {code(row[0]): row[2] for row in rows(page, mark)}
+    assert table == expected(mark)
+
+
+def test_every_model_of_settings_has_a_table() -> None:
+    named = {mark.removeprefix("keys: ").split()[0] for _, mark in MARKS}
+    for module in ("holdfast_common.policy", "holdfast_controller.config", "holdfast_nodeagent.config"):
+        for name, found in vars(importlib.import_module(module)).items():
+            if isinstance(found, type) and issubclass(found, BaseModel) and found.__module__ == module:
+                keys = [key for key, field in found.model_fields.items() if not has_section(field.annotation)]
+                assert f"{module}.{name}" in named or not keys, f"{module}.{name} has no table"
+
+
+def test_what_is_not_acted_on_yet_is_not() -> None:
+    """When one of these keys comes to be used, its mark in the table must go."""
+    keys = {code(row[0]) for page, mark in MARKS for row in rows(page, mark) if NOT_YET in row[0]}
+    source = "\n".join(path.read_text() for path in CONTROLLER.rglob("*.py") if path.name != "planning.py")
+    used = {key for key in keys if re.search(rf"\b(checkpoint|requeue|group|timing|plan|policy)\.{key}\b", source)}
+    assert used == set()
+    assert "max_attempts" in keys
+
+
+def test_the_directives_table_has_every_key_and_says_which_act() -> None:
+    table = {code(row[0]): row[3] for row in rows_of_section(ROOT / "docs" / "researchers.md", "| Key | Value | Meaning | Acted on |")}
+    assert table.keys() == _READERS.keys()
+    used = set(re.findall(r"\bsaid\.(\w+)", (CONTROLLER / "records.py").read_text()))
+    acting = {key for key in _READERS if any(name == key or name.startswith(f"{key}_") for name in used)}
+    assert {key for key, said in table.items() if said == "yes"} == acting
+
+
+def rows_of_section(page: Path, heading: str) -> list[list[str]]:
+    after = page.read_text().partition(heading + "\n")[2]
+    assert after
+    lines = re.match(r"(?:\|.*\|\n)+", after)
+    assert lines
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[0].splitlines()[1:]]
+
+
+def test_the_list_of_commands_is_that_of_the_program() -> None:
+    listed = [code(row[0]) for row in rows(ROOT / "docs" / "administration.md", "commands")]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == {f"holdfast {name}" for name in (*_OWN, *_added())}
+
+
+def test_the_exit_codes_are_those_of_the_program() -> None:
+    from holdfast_controller.cli.app import EXIT_CODES
+
+    said = EXIT_CODES.removeprefix("Exit codes: ").rstrip(".")
+    assert said in " ".join((ROOT / "docs" / "administration.md").read_text().split())
