@@ -10,7 +10,7 @@ from typing import Any
 from holdfast_common.notice import Notice, NoticeKind
 
 from holdfast_controller import events as e
-from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode
+from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode, PrepareJobs
 from holdfast_controller.providers.base import FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
@@ -126,6 +126,8 @@ class Fleet:
         job = self.jobs.setdefault(view.job_id, JobRecord(view))
         if view.comment != job.view.comment or not job.told:
             job.declare(view.comment)
+        if view.restarts != job.view.restarts:
+            job.prepared.clear()
         job.view = view
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
@@ -304,6 +306,12 @@ class Fleet:
             self._given_up(command, event.at)
         elif isinstance(command, PowerDownNode) and command.node in self.nodes:
             self.nodes[command.node].power_down_at = event.at
+        elif isinstance(command, PrepareJobs) and command.notice is not None and not command.cancelled:
+            for job in self._known(command.job_ids):
+                job.prepared[f"{command.node} {command.notice.id}"] = command
+
+    def _known(self, job_ids: tuple[int, ...]) -> list[JobRecord]:
+        return [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]
 
     def _given_up(self, command: GiveUp, at: float) -> None:
         for name in command.nodes:
@@ -322,6 +330,10 @@ class Fleet:
         if record is None or record.command_id != event.command_id:
             return
         record.state, record.done_at, record.retry_at = event.outcome, event.at, event.at + event.retry_s
+        command = record.issued.command
+        if isinstance(command, PrepareJobs) and command.notice is not None and command.cancelled and event.outcome == "ok":
+            for job in self._known(command.job_ids):
+                job.prepared.pop(f"{command.node} {command.notice.id}", None)
         for key in [key for key, old in self.commands.items() if old.state != "open" and old.done_at < event.at - KEEP_COMMANDS_S]:
             del self.commands[key]
         self._forget(event.at - KEEP_COMMANDS_S)

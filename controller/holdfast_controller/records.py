@@ -7,6 +7,7 @@ from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.directives import parse_directives
 
+from holdfast_controller.commands import PrepareJobs
 from holdfast_controller.events import AgentArrived, CommandIssued, JobReported
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
 
@@ -103,6 +104,8 @@ class JobRecord:
     present: dict[str, int] = field(default_factory=dict)
     """Node → attempt whose processes its agent sees there."""
     evacuation: Evacuation | None = None
+    prepared: dict[str, PrepareJobs] = field(default_factory=dict)
+    """`NODE NOTICE` → how the agent of that node was asked to tell this attempt of that notice."""
     interruptions: int = 0
     told: bool = False
     """Its directives were read."""

@@ -88,7 +88,7 @@ class Engine:
 
     def _choose(self, job: FakeJob) -> tuple[str, ...]:
         free = [node for node in self.fleet.values() if node.free and job.partition in node.partitions]
-        free.sort(key=lambda node: node.power != "on")  # powered-up nodes first, else in the order of the configuration
+        free.sort(key=lambda node: node.power == "off")  # powered-up and booting nodes first, else in the order of the configuration
         names = {node.name for node in free[: job.num_nodes]}
         return tuple(name for name in self.fleet if name in names) if len(names) == job.num_nodes else ()
 
@@ -101,6 +101,7 @@ class Engine:
         off = [name for name in names if self.fleet[name].power == "off"]
         if off:
             self.power_up(off)
+        if any(self.fleet[name].power != "on" for name in names):
             self._await_nodes(job)
         else:
             self._launch(job)

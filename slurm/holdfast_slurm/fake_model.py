@@ -66,8 +66,8 @@ class FakeNode:
 
     @property
     def free(self) -> bool:
-        """Whether the scheduler may use it."""
-        return not (self.job or self.down or self.drain) and self.power in {"off", "on"} and self.responding
+        """Whether the scheduler may use it; measured: also while it powers up, and then before nodes that are off."""
+        return not (self.job or self.down or self.drain) and (self.power == "resuming" or (self.power in {"off", "on"} and self.responding))
 
     def view(self) -> NodeView:
         """Return it as scontrol shows it."""

@@ -8,7 +8,7 @@ from holdfast_common.views import JobView, NodeView
 from holdfast_controller import commands as c
 from holdfast_controller import events as e
 from holdfast_controller import journal as journal_module
-from holdfast_controller.journal import Journal, decode, dump_fleet, encode
+from holdfast_controller.journal import Journal, decode, encode
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
 
 NOTICE = Notice("x", NoticeKind.PREEMPT, 2.0, 1.0, "reclaim")
@@ -59,7 +59,7 @@ async def test_replay_gives_the_same_fleet(tmp_path) -> None:
     assert again.epoch == fleet.epoch
     assert not again.fresh
     again.fresh = True
-    assert dump_fleet(again) == dump_fleet(fleet)
+    assert again == fleet
     assert [issued.command.key for issued in again.open_issued()] == ["prepare"]
 
 
@@ -76,7 +76,7 @@ async def test_a_snapshot_replaces_replay(tmp_path, monkeypatch) -> None:
         db.execute("DELETE FROM events")
     _, again = await opened(tmp_path / "j")
     again.fresh = fleet.fresh
-    assert dump_fleet(again) == dump_fleet(fleet)
+    assert again == fleet
 
 
 async def test_a_snapshot_that_cannot_be_read_is_replayed_instead(tmp_path, monkeypatch) -> None:

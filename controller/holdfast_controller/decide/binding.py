@@ -41,9 +41,21 @@ def _name_for(fleet: Fleet, record: InstanceRecord, taken: set[str]) -> Node | N
     if launch is not None and record.agent.launch_id == launch.launch_id:
         if launch.void:
             return None
-        free = (fleet.nodes[name] for name in launch.nodes if name in fleet.nodes and name not in taken)
-        return next((node for node in free if not node.instance_id), None)
+        free = [fleet.nodes[name] for name in launch.nodes if name in fleet.nodes and name not in taken]
+        free = [node for node in free if not node.instance_id]
+        claimed = record.agent.node
+        # It may have been named before a journal was lost: then it is that node, or none.
+        return next((node for node in free if (node.name == claimed if claimed else not _spoken_for(fleet, record, node))), None)
     return _adopted(fleet, record, taken)
+
+
+def _spoken_for(fleet: Fleet, record: InstanceRecord, node: Node) -> bool:
+    """With a lost journal: whether the name was given to another instance already, which has not come back yet to say so."""
+    view = node.view
+    if view is None:
+        return False
+    others = (other for other in fleet.instances.values() if other is not record and other.alive)
+    return view.up or any(other.instance.address == view.address for other in others if view.address)
 
 
 def _adopted(fleet: Fleet, record: InstanceRecord, taken: set[str]) -> Node | None:

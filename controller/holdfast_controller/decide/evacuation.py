@@ -37,6 +37,8 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     for job in fleet.jobs.values():
         if job.evacuation is not None:
             yield from _job(fleet, plans, job, job.evacuation, now)
+        if job.prepared:
+            yield from _untell(fleet, job)
         yield from _backoff(job, now)
 
 
@@ -125,6 +127,22 @@ def _tell(fleet: Fleet, job: JobRecord, evacuation: Evacuation) -> Iterator[Comm
             yield PrepareJobs(key, why, name, record.instance.instance_id, (job.view.job_id,), doom.notice)
 
 
+def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
+    """A notice that was withdrawn is taken back from the nodes that were told of it for another's sake: the job trains on at once."""
+    if not job.view.active or job.view.completing:
+        return
+    dooms = (fleet.nodes[name].doom for name in job.view.nodes if name in fleet.nodes)
+    in_force = {doom.notice.id for doom in dooms if doom is not None}
+    for told in job.prepared.values():
+        node = fleet.nodes.get(told.node)
+        record = fleet.instance_of(node) if node is not None else None
+        if told.notice is None or told.notice.id in in_force or record is None or not record.connected:
+            continue
+        key = f"unprepare:{told.node}:{job.view.job_id}:{job.view.restarts}:{told.notice.id}:{record.arrivals}"
+        why = f"job {job.view.key} may train on: the notice was withdrawn"
+        yield PrepareJobs(key, why, told.node, record.instance.instance_id, (job.view.job_id,), told.notice, cancelled=True)
+
+
 def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) -> Iterator[Command]:
     """While the job still saves, buy what it will miss, unless idle nodes of its group would do."""
     job = case.view
@@ -173,8 +191,8 @@ def _undrain(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
         return
     ours = view.reason.startswith(steps.REASON_PREFIX) and "DRAIN" in view.flags
     leaving = any(flag.startswith("POWER") for flag in view.flags)
-    if ours and not leaving and now >= max(record.agent.at, node.viewed_at) + UNDRAIN_AFTER_S:
-        key = f"undrain:{node.name}:{record.instance.instance_id}:{node.viewed_at:.3f}"
+    if ours and not leaving and now >= record.agent.at + UNDRAIN_AFTER_S:
+        key = f"undrain:{node.name}:{record.instance.instance_id}:{record.arrivals}"
         yield UndrainNode(key, f"{node.name} was drained for a notice that is no more", node.name)
 
 

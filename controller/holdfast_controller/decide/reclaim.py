@@ -44,9 +44,9 @@ def _unwanted(fleet: Fleet, record: InstanceRecord, grace_s: float, now: float) 
     iid = record.instance.instance_id
     if launch is not None and launch.void and launch.ended:
         return f"instance {iid} belongs to a launch that was given up"
-    if launch is not None and launch.ended and all(_served(fleet, name, iid) for name in launch.nodes):
+    if launch is not None and launch.ended and not has_home(fleet, record) and all(_served(fleet, name, iid) for name in launch.nodes):
         return f"instance {iid} is not needed any more"
-    if launch is None and fleet.cloud_listed and not record.connected and not _has_home(fleet, record):
+    if launch is None and fleet.cloud_listed and not record.connected and not has_home(fleet, record):
         first = max(record.first_seen, record.instance.launched)
         if now >= first + grace_s:
             return f"instance {iid} is an orphan: no launch, no node and no agent have claimed it for {grace_s:.0f} s"
@@ -54,12 +54,15 @@ def _unwanted(fleet: Fleet, record: InstanceRecord, grace_s: float, now: float) 
 
 
 def _served(fleet: Fleet, name: str, instance_id: str) -> bool:
-    """Whether the name waits for no instance: held by another, or not wanted."""
+    """Whether the name waits for no instance: held by another, or positively not wanted (a request may not have been heard of yet)."""
     node = fleet.nodes.get(name)
-    return node is None or (node.instance_id not in {"", instance_id}) or node.wanted_since is None
+    if node is None or node.instance_id not in {"", instance_id}:
+        return True
+    view = node.view
+    return node.wanted_since is None and view is not None and (view.powered_down or bool(view.flags & {"POWERING_DOWN", "POWER_DOWN"}))
 
 
-def _has_home(fleet: Fleet, record: InstanceRecord) -> bool:
+def has_home(fleet: Fleet, record: InstanceRecord) -> bool:
     """Whether a node that is up in Slurm has this instance's address: then it is one of ours, whatever the journal says."""
     address = record.instance.address
     return bool(address) and any(node.view is not None and node.view.address == address and node.view.up for node in fleet.nodes.values())

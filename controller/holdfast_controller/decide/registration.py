@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from holdfast_controller.commands import Command, TerminateInstance
+from holdfast_controller.decide.reclaim import has_home
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 
@@ -18,7 +19,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             if record is None or not record.alive:
                 continue
             node = fleet.nodes.get(record.node)
-            if node is not None and (node.wanted_since is None or node.instance_id != instance_id):
+            if has_home(fleet, record) or (node is not None and (node.wanted_since is None or node.instance_id != instance_id)):
                 continue
             name = record.node or "no node"
             why = f"instance {instance_id} ({name}) did not register within {plan.registration_timeout_s:.0f} s"

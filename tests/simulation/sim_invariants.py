@@ -1,0 +1,89 @@
+"""What holds at every moment, and what holds once everything has come to rest (design, section 1)."""
+
+from sim_world import World
+
+REASON = "holdfast:"
+
+
+def always(world: World) -> None:
+    """Note what must never be so, at any moment."""
+    names: dict[str, list[str]] = {}
+    for machine in world.room.living():
+        if machine.name:
+            names.setdefault(machine.name, []).append(machine.iid)
+    for name, holders in names.items():
+        if len(holders) > 1:
+            world.wrong(f"{name} is the name of {holders}")
+    if world.controller is not None:
+        _one_launch_each(world)
+
+
+def _one_launch_each(world: World) -> None:
+    """No more machines that somebody waits for than names that they could have: nothing was bought twice."""
+    launches = world.fleet.launches
+    waiting = []
+    for machine in world.room.living():
+        launch = launches.get(machine.cloud.launch_id)
+        wanted = launch is not None and not launch.void and machine.cloud.terminated is None and machine.iid in launch.instances
+        if wanted and launch is not None:
+            waiting.append((machine.iid, (machine.name,) if machine.name else launch.nodes))
+    taken: dict[str, str] = {}
+
+    def place(iid: str, options: tuple[str, ...], tried: set[str]) -> bool:
+        for name in options:
+            if name in tried:
+                continue
+            tried.add(name)
+            if name not in taken or place(taken[name], dict(waiting)[taken[name]], tried):
+                taken[name] = iid
+                return True
+        return False
+
+    for iid, options in waiting:
+        if not place(iid, options, set()):
+            world.wrong(f"{iid} has been bought for {', '.join(options)}, and others for the same")
+
+
+def at_rest(world: World) -> list[str]:
+    """Return what is not as it must be once faults have stopped and jobs are done."""
+    found = [f"job {job.key} is not done: {_state(world, job.key)}" for job in world.training.jobs.values() if job.done_at is None]
+    for machine in world.room.living():
+        node = world.slurm.fake_node(machine.registered) if machine.registered else None
+        if node is None or node.power != "on":
+            found.append(f"{machine.iid} is an orphan: {machine.name or 'no name'}, {node.view() if node else 'never registered'}")
+    for node in world.slurm.engine.fleet.values():
+        if node.drain and node.reason.startswith(REASON):
+            found.append(f"{node.name} is left with our drain: {node.reason}")
+        if node.down:
+            found.append(f"{node.name} is left DOWN: {node.reason}")
+        if node.power == "on" and world.room.holder(node.name) is None:
+            found.append(f"{node.name} is up in Slurm without a machine")
+        if node.power not in {"on", "off"}:
+            found.append(f"{node.name} stays {node.power}")
+    if world.fleet.busy():
+        found.append("the controller is busy without cause")
+    return found
+
+
+def _state(world: World, key: str) -> str:
+    fake = world.slurm.engine.queue.get(key)
+    return str(fake.view()) if fake is not None else "forgotten by Slurm"
+
+
+def settle(world: World, limit_s: float = 1500.0) -> None:
+    """Let everything come to rest; then nothing may go on happening. Raises AssertionError with the story."""
+    end = world.clock.now() + limit_s
+    left = at_rest(world)
+    while left and world.clock.now() < end:
+        world.wait(5.0)
+        always(world)
+        left = at_rest(world)
+    assert not left, "\n".join([*left, world.story()])
+    world.wait(30.0)
+    seq = world.controller.reactor.seq if world.controller else 0
+    world.wait(200.0)
+    more = (world.controller.reactor.seq if world.controller else 0) - seq
+    jobs = len(world.training.jobs)
+    assert more <= jobs, f"at rest, and yet {more} lines in the journal\n{world.story()}"  # each job is forgotten once
+    assert not at_rest(world), "\n".join([*at_rest(world), world.story()])
+    assert not world.faults, world.story()

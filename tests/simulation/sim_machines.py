@@ -1,0 +1,159 @@
+"""What runs on the machines of the cloud in memory: an agent on each, and a slurmd once it has a name."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from holdfast_common.notice import Notice, NoticeKind
+from holdfast_controller.fakes import FakeAgent
+from holdfast_controller.providers.fake_machines import Machine
+from holdfast_protos.v1 import agent_pb2 as pb
+
+if TYPE_CHECKING:
+    from sim_world import World
+
+SLURMD_S = 0.3
+RECONNECT_S = 0.5
+
+
+class SimMachine:
+    """A virtual machine of ours, from its launch to its end."""
+
+    def __init__(self, world: "World", machine: Machine, token: str) -> None:
+        self.world = world
+        self.cloud = machine
+        self.iid = machine.instance_id
+        self.alive = True
+        self.registered = ""
+        """The node name under which its slurmd registered."""
+        self.mute = False
+        """It boots, but its agent never finds the controller."""
+        self.own: dict[str, Notice] = {}
+        self.prepared: dict[int, dict[str, Notice]] = {}
+        address = machine.view(world.clock.now(), world.provider.timing).address
+        self.agent = FakeAgent(self.iid, token, address, world.clock, on_welcome=self._welcome, on_prepare=self._prepare)
+        self.session: asyncio.Task[None] | None = None
+        self._slurmd_begun = False
+        self._tasks = [world.spawn(self._life())]
+
+    @property
+    def name(self) -> str:
+        return self.agent.node
+
+    def notices(self, job_id: int) -> list[Notice]:
+        """The notices because of which the job must leave, as its agent here knows them."""
+        now = self.world.clock.now()
+        found = [*self.own.values(), *self.prepared.get(job_id, {}).values()]
+        return [notice for notice in found if notice.evacuates(now)]
+
+    async def _life(self) -> None:
+        await self.world.clock.sleep(self.world.provider.timing.boot_s)
+        while True:
+            hub = self.world.hub
+            if hub is None or self.mute:
+                await self.world.clock.sleep(RECONNECT_S)
+                continue
+            self.session = self.world.spawn(self.agent.session(hub))
+            await asyncio.wait({self.session})
+            await self.world.clock.sleep(RECONNECT_S)
+
+    def cut(self) -> None:
+        """The controller's end of the stream is gone."""
+        if self.session is not None:
+            self.session.cancel()
+
+    def _welcome(self, node: str) -> None:
+        self.world.named(self, node)
+        for notice in self.own.values():
+            self._say_notice(notice)
+        self.world.training.resend(self)
+        if not self._slurmd_begun:
+            self._slurmd_begun = True
+            self._tasks.append(self.world.spawn(self._slurmd()))
+
+    async def _slurmd(self) -> None:
+        await self.world.clock.sleep(SLURMD_S)
+        while self.world.slurm.unavailable:
+            await self.world.clock.sleep(1.0)
+        self.world.registers(self)
+
+    def _prepare(self, job_ids: tuple[int, ...], notice: Notice, cancelled: bool) -> None:
+        for job_id in job_ids:
+            told = self.prepared.setdefault(job_id, {})
+            if cancelled:
+                told.pop(notice.id, None)
+            else:
+                told[notice.id] = notice
+
+    def notice(self, window_s: float) -> None:
+        """The metadata service shows a notice; the agent reads it within a second."""
+        now = self.world.clock.now()
+        notice = Notice(f"{self.iid}-{now:.0f}", NoticeKind.PREEMPT, now + window_s, now, "spot interruption")
+        self._tasks.append(self.world.spawn(self._read_notice(notice)))
+
+    async def _read_notice(self, notice: Notice) -> None:
+        await self.world.clock.sleep(0.5)
+        self.own[notice.id] = notice
+        self._say_notice(notice)
+
+    def _say_notice(self, notice: Notice) -> None:
+        message = pb.Notice(id=notice.id, kind=notice.kind.value, deadline=notice.deadline, received=notice.received, reason=notice.reason)
+        self.agent.put(f"notice:{notice.id}", notice=message)
+
+    def withdraw(self) -> None:
+        """The cloud takes its notices back."""
+        for notice_id in list(self.own):
+            del self.own[notice_id]
+            self.agent.put(f"notice:{notice_id}", notice_cancelled=pb.NoticeCancelled(id=notice_id))
+
+    def die(self) -> None:
+        """The machine is gone, whole and at once."""
+        self.alive = False
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+
+
+class Room:
+    """All machines; told by the provider of whatever is done to one."""
+
+    def __init__(self, world: "World", on_death: Callable[[SimMachine], None]) -> None:
+        self.world = world
+        self.machines: dict[str, SimMachine] = {}
+        self.mute_next = 0
+        """So many of the next machines never find the controller."""
+        self._on_death = on_death
+        self._watched: dict[str, asyncio.Task[None]] = {}
+
+    def changed(self, machine: Machine) -> None:
+        """Hear of a machine: a new one, or one whose end has been set."""
+        known = self.machines.get(machine.instance_id)
+        if known is None:
+            request = self.world.requests[machine.launch_id]
+            token = json.loads(request.user_data)["holdfast"]["launch_token"]
+            known = self.machines[machine.instance_id] = SimMachine(self.world, machine, token)
+            if self.mute_next > 0:
+                self.mute_next -= 1
+                known.mute = True
+        if machine.terminated is not None:
+            self.world.terminating(known)
+        with contextlib.suppress(KeyError):
+            self._watched.pop(machine.instance_id).cancel()
+        end = machine.ended(self.world.provider.timing)[0]
+        if end < float("inf") and known.alive:
+            self._watched[machine.instance_id] = self.world.spawn(self._await_end(known, end))
+
+    async def _await_end(self, machine: SimMachine, end: float) -> None:
+        await self.world.clock.sleep(max(0.0, end - self.world.clock.now()))
+        machine.die()
+        self._on_death(machine)
+
+    def living(self) -> list[SimMachine]:
+        """Machines that are not gone."""
+        return [machine for machine in self.machines.values() if machine.alive]
+
+    def holder(self, node: str) -> SimMachine | None:
+        """The living machine whose slurmd registered as the node."""
+        return next((machine for machine in self.living() if machine.registered == node), None)

@@ -1,0 +1,159 @@
+"""Training jobs that save when they are told to, park, and go on from their newest save in the next attempt."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from holdfast_protos.v1 import agent_pb2 as pb
+from sim_machines import SimMachine
+
+if TYPE_CHECKING:
+    from holdfast_slurm.fake import FakeJob
+    from sim_world import World
+
+STEP_S = 0.5
+LOAD_S = 1.0
+PARK_LIMIT_S = 60.0
+"""A parked job that still lives so long after its deadline goes on (a reclaim was cancelled)."""
+STOP_S = 0.05
+
+
+@dataclass
+class Attempt:
+    """One run of the batch script."""
+
+    number: int
+    nodes: tuple[str, ...]
+    machines: list[SimMachine]
+    began: float
+    began_at_step: float
+    state: str = ""
+    notice_id: str = ""
+    step: float = 0.0
+    ended: float | None = None
+    gone_told: set[str] = field(default_factory=set)
+
+
+@dataclass
+class SimJob:
+    """A job over all its attempts. Steps are seconds of training."""
+
+    key: str
+    num_nodes: int
+    work: float
+    save_s: float = 1.0
+    every_s: float = 20.0
+    registers: bool = True
+    saved: float = 0.0
+    done_at: float | None = None
+    lost: float = 0.0
+    """Steps that were trained and not saved when an attempt ended."""
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def running(self) -> Attempt | None:
+        """The attempt that runs."""
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and last.ended is None else None
+
+
+class Training:
+    """All jobs; hears from the fake Slurm when a batch script begins and when it is ended."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.jobs: dict[str, SimJob] = {}
+
+    def began(self, fake: "FakeJob") -> None:
+        """The batch script begins."""
+        job = self.jobs[fake.key]
+        if job.done_at is not None:
+            self.world.wrong(f"job {job.key} runs again (attempt {fake.restarts}) although it had finished")
+        if job.running is not None:
+            self.world.wrong(f"job {job.key}: attempt {fake.restarts} begins while attempt {job.running.number} runs")
+        holders = [self.world.room.holder(name) for name in fake.nodes]
+        machines = [machine for machine in holders if machine is not None]
+        attempt = Attempt(fake.restarts, fake.nodes, machines, self.world.clock.now(), job.saved, step=job.saved)
+        job.attempts.append(attempt)
+        self.world.spawn(self._run(job, attempt))
+
+    def ended(self, key: str) -> None:
+        """Slurm ends the run (TERM: a parked process exits at once)."""
+        job = self.jobs.get(key)
+        attempt = job.running if job is not None else None
+        if job is not None and attempt is not None:
+            attempt.ended = self.world.clock.now()
+            job.lost += attempt.step - job.saved if job.done_at is None else 0.0
+            self.world.spawn(self._leave(job, attempt))
+
+    async def _leave(self, job: SimJob, attempt: Attempt) -> None:
+        await self.world.clock.sleep(STOP_S)
+        for machine in attempt.machines:
+            machine.prepared.pop(int(job.key), None)
+            machine.agent.put(f"job:{job.key}.{attempt.number}", job_gone=pb.JobGone(job_id=int(job.key), attempt=attempt.number))
+
+    async def _run(self, job: SimJob, attempt: Attempt) -> None:
+        clock = self.world.clock
+        self._report(job, attempt)
+        await clock.sleep(LOAD_S)
+        attempt.state = "running"
+        self._report(job, attempt)
+        since_save = 0.0
+        while attempt.ended is None:
+            notices = [notice for machine in attempt.machines for notice in machine.notices(int(job.key))]
+            if any(not machine.alive for machine in attempt.machines) or len(attempt.machines) < len(attempt.nodes):
+                await clock.sleep(STEP_S)  # a collective operation hangs: nothing goes on until Slurm ends the attempt
+            elif job.registers and notices and clock.now() < max(notice.deadline for notice in notices) + PARK_LIMIT_S:
+                await self._park(job, attempt, notices[0].id)
+            else:
+                if attempt.state != "running":
+                    attempt.state, attempt.notice_id = "running", ""
+                    self._report(job, attempt)
+                await clock.sleep(STEP_S)
+                attempt.step += STEP_S
+                since_save += STEP_S
+                if since_save >= job.every_s:
+                    since_save = 0.0
+                    job.saved = attempt.step
+                if attempt.step >= job.work and attempt.ended is None:
+                    self._finish(job, attempt)
+
+    def _finish(self, job: SimJob, attempt: Attempt) -> None:
+        fake = self.world.slurm.fake_job(job.key)
+        if fake.state == "RUNNING" and fake.restarts == attempt.number:
+            job.done_at = self.world.clock.now()
+            job.saved = attempt.step
+            self.world.slurm.finish(job.key)
+
+    async def _park(self, job: SimJob, attempt: Attempt, notice_id: str) -> None:
+        if attempt.state != "parked":
+            attempt.state, attempt.notice_id = "saving", notice_id
+            self._report(job, attempt)
+            await self.world.clock.sleep(job.save_s)
+            if attempt.ended is not None or any(not machine.alive for machine in attempt.machines):
+                return
+            job.saved = attempt.step
+            attempt.state = "parked"
+            self._report(job, attempt)
+        await self.world.clock.sleep(STEP_S)
+        self._report(job, attempt)
+
+    def resend(self, machine: SimMachine) -> None:
+        """Say again what holds on a machine."""
+        for job in self.jobs.values():
+            attempt = job.running
+            if attempt is not None and machine in attempt.machines:
+                self._say(job, attempt, machine)
+
+    def _report(self, job: SimJob, attempt: Attempt) -> None:
+        for machine in attempt.machines:
+            if machine.alive and attempt.ended is None:
+                self._say(job, attempt, machine)
+
+    def _say(self, job: SimJob, attempt: Attempt, machine: SimMachine) -> None:
+        known = {notice.id for notice in machine.notices(int(job.key))}
+        status = pb.JobStatus(job_id=int(job.key), attempt=attempt.number, started=attempt.began)
+        if job.registers and attempt.state:
+            status.state, status.notice_id, status.ranks = attempt.state, attempt.notice_id, 1
+            status.step, status.saved_step = int(attempt.step), int(job.saved) if job.saved else -1
+            status.all_ranks_parked = attempt.state == "parked" and attempt.notice_id in known
+        machine.agent.put(f"job:{job.key}.{attempt.number}", job_status=status)

@@ -1,0 +1,431 @@
+"""A whole cluster in virtual time: the real controller over a Slurm and a cloud in memory, agents, and jobs that train.
+
+Everything that the controller is made of is the real thing but for the clients at its edges, and the journal writes in the loop's own thread.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from holdfast_controller import app
+from holdfast_controller.agents import AgentHub
+from holdfast_controller.commands import Command
+from holdfast_controller.config import ControllerConfig, Timing
+from holdfast_controller.events import Event
+from holdfast_controller.hooks import HookService
+from holdfast_controller.journal import Journal
+from holdfast_controller.policies import PolicyStore
+from holdfast_controller.providers import fake_machines
+from holdfast_controller.providers.base import LaunchRequest, LaunchResult
+from holdfast_controller.providers.fake import FakePool, FakeProvider
+from holdfast_controller.tokens import user_data
+from holdfast_protos.v1 import hook_pb2
+from holdfast_slurm.fake import FakeJob, FakeSettings, FakeSlurm
+from holdfast_slurm.fake_model import ENDED
+from sim_loop import LoopClock, VirtualLoop
+from sim_machines import Room, SimMachine
+from sim_training import SimJob, Training
+
+T = TypeVar("T")
+SECRET = b"s" * 32
+QUICK = Timing(watch_busy_s=0.2, watch_idle_s=2.0, cloud_poll_s=10.0, cloud_poll_busy_s=2.0)
+
+POLICY = """
+version = 1
+[pools.a]
+provider = "fake"
+region = "r1"
+zone = "a"
+instance_type = "g1"
+market = "spot"
+[pools.b]
+provider = "fake"
+region = "r1"
+zone = "b"
+instance_type = "g1"
+market = "spot"
+[node_groups.gpu]
+nodes = "n[1-NODES]"
+[partitions.spot]
+node_groups = ["gpu"]
+pools = ["a", "b"]
+launch = { registration_timeout_s = 40, refusal_backoff_s = 5, refusal_memory_s = 30, orphan_grace_s = 40 }
+"""
+POOL_A, POOL_B = "fake/r1/a/g1/spot", "fake/r1/b/g1/spot"
+
+
+class SimJournal(Journal):
+    """Writes at once, and can be the place where the controller dies."""
+
+    def __init__(self, path: Path, world: "World") -> None:
+        super().__init__(path)
+        self._world = world
+        self.dead = False
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return call()
+
+    def _load(self) -> Any:
+        fleet = super()._load()
+        assert self._db is not None
+        self._db.execute("PRAGMA synchronous=OFF")  # nobody cuts the power here
+        return fleet
+
+    async def write(self, batch: Sequence[Event]) -> list[int]:
+        assert not self.dead, "a dead controller writes its journal"
+        await self._world.pass_point("write")
+        seqs = await super().write(batch)
+        await self._world.pass_point("written")
+        return seqs
+
+    def drop(self) -> None:
+        """Close the file without a word, as a dying process does."""
+        self.dead = True
+        if self._db is not None:
+            self._db.close()
+
+
+class Mortal:
+    """Effects between which the controller can die; whatever breaks in one is noted."""
+
+    def __init__(self, inner: Any, world: "World") -> None:
+        self._inner = inner
+        self._world = world
+
+    async def run(self, command: Command, *, resumed: bool) -> tuple[Event, ...]:
+        await self._world.pass_point("effect")
+        try:
+            outcome: tuple[Event, ...] = await self._inner.run(command, resumed=resumed)
+        except Exception as error:
+            self._world.wrong(f"the effect of {command} broke: {type(error).__name__}: {error}")
+            raise
+        await self._world.pass_point("effected")
+        return outcome
+
+
+class SimProvider(FakeProvider):
+    """Remembers what was asked for, so that machines get their user data."""
+
+    requests: dict[str, LaunchRequest]
+
+    async def launch(self, request: LaunchRequest) -> LaunchResult:
+        self.requests[request.launch_id] = request
+        return await super().launch(request)
+
+
+class World:
+    """The cluster. Tests act on it and let time pass; what must never happen is collected in `faults` when it does."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        nodes: int = 4,
+        policy: str = POLICY,
+        timing: Timing = QUICK,
+        slurm: FakeSettings | None = None,
+        cloud: fake_machines.Timing | None = None,
+    ) -> None:
+        self.loop = VirtualLoop()
+        self.clock = LoopClock(self.loop)
+        self.faults: list[str] = []
+        self.names = [f"n{number}" for number in range(1, nodes + 1)]
+        self._path = path
+        self._policy = path / "policy.toml"
+        self._policy.write_text(policy.replace("NODES", str(nodes)))
+        self.config = ControllerConfig(cluster="test", state_dir=str(path), policy=str(self._policy), timing=timing)
+        names = ("a", "b", "od")
+        pools = [FakePool(pool, price_usd_h=1.0, on_demand_usd_h=3.0) for pool in _pools(PolicyStore(self._policy), names)]
+        self.provider = SimProvider(self.clock, pools, timing=cloud or fake_machines.Timing(boot_s=5.0, shutdown_s=2.0))
+        self.requests = self.provider.requests = {}
+        self.room = Room(self, self._died)
+        self.provider.on_change = self.room.changed
+        settings = slurm or FakeSettings(suspend_timeout_s=20.0, resume_timeout_s=600.0)
+        self.slurm = FakeSlurm(
+            self.clock, self.names, settings, on_resume=self._resume, on_suspend=self._suspend, on_resume_fail=self._resume_fail,
+            on_gate=self._gate,
+        )  # fmt: skip
+        self.slurm.engine.observer = self._observe
+        self.training = Training(self)
+        self.controller: app.Controller | None = None
+        self.hooks: HookService | None = None
+        self._journal: SimJournal | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[Any]] = set()
+        self.lose_hooks = 0
+        """So many of the next calls of hooks never arrive."""
+        self.double_hooks = 0
+        self.late_hooks_s = 0.0
+        self.passed: list[str] = []
+        """Points passed at which the controller can die."""
+        self.die_at: int | None = None
+        """Die at this point (index into `passed`)."""
+        self.deaths = 0
+
+    # -- running ----------------------------------------------------------------------------------------------------------------
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Let a coroutine run to its end, in virtual time."""
+        return self.loop.run_until_complete(work)
+
+    def wait(self, duration_s: float) -> None:
+        """Let time pass."""
+        self.run(asyncio.sleep(duration_s))
+
+    def until(self, condition: Callable[[], Any], limit_s: float, step_s: float = 0.25) -> None:
+        """Let time pass until something holds; fails where it does not within the limit."""
+        end = self.clock.now() + limit_s
+        while not condition():
+            if self.clock.now() >= end:
+                raise AssertionError(f"not within {limit_s:.0f} s\n{self.story()}")
+            self.wait(step_s)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in the background."""
+        task = self.loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.wrong(f"a task of the world broke: {task.exception()!r}")
+
+    def wrong(self, fault: str) -> None:
+        """Note what must never happen."""
+        self.faults.append(f"{self.clock.now() % 1e6:.2f}: {fault}")
+
+    def close(self) -> None:
+        """End everything."""
+        self.die()
+
+        async def end() -> None:
+            await self.slurm.close()
+            tasks = list(self._background)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.loop.shutdown_asyncgens()
+
+        self.run(end())
+        self.loop.close()
+
+    # -- the controller ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def hub(self) -> AgentHub | None:
+        """Where agents connect, while the controller lives."""
+        return self.controller.hub if self.controller is not None else None
+
+    @property
+    def fleet(self) -> Any:
+        """What the controller knows."""
+        assert self.controller is not None
+        return self.controller.reactor.fleet
+
+    def start(self) -> None:
+        """Start the controller on whatever journal there is."""
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        policies = PolicyStore(self._policy)
+        self._journal = journal = SimJournal(self._path / "journal.sqlite", self)
+        fleet = await journal.open()
+        policies.manage(fleet)
+        wired = app.wire(self.config, self.clock, fleet, journal, policies, {"fake": self.provider}, self.slurm, SECRET)
+        late: Any = wired.reactor._effects
+        late.inner = Mortal(late.inner, self)
+        self.controller = wired
+        self.hooks = HookService(wired.reactor, wired.slurm, self.clock)
+        self._loops = [self.loop.create_task(_loop(work)) for work in wired.loops()]
+        for task in self._loops:
+            task.add_done_callback(self._loop_ended)
+
+    def _loop_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            self.wrong(f"a loop of the controller ended: {task.exception()!r}")
+
+    def die(self) -> None:
+        """Kill the controller at once: nothing of it does one more step, but what it has asked of others goes on."""
+        if self.controller is None:
+            return
+        wired, self.controller, self.hooks = self.controller, None, None
+        self.deaths += 1
+        for task in (*self._loops, *wired.reactor._tasks):
+            task.cancel()
+        assert self._journal is not None
+        self._journal.drop()
+        for machine in self.room.machines.values():
+            machine.cut()
+
+    def restart(self, *, away_s: float = 0.0, lose_journal: bool = False) -> None:
+        """Kill the controller and start it again."""
+        self.die()
+        self.wait(away_s)
+        if lose_journal:
+            for suffix in ("", "-wal", "-shm"):
+                self._path.joinpath(f"journal.sqlite{suffix}").unlink(missing_ok=True)
+        self.start()
+
+    async def pass_point(self, name: str) -> None:
+        """A point at which the controller can die; it does if it is the one that was chosen."""
+        self.passed.append(name)
+        if self.die_at is not None and len(self.passed) - 1 == self.die_at:
+            self.die_at = None
+            self.die()
+            self.spawn(self._rise())
+            await asyncio.Event().wait()
+
+    async def _rise(self) -> None:
+        await self.clock.sleep(1.0)
+        await self._start()
+
+    # -- what others do ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, num_nodes: int = 1, work: float = 30.0, **more: Any) -> SimJob:
+        """Submit a training job of so many steps (one a second)."""
+        key = self.slurm_call(lambda: self.slurm.submit(num_nodes))
+        job = self.training.jobs[key] = SimJob(key, num_nodes, work, **more)
+        return job
+
+    def slurm_call(self, call: Callable[[], T]) -> T:
+        """Call a method of the fake Slurm that is for tests: it makes timers, so the loop must run."""
+
+        async def do() -> T:
+            return call()
+
+        return self.run(do())
+
+    def reclaim(self, node: str, window_s: float, *, notice: bool = True) -> None:
+        """Take a node's instance back in `window_s` seconds."""
+        machine = self.room.holder(node)
+        assert machine is not None, f"{node} has no machine"
+
+        def do() -> None:
+            self.provider.reclaim([machine.iid], window_s)
+            if notice:
+                machine.notice(window_s)
+
+        self.slurm_call(do)
+
+    def machine_of(self, node: str) -> SimMachine:
+        """Return the node's machine."""
+        machine = self.room.holder(node)
+        assert machine is not None, f"{node} has no machine"
+        return machine
+
+    def _died(self, machine: SimMachine) -> None:
+        if machine.registered:
+            fake = self.slurm.fake_node(machine.registered)
+            if self.room.holder(machine.registered) is None and fake.machine:
+                self.slurm.node_dies(machine.registered)
+
+    def registers(self, machine: SimMachine) -> None:
+        """A machine's slurmd registers."""
+        name = machine.name
+        other = self.room.holder(name)
+        if other is not None and other is not machine:
+            self.wrong(f"{machine.iid} registers as {name} while {other.iid} lives under that name")
+        machine.registered = name
+        self.slurm.node_booted(name)
+
+    def named(self, machine: SimMachine, node: str) -> None:
+        """A machine was told its name."""
+        if machine.name != node:
+            self.wrong(f"{machine.iid}, which runs as {machine.name}, is told that it is {node}")
+        for other in self.room.living():
+            if other is not machine and other.name == node:
+                self.wrong(f"{machine.iid} is named {node} while {other.iid} lives under that name")
+
+    def terminating(self, machine: SimMachine) -> None:
+        """The controller asks for a machine's end: never for one that is well and that Slurm counts on."""
+        name, now = machine.registered, self.clock.now()
+        if not name or not machine.alive or machine.cloud.terminated != now:
+            return
+        doomed = any(notice.deadline <= now for notice in machine.own.values())
+        if self.slurm.fake_node(name).power == "on" and not doomed and self.slurm.fake_node(name).responding:
+            self.wrong(f"{machine.iid} is terminated although it is well and {name} is up")
+
+    # -- Slurm's hooks ----------------------------------------------------------------------------------------------------------
+
+    async def _hook(self, call: Callable[[HookService], Coroutine[Any, Any, Any]]) -> None:
+        if self.lose_hooks > 0:
+            self.lose_hooks -= 1
+            return
+        times = 1
+        if self.double_hooks > 0:
+            self.double_hooks -= 1
+            times = 2
+        for _ in range(times):
+            if self.late_hooks_s:
+                await self.clock.sleep(self.late_hooks_s)
+            if self.hooks is None:
+                return  # hooks are never spooled
+            await _bounded(call(self.hooks))
+
+    async def _resume(self, names: tuple[str, ...]) -> None:
+        jobs = [job for job in self.slurm.engine.queue.values() if job.state == "CONFIGURING" and set(job.nodes) & set(names)]
+        wanted = [hook_pb2.ResumeJob(job_id=job.job_id, nodes=[name for name in job.nodes if name in names]) for job in jobs]
+        await self._hook(lambda hooks: hooks.Resume(hook_pb2.ResumeRequest(nodes=names, jobs=wanted), None))
+
+    async def _suspend(self, names: tuple[str, ...]) -> None:
+        await self._hook(lambda hooks: hooks.Suspend(hook_pb2.SuspendRequest(nodes=names), None))
+
+    async def _resume_fail(self, names: tuple[str, ...]) -> None:
+        await self._hook(lambda hooks: hooks.ResumeFail(hook_pb2.ResumeFailRequest(nodes=names), None))
+
+    async def _gate(self, job: FakeJob) -> None:
+        nodes, patience_s = job.nodes, 5.0
+        heard = self.clock.now()
+        while self.clock.now() - heard < patience_s:
+            if self.hooks is not None:
+                request = hook_pb2.AwaitNodesRequest(job_id=job.job_id, nodes=nodes, wait_s=20.0)
+                reply = await _bounded(self.hooks.AwaitNodes(request, None))
+                if reply is not None and reply.outcome != hook_pb2.AwaitNodesReply.WAIT:
+                    return
+                heard, patience_s = self.clock.now(), 60.0
+            await self.clock.sleep(0.5)
+
+    def _observe(self, event: str, subject: str) -> None:
+        if event == "start":
+            self.training.began(self.slurm.fake_job(subject))
+        elif event == "requeue" or event in ENDED:
+            self.training.ended(subject)
+
+    # -- telling ----------------------------------------------------------------------------------------------------------------
+
+    def story(self, newest: int = 60) -> str:
+        """Return what happened last: the journal, Slurm's own log, and how things stand."""
+        lines = ["faults:", *self.faults, "journal:"]
+        db = sqlite3.connect(self._path / "journal.sqlite")
+        rows = db.execute("SELECT at, kind, text FROM events ORDER BY seq DESC LIMIT ?", (newest,)).fetchall()
+        db.close()
+        lines += [f"  {at % 1e6:9.2f} {kind}: {text}" for at, kind, text in rows[::-1]]
+        lines += ["slurm:", *(f"  {at % 1e6:9.2f} {event} {subject}" for at, event, subject in self.slurm.engine.log[-newest // 2 :])]
+        lines += [f"  {node.view()} job={node.job}" for node in self.slurm.engine.fleet.values()]
+        lines += [f"  {job.view()}" for job in self.slurm.engine.queue.values()]
+        lines += [f"  machine {m.iid} name={m.name} registered={m.registered} launch={m.cloud.launch_id}" for m in self.room.living()]
+        return "\n".join(lines)
+
+
+async def _loop(work: Any) -> None:
+    await work
+
+
+async def _bounded(call: Coroutine[Any, Any, T], limit_s: float = 30.0) -> T | None:
+    """A hook waits only so long; a controller that died never answers."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await call
+    except TimeoutError:
+        return None
+
+
+def _pools(policies: PolicyStore, names: Sequence[str]) -> list[Any]:
+    return list({pool.name: pool for plan in policies.plans().by_node.values() for pool in plan.pools}.values())
+
+
+__all__ = ["POOL_A", "POOL_B", "SECRET", "World", "user_data"]
