@@ -81,6 +81,7 @@ def test_a_dead_machine_is_requeued_then_powered_down(world, kinds) -> None:
     commands = world.due()
     assert "RequeueJob" in kinds(commands)
     assert "PowerDownNode" not in kinds(commands), "requeue first"
+    assert "PowerUpNode" not in kinds(commands), "Slurm picks a node itself at once: a second one would be bought for nothing"
     world.job(7, "PENDING", "n1", completing=True, restarts=1)
     (down,) = by_kind(world.due(), PowerDownNode)
     world.node("n1", "ALLOCATED", "CLOUD", "POWERING_DOWN", "COMPLETING")
@@ -135,11 +136,24 @@ def test_a_withdrawn_notice_lets_the_job_go_on_and_undoes_only_our_drain(world, 
     world.apply(e.NoticeWithdrawn(world.now, "n1", notice.id))
     assert by_kind(world.due(), DrainNode) == []
     world.later(6)
+    world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt")  # Slurm is looked at all the time
     assert kinds(world.due()) == ["UndrainNode"]
     world.running(8, "n2")
     world.node("n2", "ALLOCATED", "CLOUD", "DRAIN", reason="disk is full")
     world.later(60)
     assert [command for command in world.due() if getattr(command, "node", "") == "n2"] == []
+
+
+def test_a_withdrawn_notice_is_taken_back_from_the_jobs_other_nodes(world) -> None:
+    world.running(7, "n1", "n2")
+    notice = world.notice("n1")
+    told = by_kind(world.due(), PrepareJobs)
+    assert [(command.node, command.cancelled) for command in told] == [("n2", False)]
+    world.apply(e.NoticeWithdrawn(world.now, "n1", notice.id))
+    back = by_kind(world.due(), PrepareJobs)
+    assert {(command.node, command.cancelled, command.notice) for command in back} == {("n1", True, notice), ("n2", True, notice)}
+    world.job(7, "RUNNING", "n1", "n2", restarts=1)
+    assert world.fleet.jobs[7].withdrawn == ()
 
 
 def test_advice_never_drains(world) -> None:

@@ -39,6 +39,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             yield from _job(fleet, plans, job, job.evacuation, now)
         if job.prepared:
             yield from _untell(fleet, job)
+        yield from _take_back(fleet, job)
         yield from _backoff(job, now)
 
 
@@ -143,10 +144,26 @@ def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
         yield PrepareJobs(key, why, told.node, record.instance.instance_id, (job.view.job_id,), told.notice, cancelled=True)
 
 
+def _take_back(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
+    """Have the agents of the job's nodes take back a notice that was withdrawn: its processes need not stay parked."""
+    view = job.view
+    for notice in job.withdrawn:
+        for name in view.nodes:
+            record = fleet.instance_of(fleet.nodes[name]) if name in fleet.nodes else None
+            if record is not None and record.connected:
+                key = f"take_back:{name}:{view.job_id}:{view.restarts}:{notice.id}:{record.arrivals}"
+                why = f"the notice that job {view.key} was told of was withdrawn"
+                yield PrepareJobs(key, why, name, record.instance.instance_id, (view.job_id,), notice, cancelled=True)
+
+
 def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) -> Iterator[Command]:
-    """While the job still saves, buy what it will miss, unless idle nodes of its group would do."""
+    """While the job still saves, buy what it will miss, unless idle nodes of its group would do.
+
+    A job whose machine is gone is requeued in this same moment: Slurm then picks a node and asks for it itself, and seldom the one that
+    is being bought.
+    """
     job = case.view
-    if not job.batch or not job.requeue or job.completing:
+    if case.dead or not job.batch or not job.requeue or job.completing:
         return
     peers = [node for name, node in fleet.nodes.items() if _same_group(plans, name, plan) and node.doom is None]
     candidates = [node for node in peers if _can_buy(fleet, node)]
