@@ -33,6 +33,8 @@ from holdfast_sandbox.layout import Layout
 
 TROUBLE = (DemoError, SandboxError, CloudControlError, subprocess.SubprocessError, sqlite3.Error, OSError, LookupError, ValueError)
 LINGER_S = 2.0
+WORK_UNDER = Path("/tmp")  # noqa: S108 - a fresh directory is made in it
+"""A short path: unix sockets' paths are limited, and $TMPDIR may be long."""
 
 DESCRIPTION = """\
 Starts a throw-away Slurm cluster with a simulated cloud, runs two training jobs on its spot partition, has the cloud take a
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     out: Path = options.out.resolve()
-    work = Path(tempfile.mkdtemp(prefix="holdfast-demo-", dir="/tmp"))
+    work = Path(tempfile.mkdtemp(prefix="holdfast-demo-", dir=WORK_UNDER))
     try:
         out.mkdir(parents=True, exist_ok=True)
         evidence, trouble = run(work, example_folder())
