@@ -128,6 +128,8 @@ class Fleet:
             job.declare(view.comment)
         if view.restarts != job.view.restarts:
             job.prepared.clear()
+        if view.restarts != job.view.restarts or not view.active:
+            job.withdrawn = ()
         job.view = view
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
@@ -256,11 +258,12 @@ class Fleet:
         node = self.nodes.get(event.node)
         if node is None or node.doom is None or node.doom.dead or node.doom.notice.id != event.notice_id:
             return
-        node.doom = None
+        notice, node.doom = node.doom.notice, None
         for job in self.jobs.values():
             evacuation = job.evacuation
             if evacuation is not None and evacuation.requeued_at is None and event.node in evacuation.doomed:
                 del evacuation.doomed[event.node]
+                job.withdrawn = (*job.withdrawn, notice)
                 if not evacuation.doomed:
                     job.evacuation = None
 

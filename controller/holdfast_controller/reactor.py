@@ -7,7 +7,7 @@ first whether its deed is done.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -90,10 +90,10 @@ class Reactor:
         issued = self._decide() if self.deciding else []
         rows += issued
         if rows:
-            fault_point("reactor.before_commit")
+            _fault_points(rows, "before")
             seqs = await self.journal.write(rows)
             self.seq = seqs[-1]
-            fault_point("reactor.after_commit")
+            _fault_points(rows, "after")
         for _, done in items:
             if done is not None and not done.done():
                 done.set_result(None)
@@ -153,3 +153,11 @@ class Reactor:
         while True:
             await self._clock.sleep(busy_s if self.fleet.busy() else idle_s)
             self.post(Ticked(self._clock.now()))
+
+
+def _fault_points(rows: Sequence[Event], moment: str) -> None:
+    """Pass `reactor.before_commit` (or `after`), and `commit.KIND.before` for each event and command of the batch."""
+    fault_point(f"reactor.{moment}_commit")
+    for row in rows:
+        kind = type(row.command if isinstance(row, CommandIssued) else row).__name__
+        fault_point(f"commit.{kind}.{moment}")

@@ -120,11 +120,16 @@ class NoticeFile:
         self._notice: Notice | None = None
 
     def poll(self) -> Notice | None:
-        """The notice that stands in the file now; None without one. A malformed file is reported once and is void."""
+        """The notice that stands in the file now; None without one. A malformed file is reported once and is void.
+
+        A file that is gone was withdrawn; where its directory is gone as well, the attempt is being ended, and the notice stands.
+        """
         try:
             status = os.lstat(self._path)
         except OSError:
-            return self._notice  # a notice that was seen stands until another replaces it
+            if self._notice is not None and self._path.parent.is_dir():
+                self._notice = self._signature = None
+            return self._notice
         signature = (status.st_mtime_ns, status.st_ino, status.st_size)
         if signature != self._signature:
             self._signature = signature

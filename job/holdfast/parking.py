@@ -13,34 +13,39 @@ GRACE_S = 60.0
 ROUND_S = 0.5
 
 
-def park(peers: Peers, watch: Watch, clock: Clock, ends: float, learnt: Callable[[Notice, float], None]) -> None:
-    """Wait to be killed; return, on all ranks alike, a minute after the deadline `ends` (Unix seconds) has passed.
+def park(peers: Peers, watch: Watch, clock: Clock, ends: float, learnt: Callable[[Notice, float], None], *, own: bool = False) -> str:
+    """Wait to be killed; return why that did not happen, on all ranks alike.
 
-    `learnt` is called with each notice that comes meanwhile; a later deadline prolongs the wait. Ranks meet once a
-    round, so that they follow the same deadline and nobody waits long inside a collective. Raises HoldfastError when the
-    other ranks are gone and nobody has ended this one either.
+    Either a minute has passed since the deadline `ends` (Unix seconds), or the notice was withdrawn: the file of a rank that had one
+    (`own`: this rank acted on its own) is gone, and no other rank has one. `learnt` is called with each notice that comes
+    meanwhile; a later deadline prolongs the wait. Ranks meet once a round, so that they follow the same deadline and nobody waits
+    long inside a collective. Raises HoldfastError when the other ranks are gone and nobody has ended this one either.
     """
     while True:
         watch.wait(ROUND_S)
-        ends = _listen(watch, ends, learnt)
+        mine = _listen(watch, learnt)
+        own = own or mine is not None
         try:
-            views = peers.gather((ends, clock.wall()))
+            views = peers.gather((mine, own, clock.wall()))
         except Exception as fault:  # a peer was killed first: what its group raises depends on the backend
             _outlive(watch, clock, ends)
             raise HoldfastError("parked, the other ranks are gone, and nobody ended this one") from fault
-        ends = max(view[0] for view in views)
-        if all(now > ends + GRACE_S for _, now in views):
-            return
+        standing = [theirs for theirs, _, _ in views if theirs is not None]
+        if not standing and any(had for _, had, _ in views):
+            return "it was withdrawn"
+        ends = max(ends, *standing) if standing else ends
+        if all(now > ends + GRACE_S for _, _, now in views):
+            return "still alive a minute past its deadline"
 
 
-def _listen(watch: Watch, ends: float, learnt: Callable[[Notice, float], None]) -> float:
-    """Take in what the notice file says now; the deadline that follows from it."""
+def _listen(watch: Watch, learnt: Callable[[Notice, float], None]) -> float | None:
+    """Take in what the notice file says now; its deadline, or None where it asks for no parking."""
     pending = watch.pending()
     if pending is not None:
         watch.handled(pending[0])
         learnt(*pending)
     notice = watch.poll()
-    return max(ends, notice.ends) if notice is not None and notice.action == SAVE_AND_PARK else ends
+    return notice.ends if notice is not None and notice.action == SAVE_AND_PARK else None
 
 
 def _outlive(watch: Watch, clock: Clock, ends: float) -> None:

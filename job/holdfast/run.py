@@ -120,10 +120,10 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether a notice that ends this node has been seen *by this process*: the time to leave an optional long
+        """Whether a notice that ends this node stands *for this process*: the time to leave an optional long
         computation. Leaving the loop is `steps`'s work, since other ranks may not have seen it yet.
         """
-        return self._stopping
+        return self._stopping and self._watch.poll() is not None
 
     def log(self, **metrics: Any) -> None:
         """Remember the latest metrics for status.json. Tensors are read about once a second, not at each call."""
@@ -271,7 +271,7 @@ class Run:
             if view.notice is not None:
                 self._watch.handled(view.notice)
         if lead.notice is not None and lead.wish == _PARK and self._step < total:
-            self._park(lead.notice)
+            self._park(lead.notice, own=mine.notice is not None)
         return True
 
     def _follow(self, lead: _View, mine: _View) -> None:
@@ -324,16 +324,16 @@ class Run:
             keys |= {"bytes": self._saved.size_bytes, "checkpoint": self._saved.name}
         self._board.timeline.event("save_ended", **keys)
 
-    def _park(self, notice: Notice) -> None:
+    def _park(self, notice: Notice, *, own: bool) -> None:
         assert self._peers is not None
         self._board.state("parked", stopped_on_notice=True)
         self._board.timeline.event("parked", step=self._step, notice_id=notice.id)
         self._board.tell(f"saved at step {self._step}, safe to kill (notice {notice.id}: {notice.reason or notice.kind})")
-        parking.park(self._peers, self._watch, self._clock, notice.ends, self._learnt)
+        why = parking.park(self._peers, self._watch, self._clock, notice.ends, self._learnt, own=own)
         self._stopping = False
         self._board.state("running", stopped_on_notice=False)
         self._board.timeline.event("unparked", step=self._step, notice_id=notice.id)
-        self._board.tell(f"notice {notice.id}: still alive a minute past its deadline, going on from step {self._step}")
+        self._board.tell(f"notice {notice.id}: {why}, going on from step {self._step}")
 
     def _learnt(self, notice: Notice, _seen_at: float) -> None:
         self._board.state("parked", notice_id=notice.id)

@@ -99,6 +99,9 @@ class Watch:
             return None
         with self._lock:
             notice = self._file.poll()
+            if notice is None:  # withdrawn, or never there: should it come again, it counts as new
+                self._seen.clear()
+                self._handled.clear()
             if notice is None or notice.key in self._seen:
                 return notice
             seen_at = self._seen[notice.key] = self._clock.wall()
@@ -111,7 +114,7 @@ class Watch:
         notice = self.poll()
         if notice is None or notice.key in self._handled:
             return None
-        return notice, self._seen[notice.key]
+        return notice, self._seen.get(notice.key, self._clock.wall())
 
     def handled(self, notice: Notice) -> None:
         """It has been dealt with: by a save, or by being learnt of while parked."""

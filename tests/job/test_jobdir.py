@@ -98,8 +98,20 @@ def test_a_malformed_notice_does_not_undo_the_one_before(tmp_path: Path) -> None
     good = file.poll()
     path.write_bytes(b"{")
     assert file.poll() == good
+
+
+def test_a_notice_stands_until_its_file_is_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "node" / "notice.json"
+    path.parent.mkdir()
+    path.write_bytes(json.dumps(GOOD).encode())
+    file = NoticeFile(path, lambda _text: None)
+    good = file.poll()
     path.unlink()
+    assert file.poll() is None, "so the agent withdraws it"
+    path.write_bytes(json.dumps(GOOD).encode())
     assert file.poll() == good
+    path.parent.rename(tmp_path / "gone")
+    assert file.poll() == good, "Epilog has set the attempt's directory aside: the job is being ended"
 
 
 def test_a_job_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -79,6 +79,36 @@ def test_a_reclaim_that_was_cancelled(
     assert [line["event"] for line in events(tmp_path) if "parked" in line["event"]] == ["parked", "unparked"] * 2
 
 
+def test_a_notice_that_is_withdrawn(
+    runs: Runs, tally: Any, node: Any, tmp_path: Path, quick_parking: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is taken away: a parked process goes on at once, one that has not parked yet does not begin to; should it come again, it counts."""
+    counter = tally()
+    run = runs(counter, every_s=1e9)
+    file = node.path / "node" / "notice.json"
+
+    def agent() -> None:
+        while node.report().get("state") != "parked":
+            time.sleep(0.005)
+        file.unlink()
+
+    stopping = []
+    for step in run.steps(6):
+        counter.train(step)
+        if step == 1:  # withdrawn within the step
+            node.notify(id="again")
+            stopping.append(run.should_stop or run._watch.poll() is not None)
+            file.unlink()
+            stopping.append(run.should_stop)
+        if step == 3:
+            node.notify(id="again")
+            threading.Thread(target=agent).start()
+    assert stopping == [True, False]
+    assert [(line["event"], line["step"]) for line in events(tmp_path) if "parked" in line["event"]] == [("parked", 4), ("unparked", 4)]
+    assert "notice again: it was withdrawn, going on from step 4" in capsys.readouterr().err
+    assert node.report()["state"] == "done"
+
+
 def test_a_new_notice_while_parked_prolongs_it(runs: Runs, tally: Any, node: Any, quick_parking: None) -> None:
     clocks, counter = Clocks(), tally()
     run = runs(counter, clock=clocks.clock)

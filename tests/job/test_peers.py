@@ -171,6 +171,37 @@ def test_parked_ranks_follow_the_latest_deadline_of_any_and_leave_together(quick
     assert rounds[0] == rounds[1]
 
 
+def test_parked_ranks_go_on_together_when_the_last_notice_is_withdrawn(quick_parking: None, make_node: Callable[[str], Any]) -> None:
+    """Rank 1's node has the notice, rank 0's agent was told of it; the one is taken away long before the other."""
+    nodes = [make_node(f"n{rank}") for rank in range(2)]
+    rounds = [0, 0]
+
+    def act(peers: Peers) -> tuple[str, int]:
+        rank = peers.place.rank
+        path = nodes[rank].path / "node" / "notice.json"
+        nodes[rank].notify(deadline=2000.0, received=1000.0)
+        watch = Watch(NoticeFile(path, print), Clock(wall=lambda: 1000.0), lambda notice, t: None)
+        assert watch.pending()
+
+        class Counted:
+            place = peers.place
+
+            def highest(self, values: list[int]) -> list[int]:
+                return peers.highest(values)
+
+            def gather(self, value: Any) -> list[Any]:
+                rounds[rank] += 1
+                if rounds[rank] == (10, 3)[rank]:
+                    path.unlink()
+                return peers.gather(value)
+
+        why = parking.park(Counted(), watch, Clock(wall=lambda: 1000.0), 2000.0, lambda notice, t: None)
+        watch.close()
+        return why, rounds[rank]
+
+    assert rehearse(2, act) == [("it was withdrawn", 11), ("it was withdrawn", 11)]
+
+
 def test_a_parked_rank_outlives_its_peers_for_a_while_then_says_so(quick_parking: None) -> None:
     now = [0.0]
 
