@@ -128,8 +128,6 @@ class Fleet:
             job.declare(view.comment)
         if view.restarts != job.view.restarts:
             job.prepared.clear()
-        if view.restarts != job.view.restarts or not view.active:
-            job.withdrawn = ()
         job.view = view
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
@@ -258,12 +256,11 @@ class Fleet:
         node = self.nodes.get(event.node)
         if node is None or node.doom is None or node.doom.dead or node.doom.notice.id != event.notice_id:
             return
-        notice, node.doom = node.doom.notice, None
+        node.doom = None
         for job in self.jobs.values():
             evacuation = job.evacuation
             if evacuation is not None and evacuation.requeued_at is None and event.node in evacuation.doomed:
                 del evacuation.doomed[event.node]
-                job.withdrawn = (*job.withdrawn, notice)
                 if not evacuation.doomed:
                     job.evacuation = None
 

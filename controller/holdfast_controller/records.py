@@ -119,8 +119,6 @@ class JobRecord:
     """No pool would have its nodes: it waits until then, Unix seconds."""
     waits_for: str = ""
     """Why it waits, in a sentence."""
-    withdrawn: tuple[Notice, ...] = ()
-    """Notices for its present attempt that are no more: the agents of its other nodes may have been told of them."""
 
     def declare(self, comment: str) -> None:
         """Read the directives in the job's comment."""

@@ -82,7 +82,7 @@ def test_a_reclaim_that_was_cancelled(
 def test_a_notice_that_is_withdrawn(
     runs: Runs, tally: Any, node: Any, tmp_path: Path, quick_parking: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The file is taken away: a parked process goes on at once, one that has not parked yet does not begin to; should it come again, it counts."""
+    """The file is taken away: a parked process goes on at once, another does not park at all; should it come again, it counts."""
     counter = tally()
     run = runs(counter, every_s=1e9)
     file = node.path / "node" / "notice.json"

@@ -39,7 +39,6 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             yield from _job(fleet, plans, job, job.evacuation, now)
         if job.prepared:
             yield from _untell(fleet, job)
-        yield from _take_back(fleet, job)
         yield from _backoff(job, now)
 
 
@@ -142,18 +141,6 @@ def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
         key = f"unprepare:{told.node}:{job.view.job_id}:{job.view.restarts}:{told.notice.id}:{record.arrivals}"
         why = f"job {job.view.key} may train on: the notice was withdrawn"
         yield PrepareJobs(key, why, told.node, record.instance.instance_id, (job.view.job_id,), told.notice, cancelled=True)
-
-
-def _take_back(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
-    """Have the agents of the job's nodes take back a notice that was withdrawn: its processes need not stay parked."""
-    view = job.view
-    for notice in job.withdrawn:
-        for name in view.nodes:
-            record = fleet.instance_of(fleet.nodes[name]) if name in fleet.nodes else None
-            if record is not None and record.connected:
-                key = f"take_back:{name}:{view.job_id}:{view.restarts}:{notice.id}:{record.arrivals}"
-                why = f"the notice that job {view.key} was told of was withdrawn"
-                yield PrepareJobs(key, why, name, record.instance.instance_id, (view.job_id,), notice, cancelled=True)
 
 
 def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) -> Iterator[Command]:
