@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from doc_pages import PAGES, ROOT
@@ -37,3 +38,13 @@ def test_the_readme_leads_to_every_page() -> None:
     linked = {(page.parent / target.partition("#")[0]).resolve() for page, target in LINKS if page.name == "README.md"}
     missing = {page.name for page in PAGES} - {path.name for path in linked} - {"README.md", "design-notes.md"}
     assert missing == set()
+
+
+def test_the_picture_is_a_drawing_of_a_whole_run() -> None:
+    picture = ROOT / "docs" / "images" / "demo-timeline.svg"
+    assert f"({picture.relative_to(ROOT)})" in (ROOT / "README.md").read_text()
+    root = ElementTree.parse(picture).getroot()  # our own file
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    words = " ".join("".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert {"single", "pair", "spot-1"} <= set(words.split())
+    assert list(root.iter("{http://www.w3.org/2000/svg}script")) == []
