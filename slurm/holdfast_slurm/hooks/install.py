@@ -12,7 +12,7 @@ from pathlib import Path
 from holdfast_common.errors import ConfigError
 
 import holdfast_slurm
-from holdfast_slurm.hooks import task_prolog
+from holdfast_slurm.hooks import glance, task_prolog
 
 CHAINABLE = ("prolog-slurmctld", "prolog", "epilog", "task-prolog")
 """The hooks before which a site's own script can run."""
@@ -58,7 +58,7 @@ def write_wrappers(
         "resume": _calling(with_packages("resume", *call), '-- "$@"'),
         "suspend": _calling(with_packages("suspend", *call), '-- "$@"'),
         "resume-fail": _calling(with_packages("resume_fail", *call), '-- "$@"'),
-        "prolog-slurmctld": _calling(with_packages("prolog_slurmctld", *call, *managed)),
+        "prolog-slurmctld": glance.body(bin_dir, slurm_conf) + _calling(with_packages("prolog_slurmctld", *call, *managed)),
         "prolog": _calling(bare("prolog", *local, *asked)),
         "epilog": _calling(bare("epilog", *local)),
         "task-prolog": task_prolog.body(run_dir),
