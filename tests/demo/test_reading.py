@@ -72,7 +72,13 @@ def test_the_journal_is_read_beside_its_writer(tmp_path: Path) -> None:
     ],
 )
 def test_when_a_reclaim_is_due(kind: str, status: dict[str, object], comes: bool) -> None:
-    assert due(kind, SINGLE, status) is comes  # type: ignore[arg-type]
+    assert due(kind, SINGLE, status, 0.1) is comes  # type: ignore[arg-type]
+
+
+def test_a_save_that_may_be_over_is_not_struck() -> None:
+    saving = {"state": "saving", "step": 40, "saved_step": None}
+    assert due("saving", SINGLE, saving, 0.1)
+    assert not due("saving", SINGLE, saving, 1.5)
 
 
 def test_a_reference_differs_only_in_where_and_how_fast_it_runs() -> None:

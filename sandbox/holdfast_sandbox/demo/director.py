@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,10 +38,17 @@ class Director:
         self._example = example
         self._screen = screen
         self._give_up_at = time.monotonic() + LATEST_S
-        self._looked_at = 0.0
+        self._awaiting_moment = False
+        """The job that was struck last trains again: the next reclaim only waits for its moment."""
+        self._target = ("", -1, "")
+        """Whom the next reclaim will strike: job, attempt, instance."""
 
     def run(self) -> None:
-        """Run everything to its end. Raises DemoError, CalledProcessError, OSError."""
+        """Run everything to its end. Raises DemoError, CalledProcessError, OSError, LookupError, CloudControlError."""
+        with ThreadPoolExecutor(1, "look") as self._looker:
+            self._run()
+
+    def _run(self) -> None:
         for spec in JOBS:
             self._submit(spec, reference=False)
         self._watch(lambda: (self._next is None and self._recovered()) or all(job.over for job in self.jobs.values()), "all reclaims")
@@ -83,54 +91,67 @@ class Director:
         if not self.reclaims:
             return True
         job = self.jobs[self.reclaims[-1].job]
-        found = job.status(self._sandbox.instances)
-        return found is not None and found[0].attempt == job.reclaimed and found[1].get("state") == "running"
+        found = job.report(self._sandbox.instances)
+        return found is not None and found.attempt == job.reclaimed and found.status.get("state") == "running"
 
     def _watch(self, reached: Callable[[], bool], what: str) -> None:
+        """Strike when it is time, until all is reached. Looking at Slurm is slow at times, and must not delay a strike."""
+        looking = self._looker.submit(self._look)
         while not reached():
             if time.monotonic() > self._give_up_at:
                 told = ", ".join(f"{job.name} is {job.state} after {job.reclaimed} reclaims" for job in self.jobs.values())
                 raise DemoError(f"{what} did not come within {LATEST_S:.0f} s: {told}")
             self._strike()
-            if time.monotonic() >= self._looked_at + LOOK_S:
-                self._look()
+            if looking.done():
+                looking.result()
+                looking = self._looker.submit(self._look_later)
             time.sleep(POLL_S)
+        looking.result()
 
     def _strike(self) -> None:
         """Have the cloud take a machine back if the moment for the next reclaim has come."""
-        if self._next is None or not self._recovered():
+        if self._next is None or not (self._awaiting_moment or self._recovered()):
             return
+        self._awaiting_moment = True
         job, kind = self._next
-        found = job.status(self._sandbox.instances)
-        if found is None or found[0].attempt != job.reclaimed or not due(kind, job.spec, found[1]):
-            return
-        node = job.nodes[-1] if kind == "one_of_two" and job.nodes else found[0].node
-        if node not in job.nodes or len(job.nodes) != job.spec.nodes or found[0].node not in job.nodes:
-            return  # where it runs was looked up before it moved
-        self._reclaim(kind, job, found[0].attempt, node)
+        found = job.report(self._sandbox.instances)
+        nodes = job.nodes
+        if found is None or found.attempt != job.reclaimed or found.node not in nodes or len(nodes) != job.spec.nodes:
+            return  # it is on its way, or where it runs was looked up before it moved
+        node = nodes[-1] if kind == "one_of_two" else found.node
+        if (job.name, found.attempt) != self._target[:2]:
+            with suppress(LookupError):  # it is about to end: looked for again
+                self._target = (job.name, found.attempt, self._sandbox.instances.instance_of(node))  # slow: ahead of the moment
+        elif due(kind, job.spec, found.status, found.age_s):
+            self._reclaim(kind, job, found.attempt, node, self._target[2])
 
-    def _reclaim(self, kind: ReclaimKind, job: LiveJob, attempt: int, node: str) -> None:
-        instance_id, cloud = self._sandbox.instances.instance_of(node), self._sandbox.cloud
-        at = time.time()
+    def _reclaim(self, kind: ReclaimKind, job: LiveJob, attempt: int, node: str, instance_id: str) -> None:
+        cloud, at = self._sandbox.cloud, time.time()
         if kind == "unnoticed":
             cloud.kill(instance_id)
         else:
             cloud.reclaim(instance_id, notice_s=NOTICE_S)
         job.reclaimed += 1
+        self._awaiting_moment = False
         self.reclaims.append(Reclaim(kind, job.name, attempt, node, instance_id, at))
         self._screen.say(f"✂ reclaim {len(self.reclaims)}: {job.name} loses {node} {TITLES[kind]}")
 
+    def _look_later(self) -> None:
+        time.sleep(LOOK_S)
+        self._look()
+
     def _look(self) -> None:
-        self._looked_at = time.monotonic()
         with suppress(subprocess.SubprocessError):  # slurmctld is asked again soon
             listed = self._sandbox.run(["squeue", "--noheader", "--states=all", "--format=%i|%T|%N"], timeout_s=20).stdout
             rows = {row[0]: row for line in listed.splitlines() if len(row := line.strip().split("|")) == 3}
-            for job in self.jobs.values():
+            for job in tuple(self.jobs.values()):
                 _, job.state, nodes = rows.get(str(job.job_id), ("", job.state, ""))
                 job.nodes = expand(nodes) if nodes else ()
-        statuses = {name: job.status(self._sandbox.instances) for name, job in self.jobs.items()}
+        reports = {name: job.report(self._sandbox.instances) for name, job in tuple(self.jobs.items())}
         following = {} if self._next is None else {self._next[0].name: f"reclaim {TITLES[self._next[1]]}"}
-        self._screen.show(self.jobs.values(), {name: found[1] for name, found in statuses.items() if found is not None}, following)
+        self._screen.show(
+            tuple(self.jobs.values()), {name: found.status for name, found in reports.items() if found is not None}, following
+        )
 
     def _settle(self) -> None:
         """Wait, not for ever, until no machine is on its way out; the checks judge what is left."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,17 @@ from holdfast_sandbox.instances import Instances
 
 LONGEST_STATUS = 65536
 TAIL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an attempt says of itself in its status.json, and where its batch script runs."""
+
+    attempt: int
+    node: str
+    status: dict[str, Any]
+    age_s: float
+    """Since it was written, at the latest: a change of state is written at once, progress about once a second."""
 
 
 @dataclass(slots=True)
@@ -36,8 +48,8 @@ class LiveJob:
         """Its batch script's starts so far."""
         return read_starts(self.folder / "starts.txt")
 
-    def status(self, instances: Instances) -> tuple[Start, dict[str, Any]] | None:
-        """Its newest attempt and what that says in its status.json; None where it says nothing (yet, or any more)."""
+    def report(self, instances: Instances) -> Report | None:
+        """What its newest attempt says of itself; None where it says nothing (yet, or any more)."""
         starts = self.starts()
         if not starts:
             return None
@@ -47,9 +59,11 @@ class LiveJob:
                 directory = instances.directory(last.node)
                 self._status_paths[last.attempt] = directory / "run" / "jobs" / f"{self.job_id}.{last.attempt}" / "job" / "status.json"
         with suppress(KeyError, OSError, ValueError):
-            status = json.loads(self._status_paths[last.attempt].read_bytes()[:LONGEST_STATUS])
+            path = self._status_paths[last.attempt]
+            written = path.stat().st_mtime
+            status = json.loads(path.read_bytes()[:LONGEST_STATUS])
             if isinstance(status, dict) and status.get("attempt") == last.attempt:
-                return last, status
+                return Report(last.attempt, last.node, status, time.time() - written)
         return None
 
     def steps_done(self) -> int:

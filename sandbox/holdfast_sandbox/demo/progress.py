@@ -34,6 +34,7 @@ class Screen:
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
         self._began = time.monotonic()
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._table = _table([])
         self._seen: dict[str, str] = {}
         self._seq = 0
         self.journal: Path | None = None
@@ -54,7 +55,7 @@ class Screen:
         if self._live is None:
             print(line, file=self._stream, flush=True)
         else:
-            self._live.update(Group(*(Text(each) for each in self._lines)))
+            self._live.update(self._whole())
 
     def show(self, jobs: Iterable[LiveJob], statuses: Mapping[str, Mapping[str, Any]], following: Mapping[str, str]) -> None:
         """Show where everything stands, what the journal has that is new, and what is to befall which job next."""
@@ -62,13 +63,17 @@ class Screen:
             self.say(f"    {text}")
         rows = [_row(job, statuses.get(job.name, {}), following.get(job.name, "")) for job in jobs]
         if self._live is not None:
-            self._live.update(Group(_table(rows), Text(), *(Text(each) for each in self._lines)))
+            self._table = _table(rows)
+            self._live.update(self._whole())
             return
         for name, state, nodes, phase, step, after in rows:
             told = " ".join(part for part in (state, f"on {nodes}" if nodes else "", phase) if part)
             if self._seen.get(name) != told:
                 self._seen[name] = told
                 self.say(f"{name}: {told}, step {step}" + (f"; next: {after}" if after else ""))
+
+    def _whole(self) -> Group:
+        return Group(self._table, Text(), *(Text(each, no_wrap=True, overflow="ellipsis") for each in self._lines))
 
     def _news(self) -> list[str]:
         if self.journal is None:

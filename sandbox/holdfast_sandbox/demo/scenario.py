@@ -13,6 +13,8 @@ NOTICE_S = 120.0
 """As EC2 gives it."""
 SAVE_MIB_S = 1.0
 """The checkpoint path's bandwidth: ResNet-20 with momentum (2.1 MiB) takes two seconds to save."""
+FRESH_S = 0.8
+"""A save that began longer ago may be over before the notice is up: the next one is waited for."""
 LATEST_S = 270.0
 """After this long the demo gives up."""
 
@@ -75,13 +77,13 @@ def sbatch_options(spec: JobSpec, *, reference: bool) -> list[str]:
     return ["--partition=spot"]
 
 
-def due(kind: ReclaimKind, spec: JobSpec, status: Mapping[str, object]) -> bool:
-    """Whether the moment for a reclaim has come, by the job's own report (status.json of its attempt)."""
+def due(kind: ReclaimKind, spec: JobSpec, status: Mapping[str, object], age_s: float) -> bool:
+    """Whether the moment for a reclaim has come, by the job's own report (status.json of its attempt) of `age_s` ago."""
     state, step, saved = status.get("state"), status.get("step"), status.get("saved_step")
     if not isinstance(step, int):
         return False
     if kind == "saving":
-        return state == "saving"
+        return state == "saving" and age_s <= FRESH_S
     if kind == "unnoticed" and not (isinstance(saved, int) and step > saved):
         return False
     # Well after one periodic checkpoint and well before the next: the report may be a second old.
