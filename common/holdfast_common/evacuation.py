@@ -22,6 +22,10 @@ REASON_PREFIX = "holdfast:"
 """Every reason and comment that Holdfast writes into Slurm starts so; only those are ever undone."""
 
 
+LOST_REASONS = frozenset({"Not responding", "ResumeTimeout reached"})
+"""What slurmctld itself writes when it sets a node DOWN for SlurmdTimeout and for ResumeTimeout."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How long the parts of a requeue take, in seconds."""
@@ -138,6 +142,12 @@ class SetDown(Step):
     """DOWN, for a node that is powering down and on which a job stays COMPLETING."""
 
     node: str
+
+
+def lost_its_machine(view: NodeView) -> bool:
+    """Whether Slurm holds the node DOWN because its machine fell silent or never came, or because we said so: an admin's DOWN is his."""
+    ours = view.reason in LOST_REASONS or view.reason.startswith(REASON_PREFIX)
+    return view.state == "DOWN" and ours and not view.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERING_UP", "POWER_UP"}
 
 
 def job_steps(case: JobCase, now: float, limits: Limits) -> tuple[Step, ...]:

@@ -62,6 +62,11 @@ class SetNodeDown(NodeCommand):
 
 
 @dataclass(frozen=True, slots=True)
+class ReviveNode(NodeCommand):
+    """Make a name usable again that Slurm itself holds DOWN for want of a machine; fence: DOWN, for one of Slurm's own reasons or ours."""
+
+
+@dataclass(frozen=True, slots=True)
 class PowerUpNode(NodeCommand):
     """POWER_UP: buy a node before the job that needs it is requeued; fence: powered down."""
 

@@ -47,6 +47,7 @@ class ControllerEffects:
             c.UndrainNode: deeds.undrain,
             c.PowerDownNode: self._power_down,
             c.SetNodeDown: deeds.set_down,
+            c.ReviveNode: deeds.revive,
             c.PowerUpNode: deeds.power_up,
             c.SignalJob: deeds.signal,
             c.RequeueJob: deeds.requeue,

@@ -1,7 +1,7 @@
 """What commands do in Slurm, each behind its fence: Slurm is read again before it is changed."""
 
 from holdfast_common.clock import Clock
-from holdfast_common.evacuation import REASON_PREFIX
+from holdfast_common.evacuation import REASON_PREFIX, lost_its_machine
 from holdfast_common.views import NodeView
 from holdfast_slurm.client import Slurm
 
@@ -51,6 +51,17 @@ class SlurmEffects:
     async def set_down(self, command: c.SetNodeDown, resumed: bool) -> tuple[Event, ...]:
         """DOWN, which ends what completes on the node; it powers down all the same."""
         await self._slurm.down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
+        return ()
+
+    async def revive(self, command: c.ReviveNode, resumed: bool) -> tuple[Event, ...]:
+        """RESUME where it is switched off already, else POWER_DOWN_FORCE, which clears DOWN as well."""
+        view = await self._node(command.node)
+        if view is None or not lost_its_machine(view):
+            return self._moot(command, "it is not DOWN any more, or somebody else's")
+        if view.powered_down:
+            await self._slurm.resume([command.node])
+        else:
+            await self._slurm.power_down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
         return ()
 
     async def power_up(self, command: c.PowerUpNode, resumed: bool) -> tuple[Event, ...]:

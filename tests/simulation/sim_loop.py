@@ -1,4 +1,4 @@
-"""An event loop in virtual time: where nothing can run, time jumps to the next timer. `asyncio.timeout` and every sleep are virtual, too."""
+"""An event loop in virtual time: where nothing can run, time jumps to the next timer. So every sleep and `asyncio.timeout` is virtual."""
 
 import asyncio
 import selectors

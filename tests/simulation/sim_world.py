@@ -1,6 +1,6 @@
 """A whole cluster in virtual time: the real controller over a Slurm and a cloud in memory, agents, and jobs that train.
 
-Everything that the controller is made of is the real thing but for the clients at its edges, and the journal writes in the loop's own thread.
+The controller is the real one but for the clients at its edges; its journal writes in the loop's own thread.
 """
 
 import asyncio
@@ -14,13 +14,14 @@ from holdfast_controller.agents import AgentHub
 from holdfast_controller.commands import Command
 from holdfast_controller.config import ControllerConfig, Timing
 from holdfast_controller.events import Event
+from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.providers import fake_machines
 from holdfast_controller.providers.base import LaunchRequest, LaunchResult
 from holdfast_controller.providers.fake import FakePool, FakeProvider
-from holdfast_controller.tokens import user_data
+from holdfast_controller.reactor import Reactor
 from holdfast_protos.v1 import hook_pb2
 from holdfast_slurm.fake import FakeJob, FakeSettings, FakeSlurm
 from holdfast_slurm.fake_model import ENDED
@@ -131,6 +132,7 @@ class World:
         self.loop = VirtualLoop()
         self.clock = LoopClock(self.loop)
         self.faults: list[str] = []
+        self.closed = False
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self._path = path
         self._policy = path / "policy.toml"
@@ -142,7 +144,7 @@ class World:
         self.requests = self.provider.requests = {}
         self.room = Room(self, self._died)
         self.provider.on_change = self.room.changed
-        settings = slurm or FakeSettings(suspend_timeout_s=20.0, resume_timeout_s=600.0)
+        settings = slurm or FakeSettings(suspend_timeout_s=20.0, resume_timeout_s=200.0, slurmd_timeout_s=100.0, min_job_age_s=150.0)
         self.slurm = FakeSlurm(
             self.clock, self.names, settings, on_resume=self._resume, on_suspend=self._suspend, on_resume_fail=self._resume_fail,
             on_gate=self._gate,
@@ -154,6 +156,7 @@ class World:
         self._journal: SimJournal | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
+        self._dead: list[asyncio.Task[Any]] = []
         self.lose_hooks = 0
         """So many of the next calls of hooks never arrive."""
         self.double_hooks = 0
@@ -200,11 +203,12 @@ class World:
 
     def close(self) -> None:
         """End everything."""
+        self.closed = True
         self.die()
 
         async def end() -> None:
             await self.slurm.close()
-            tasks = list(self._background)
+            tasks = [*self._background, *self._dead]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -221,10 +225,15 @@ class World:
         return self.controller.hub if self.controller is not None else None
 
     @property
-    def fleet(self) -> Any:
+    def reactor(self) -> Reactor:
+        """The loop of the controller, which must live."""
+        assert self.controller is not None, "the controller is dead"
+        return self.controller.reactor
+
+    @property
+    def fleet(self) -> Fleet:
         """What the controller knows."""
-        assert self.controller is not None
-        return self.controller.reactor.fleet
+        return self.reactor.fleet
 
     def start(self) -> None:
         """Start the controller on whatever journal there is."""
@@ -254,7 +263,8 @@ class World:
             return
         wired, self.controller, self.hooks = self.controller, None, None
         self.deaths += 1
-        for task in (*self._loops, *wired.reactor._tasks):
+        self._dead = [*(task for task in self._dead if not task.done()), *self._loops, *wired.reactor._tasks]
+        for task in self._dead:
             task.cancel()
         assert self._journal is not None
         self._journal.drop()
@@ -426,6 +436,3 @@ async def _bounded(call: Coroutine[Any, Any, T], limit_s: float = 30.0) -> T | N
 
 def _pools(policies: PolicyStore, names: Sequence[str]) -> list[Any]:
     return list({pool.name: pool for plan in policies.plans().by_node.values() for pool in plan.pools}.values())
-
-
-__all__ = ["POOL_A", "POOL_B", "SECRET", "World", "user_data"]

@@ -247,3 +247,35 @@ def test_a_lost_journal_and_a_notice_at_once(world):
     assert job.lost == 0
     settle(world)
     always(world)
+
+
+def test_a_machine_that_dies_while_nobody_looks_gives_its_name_back(world):
+    job = world.submit(work=30)
+    world.until(running(job), 60)
+    world.die()
+    world.reclaim(job.running.nodes[0], 0.0, notice=False)
+    world.wait(1)
+    world.restart(lose_journal=True)
+    settle(world)
+    assert len(job.attempts) == 2
+
+
+def test_a_resume_timeout_without_a_controller_leaves_no_name_behind(world):
+    for other in world.names[1:]:
+        world.slurm.fake_node(other).drain = True
+    world.slurm.fake_node(world.names[0]).reason = ""
+    world.die()
+    job = world.submit(work=10)
+    world.wait(230)
+    assert world.slurm.fake_node(world.names[0]).down
+    world.start()
+    world.until(lambda: job.done_at, 250)
+    settle(world)
+
+
+def test_an_admins_down_is_left_alone(world):
+    world.slurm.fake_node("n1").down = True
+    world.slurm.fake_node("n1").reason = "bad fan"
+    world.wait(60)
+    assert world.slurm.fake_node("n1").down
+    world.slurm.fake_node("n1").down = False

@@ -1,0 +1,25 @@
+"""Names that Slurm itself holds DOWN for want of a machine become usable again: after SlurmdTimeout, ResumeTimeout, or a DOWN of ours.
+
+An evacuation ends with a power-down, which clears DOWN. This is for losses of which nobody told us: the journal was lost, or the
+controller away for longer than Slurm's own time-outs.
+"""
+
+from collections.abc import Iterator
+
+from holdfast_common.evacuation import lost_its_machine
+
+from holdfast_controller.commands import Command, ReviveNode
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.plan import Plans
+
+
+def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
+    """Yield the revival of each DOWN node that no living instance holds, once every cloud has been listed."""
+    if not fleet.cloud_listed:
+        return
+    for node in fleet.nodes.values():
+        view, record = node.view, fleet.instance_of(node)
+        if view is None or node.name not in plans.by_node or node.doom is not None or not lost_its_machine(view):
+            continue
+        if record is None or not record.alive:
+            yield ReviveNode(f"revive:{node.name}", f"{node.name} is DOWN ({view.reason}) and no instance holds it", node.name)

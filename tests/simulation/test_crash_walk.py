@@ -1,0 +1,62 @@
+"""The controller dies at each step in turn, of a launch, of an evacuation and of a loss; the end is the same as if it had not."""
+
+import pytest
+from sim_invariants import settle
+
+
+def started(job, attempt):
+    return lambda: job.running is not None and job.running.number == attempt and job.running.state == "running"
+
+
+def launch(world):
+    """A gang of two whose first pool refuses."""
+    world.provider.pools["fake/r1/a/g1/spot"].capacity = 1
+    job = world.submit(2, work=15)
+    world.until(lambda: job.done_at, 100)
+    assert len(job.attempts) == 1
+    assert len(world.room.machines) == 2
+    return job
+
+
+def evacuation(world):
+    """One node of two is taken back, with a notice in which a save fits."""
+    job = world.submit(2, work=25)
+    world.until(started(job, 0), 60)
+    world.wait(2)
+    node = job.running.nodes[0]
+    world.reclaim(node, 60)
+    world.until(lambda: job.done_at, 150)
+    assert [attempt.number for attempt in job.attempts] == [0, 1]
+    assert job.lost == 0, "a full save fitted the window"
+    assert node not in job.attempts[1].nodes
+    assert len(world.room.machines) == 3, "one machine in the place of one"
+    return job
+
+
+def loss(world):
+    """The only node of a job is gone without a word."""
+    job = world.submit(1, work=25)
+    world.until(started(job, 0), 60)
+    world.wait(2)
+    world.reclaim(job.running.nodes[0], 0.0, notice=False)
+    world.until(lambda: job.done_at, 150)
+    assert [attempt.number for attempt in job.attempts] == [0, 1]
+    return job
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("story", [launch, evacuation, loss])
+@pytest.mark.parametrize("part", range(4))
+def test_dying_at_any_step_changes_nothing(make_world, story, part):
+    undisturbed = make_world()
+    story(undisturbed)
+    points = len(undisturbed.passed)
+    assert points > 20
+    for point in range(part, points, 4):
+        world = make_world()
+        world.die_at = point
+        story(world)
+        assert world.deaths == 1, point
+        settle(world, 300, quiet_s=0)
+        assert not world.faults, (point, world.story())
+        world.close()

@@ -1,0 +1,182 @@
+"""Everything at once, in every order: Hypothesis interleaves jobs, reclaims, clouds and Slurm that fail, and deaths of the controller.
+
+`HOLDFAST_SIM_EXAMPLES=N` looks at N stories instead of the few of the default run (`scripts/test-full`).
+"""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from holdfast_controller.providers.base import FaultKind
+from holdfast_controller.providers.fake_faults import duplicate, hang, lost_answer, partial, refusal
+from sim_invariants import always, settle
+from sim_world import POOL_A, POOL_B, World
+
+EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "40"))
+NODES = 5
+
+TROUBLES = {
+    "lost": lost_answer(1.0).on("launch"),
+    "lost thrice": lost_answer(1.0).on("launch", times=3),
+    "hang": hang(25.0).on("launch"),
+    "hang and act": hang(25.0, acts=True).on("launch"),
+    "partial": partial(1).on("launch"),
+    "twice": duplicate().on("launch"),
+    "throttle": refusal(FaultKind.THROTTLE, 3.0).on("launch", times=2),
+    "quota": refusal(FaultKind.QUOTA, 20.0).on("launch"),
+    "no list": refusal(FaultKind.TRANSIENT, 1.0).on("instances", times=4),
+    "list hangs": hang(40.0).on("instances"),
+    "no find": refusal(FaultKind.TRANSIENT, 1.0).on("find", times=2),
+    "no end": refusal(FaultKind.TRANSIENT, 1.0).on("terminate", times=3),
+    "end lost": lost_answer(2.0).on("terminate", times=2),
+}
+
+
+class Interleavings(RuleBasedStateMachine):
+    """One story."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before = structlog.get_config()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False)
+        self._folder = tempfile.TemporaryDirectory(prefix="hf-sim-")
+        self.world = World(Path(self._folder.name), nodes=NODES)
+        self.world.start()
+
+    def _node(self, number: int) -> str | None:
+        """A node with a machine, if there is one."""
+        held = [machine.registered for machine in self.world.room.living() if machine.registered]
+        return held[number % len(held)] if held else None
+
+    @initialize(nodes=st.integers(1, 3))
+    def begin(self, nodes: int) -> None:
+        self.world.submit(nodes, work=40.0)
+        self.world.wait(9.0)
+
+    @rule(nodes=st.integers(1, 3), work=st.sampled_from([3.0, 20.0, 60.0]), registers=st.booleans(), save_s=st.sampled_from([0.5, 8.0]))
+    def submit(self, nodes: int, work: float, registers: bool, save_s: float) -> None:
+        if sum(job.done_at is None for job in self.world.training.jobs.values()) < 4:
+            self.world.submit(nodes, work=work, registers=registers, save_s=save_s)
+
+    @rule(duration_s=st.sampled_from([0.1, 0.5, 1.0, 3.0, 8.0, 30.0]))
+    def wait(self, duration_s: float) -> None:
+        self.world.wait(duration_s)
+
+    @rule(number=st.integers(0, 4), window_s=st.sampled_from([5.0, 30.0, 120.0]))
+    def reclaim(self, number: int, window_s: float) -> None:
+        node = self._node(number)
+        if node is not None:
+            self.world.reclaim(node, window_s)
+
+    @rule(number=st.integers(0, 4))
+    def kill(self, number: int) -> None:
+        living = self.world.room.living()
+        if living:
+            machine = living[number % len(living)]
+            self.world.slurm_call(lambda: self.world.provider.reclaim([machine.iid]))
+
+    @rule(number=st.integers(0, 4))
+    def spare(self, number: int) -> None:
+        node = self._node(number)
+        machine = self.world.room.holder(node) if node is not None else None
+        if machine is not None and machine.own:
+            self.world.slurm_call(lambda: (self.world.provider.spare(machine.iid), machine.withdraw()))
+
+    @rule(pool=st.sampled_from([POOL_A, POOL_B]), capacity=st.sampled_from([0, 1, 100]))
+    def capacity(self, pool: str, capacity: int) -> None:
+        self.world.provider.pools[pool].capacity = capacity
+
+    @rule(trouble=st.sampled_from(sorted(TROUBLES)))
+    def cloud_trouble(self, trouble: str) -> None:
+        self.world.provider.inject(TROUBLES[trouble])
+
+    @rule(lag_s=st.sampled_from([0.0, 4.0, 15.0]))
+    def listings_lag(self, lag_s: float) -> None:
+        self.world.provider.timing.listing_lag_s = lag_s
+
+    @rule(away=st.booleans())
+    def slurm_away(self, away: bool) -> None:
+        self.world.slurm.unavailable = away
+
+    @rule(away_s=st.sampled_from([0.0, 2.0, 30.0]))
+    def controller_dies(self, away_s: float) -> None:
+        self.world.restart(away_s=away_s)
+
+    @precondition(lambda self: self.world.provider.timing.listing_lag_s == 0.0)
+    @rule(away_s=st.sampled_from([0.0, 5.0]))
+    def journal_is_lost(self, away_s: float) -> None:
+        self.world.restart(away_s=away_s, lose_journal=True)
+
+    @rule(point=st.integers(1, 30))
+    def controller_will_die(self, point: int) -> None:
+        self.world.die_at = len(self.world.passed) + point
+
+    @rule(lost=st.integers(0, 3), double=st.integers(0, 3), late_s=st.sampled_from([0.0, 3.0, 25.0]))
+    def hooks_go_wrong(self, lost: int, double: int, late_s: float) -> None:
+        self.world.lose_hooks, self.world.double_hooks, self.world.late_hooks_s = lost, double, late_s
+
+    @rule()
+    def next_machine_is_mute(self) -> None:
+        self.world.room.mute_next += 1
+
+    @rule(number=st.integers(0, 4))
+    def slurm_suspends(self, number: int) -> None:
+        """SuspendTime is over for an idle node."""
+        node = self._node(number)
+        if node is not None and self.world.slurm.fake_node(node).power == "on" and not self.world.slurm.fake_node(node).job:
+            fake = self.world.slurm.fake_node(node)
+            self.world.slurm_call(lambda: self.world.slurm.engine.power_down(fake))
+
+    @invariant()
+    def nothing_that_may_never_be(self) -> None:
+        always(self.world)
+        assert not self.world.faults, self.world.story()
+
+    def teardown(self) -> None:
+        """Faults stop; then everything comes to rest, and every job is done."""
+        world = self.world
+        try:
+            if not world.faults:
+                self._mend()
+                settle(world, quiet_s=60.0)
+        finally:
+            world.close()
+            self._folder.cleanup()
+            structlog.configure(**self._before)
+
+    def _mend(self) -> None:
+        world = self.world
+        world.die_at = None
+        world.provider.clear()
+        world.provider.timing.listing_lag_s = 0.0
+        for pool in world.provider.pools.values():
+            pool.capacity = 100
+        world.slurm.unavailable = False
+        world.lose_hooks = world.double_hooks = world.room.mute_next = 0
+        world.late_hooks_s = 0.0
+        world.wait(2.0)
+
+
+@pytest.mark.timeout(3600)
+def test_no_interleaving_breaks_a_promise() -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        Interleavings,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize="HOLDFAST_SIM_EXAMPLES" not in os.environ,
+            database=None,
+            phases=(Phase.generate, Phase.shrink) if "HOLDFAST_SIM_SHRINK" in os.environ else (Phase.generate,),  # shrinking takes minutes
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+        ),
+    )
