@@ -8,6 +8,12 @@ import ipaddress
 import os
 import sys
 
+from hypothesis import HealthCheck, settings
+
+# These machines are shared: how long one example takes says nothing.
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("holdfast")
+
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 os.environ.setdefault("NO_GCE_CHECK", "true")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

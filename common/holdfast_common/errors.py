@@ -33,7 +33,7 @@ class AuthError(HoldfastError):
     """The caller is not who it must be; the message is for our log, never for the caller."""
 
 
-class Temporary(HoldfastError):
+class Temporary(HoldfastError):  # noqa: N818 - says what to do
     """Trying again helps, after `retry_s` seconds."""
 
     def __init__(self, message: str, retry_s: float = 1.0) -> None:
@@ -49,7 +49,7 @@ class ProviderTransient(Temporary):
     """A cloud gave no answer, or a fault of its own (5xx without a capacity code)."""
 
 
-class Permanent(HoldfastError):
+class Permanent(HoldfastError):  # noqa: N818 - says what to do
     """Trying the same again does not help."""
 
 

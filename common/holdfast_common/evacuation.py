@@ -1,12 +1,13 @@
 """The steps of an evacuation, pure: what is to be done now for a job on a doomed node, and for the node.
 
-Both the controller and an agent that cannot reach it run this code. It is level-triggered: it looks at what Slurm and the agents say at this
-moment and names the steps that are due, so it may be asked any number of times and by two at once; the caller carries a step out once per
-its `key`, and each effect reads Slurm again before it acts (`fence` in the step).
+Both the controller and an agent that cannot reach it run this code. It is level-triggered: it looks at what Slurm and the agents say at
+this moment and names the steps that are due, so it may be asked any number of times and by two at once; the caller carries a step out
+once per its `key`, and each effect reads Slurm again before it acts (`fence` in the step).
 
-Facts about Slurm behind the order (measured on 22.05, 24.11 and 26.05): a requeue while the doomed node still answers frees the job in 0.2 s,
-afterwards each dead node costs up to MessageTimeout; requeue and then POWER_DOWN_FORCE is the least sequence that always works, alive or
-dead; StartTime is overwritten while the job is COMPLETING; StartTime=now on a node that the job left within the same second ends it FAILED.
+Facts about Slurm behind the order (measured on 22.05, 24.11 and 26.05): a requeue while the doomed node still answers frees the job in
+0.2 s, afterwards each dead node costs up to MessageTimeout; requeue and then POWER_DOWN_FORCE is the least sequence that always works,
+alive or dead; StartTime is overwritten while the job is COMPLETING; StartTime=now on a node that the job left within the same second ends
+it FAILED.
 """
 
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class JobCase:
     """The job's own status says that this attempt ended because of the notice."""
     signal: str = ""
     """Declared by the job: `USR1` or `B:USR1`; empty: it is not signalled (USR1's default action is to kill)."""
+    signal_before_s: float | None = None
+    """How long before the deadline it wants the signal; None: at once."""
+    saves: bool = True
+    """False where the job declared that it never saves: then waiting helps nobody."""
     exit_code: int | None = None
     """Declared by the job: it ended on our signal, and wants to be requeued, when it exits so."""
 
@@ -160,7 +165,8 @@ def job_steps(case: JobCase, now: float, limits: Limits) -> tuple[Step, ...]:
     if not job.active:
         return _ended_by_itself(case)
     steps: list[Step] = []
-    if case.signal and not case.registered and not case.dead:
+    wanted = case.signal_before_s is None or now >= case.deadline - case.signal_before_s
+    if case.signal and wanted and not case.registered and not case.dead:
         why = f"job {job.key} declared {case.signal} for a notice"
         steps.append(Signal(f"signal:{job.key}:{case.attempt}", why, job.key, case.attempt, case.signal))
     why = _requeue_reason(case, now, limits)
@@ -181,6 +187,8 @@ def _requeue_reason(case: JobCase, now: float, limits: Limits) -> str:
         return f"{nodes} of job {job.key} is gone"
     if case.parked:
         return f"job {job.key} saved at step {case.saved_step} and parked; {nodes} goes away"
+    if not case.saves:
+        return f"{nodes} goes away, and job {job.key} declared that it saves nothing"
     if job.state == "CONFIGURING":
         return f"job {job.key} has not begun, and {nodes} goes away"
     if now >= requeue_at(case, limits):

@@ -30,6 +30,7 @@ class PoolPolicy(Section):
     """A capacity pool, under a short name of the admin's choice."""
 
     provider: Literal["aws", "fake"]
+    """`fake` is the cloud in memory that simulations use; a controller refuses pools of clouds that its settings do not have."""
     region: Name
     zone: Name
     instance_type: Name

@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="holdfast-controller",
         description="Keeps GPU jobs running on spot capacity under Slurm. Runs beside slurmctld, as SlurmUser.",
-        epilog="Restarting it at any instant is safe: it goes on from its journal. Exit codes: 0 stopped, 1 failed, 2 usage.",
+        epilog="Restarting it at any instant is safe: it goes on from its journal. Exit codes: 0 stopped, 1 failed, 2 usage or settings.",
     )
     parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"settings file, TOML (default: {DEFAULT_CONFIG})")
     parser.add_argument("--check", action="store_true", help="check settings and policy, say every fault, and exit")
@@ -30,11 +30,11 @@ def main() -> int:
 
     try:
         config = load_config(arguments.config)
-        policies = PolicyStore(Path(config.policy))
+        policies = PolicyStore(Path(config.policy), config.providers.names)
     except ConfigError as error:
         for fault in error.faults:
             print(f"{error.where}: {fault}", file=sys.stderr)
-        return 1
+        return 2
     if arguments.check:
         print(f"{arguments.config}: fine; policy {policies.revision}, {len(policies.plans().by_node)} nodes")
         return 0

@@ -60,6 +60,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         clock: Clock,
         *,
         lost_s: float,
+        heartbeat_s: float = 5.0,
         on_lost: Callable[[], None],
         on_left: Callable[[], None],
     ) -> None:
@@ -68,6 +69,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         self._cluster = cluster
         self._clock = clock
         self._lost_s = lost_s
+        self._heartbeat_s = heartbeat_s
         self._on_lost = on_lost
         self._on_left = on_left
         self._streams: dict[str, Stream] = {}
@@ -84,7 +86,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
 
     async def welcome(self, instance_id: str, node: str) -> None:
         """Tell the agent its node's name."""
-        await self._send(instance_id, welcome=agent_pb2.Welcome(node=node, cluster=self._cluster, heartbeat_s=self._lost_s / 4))
+        await self._send(instance_id, welcome=agent_pb2.Welcome(node=node, cluster=self._cluster, heartbeat_s=self._heartbeat_s))
 
     async def prepare(self, instance_id: str, job_ids: tuple[int, ...], notice: Notice, *, cancelled: bool) -> None:
         """Have the agent tell its jobs of a notice."""

@@ -92,7 +92,7 @@ class Controller:
         """Open the journal, connect the parts, and serve. What was opened is closed by `stack`."""
         state = _state_dir(config)
         secret = load_secret(state / "secret")
-        policies = PolicyStore(Path(config.policy))
+        policies = PolicyStore(Path(config.policy), config.providers.names)
         journal = Journal(state / "journal.sqlite")
         fleet = await journal.open()
         stack.push_async_callback(journal.close)
@@ -134,11 +134,25 @@ def wire(
     effects = LateEffects()
     reactor = Reactor(journal, fleet, policies.plans, effects, clock)
     watcher = SlurmWatcher(slurm, reactor, clock, busy_s=timing.watch_busy_s, idle_s=timing.watch_idle_s)
-    hub = AgentHub(reactor, secret, config.cluster, clock, lost_s=timing.agent_lost_s, on_lost=poll_clouds, on_left=watcher.nudge)
+    hub = AgentHub(
+        reactor,
+        secret,
+        config.cluster,
+        clock,
+        lost_s=timing.agent_lost_s,
+        heartbeat_s=timing.agent_heartbeat_s,
+        on_lost=poll_clouds,
+        on_left=watcher.nudge,
+    )
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)
     cloud_effects = CloudEffects(
-        providers, policies.plans, lambda launch_id: user_data(config.cluster, secret, launch_id), clock, poll_soon=poll_clouds
+        providers,
+        policies.plans,
+        lambda launch_id: user_data(config.cluster, secret, launch_id),
+        clock,
+        max_in_flight={"aws": config.providers.aws.max_in_flight} if config.providers.aws is not None else {},
+        poll_soon=poll_clouds,
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock)
     return Controller(reactor, hub, watcher, clouds, PriceWatcher(providers, policies, clock), clock)
@@ -189,5 +203,5 @@ def main(config: ControllerConfig) -> int:
         asyncio.run(run(config))
     except HoldfastError as error:
         log.error(str(error))
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     return 0

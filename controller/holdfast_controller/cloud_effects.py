@@ -15,6 +15,7 @@ from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, 
 TRIES = 3
 """Tries of one launch, under the same launch id, at faults that a retry may cure, before another pool is asked."""
 MAX_RETRY_S = 5.0
+MAX_IN_FLIGHT = 8
 
 
 class CloudEffects:
@@ -27,14 +28,14 @@ class CloudEffects:
         user_data: Callable[[str], str],
         clock: Clock,
         *,
-        max_in_flight: int = 8,
+        max_in_flight: Mapping[str, int],
         poll_soon: Callable[[], None] = lambda: None,
     ) -> None:
         self._providers = providers
         self._plans = plans
         self._user_data = user_data
         self._clock = clock
-        self._slots = {name: asyncio.Semaphore(max_in_flight) for name in providers}
+        self._slots = {name: asyncio.Semaphore(max_in_flight.get(name, MAX_IN_FLIGHT)) for name in providers}
         self._poll_soon = poll_soon
 
     async def launch(self, command: c.Launch, resumed: bool) -> tuple[Event, ...]:

@@ -114,6 +114,22 @@ class StartJob(JobCommand):
 
 
 @dataclass(frozen=True, slots=True)
+class HoldJob(JobCommand):
+    """Hold the job, and tell it why; fence: pending, `restarts` restarts."""
+
+    repeats: ClassVar[bool] = False
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseJob(JobCommand):
+    """Release a job that Slurm itself held; fence: pending with priority 0, `restarts` restarts."""
+
+    repeats: ClassVar[bool] = False
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TellJob(JobCommand):
     """Write the reason into AdminComment, where `scontrol show job` and `holdfast explain` show it."""
 

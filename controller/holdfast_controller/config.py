@@ -113,6 +113,11 @@ class Providers(Section):
 
     aws: AwsSettings | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The clouds that have settings."""
+        return frozenset({"aws"} if self.aws is not None else ())
+
 
 class ControllerConfig(Section):
     """The whole file."""
@@ -122,7 +127,7 @@ class ControllerConfig(Section):
     state_dir: Path_
     """Where the journal is kept: on a disk that survives a reboot."""
     policy: Path_
-    """The policy file that is read where the journal holds no policy yet."""
+    """The policy file. It is the truth; `holdfast policy set` replaces it, so SlurmUser must be able to write to its folder."""
     slurm: SlurmSettings = SlurmSettings()
     listen: Listen = Listen()
     auth: Auth = Auth()

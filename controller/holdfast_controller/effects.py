@@ -52,6 +52,8 @@ class ControllerEffects:
             c.SignalJob: deeds.signal,
             c.RequeueJob: deeds.requeue,
             c.StartJob: deeds.start,
+            c.HoldJob: deeds.hold_job,
+            c.ReleaseJob: deeds.release_job,
             c.TellJob: deeds.tell,
             c.GiveUp: deeds.give_up,
             c.Launch: cloud.launch,

@@ -270,6 +270,10 @@ class JobRequeued(Event):
     job_id: int = 0
     attempt: int = 0
     """The attempt that ended."""
+    began: bool = True
+    """Whether its batch step had begun: one that had not counts against no limit."""
+    ended_after_s: float | None = None
+    """How long it had run when it ended by itself; None where we ended it."""
 
     def refs(self) -> tuple[str, ...]:
         """The job."""

@@ -349,7 +349,8 @@ class Fleet:
     def _requeued(self, event: e.JobRequeued) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
-            job.interruptions += 1
+            job.interruptions += event.began
+            job.short_runs_s = () if event.ended_after_s is None else (*job.short_runs_s[-99:], event.ended_after_s)
             if job.evacuation is not None and job.evacuation.attempt == event.attempt:
                 job.evacuation.requeued_at = event.at
 

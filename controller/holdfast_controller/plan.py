@@ -25,7 +25,13 @@ class Plan:
     """A pool that refused is not asked again before this, doubling per refusal up to `refusal_memory_s`."""
     refusal_memory_s: float = 1800.0
     orphan_grace_s: float = 300.0
+    signal: str = ""
+    """Sent to jobs that opted in (`checkpoint=auto`) without naming one."""
     max_attempts: int = 100
+    """Interrupted attempts after which a job is held."""
+    crash_loop_s: float = 30.0
+    crash_loop_count: int = 5
+    """A job that ended by itself within `crash_loop_s`, so often in a row, is held."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,5 +45,8 @@ def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
         refusal_backoff_s=launch.refusal_backoff_s,
         refusal_memory_s=launch.refusal_memory_s,
         orphan_grace_s=launch.orphan_grace_s,
+        signal=partition.checkpoint.signal,
         max_attempts=partition.requeue.max_attempts,
+        crash_loop_s=partition.requeue.crash_loop_s,
+        crash_loop_count=partition.requeue.crash_loop_count,
     )

@@ -15,14 +15,15 @@ from holdfast_controller.planning import plans_of
 class PolicyStore:
     """The file and what it means. The file is the truth: an admin's edit on disk counts from the next start, `set` at once."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file. Raises ConfigError with every fault."""
+    def __init__(self, path: Path, providers: frozenset[str] | None = None) -> None:
+        """Read the file; pools of other `providers` than these are refused. Raises ConfigError with every fault."""
         self._path = path
+        self._providers = providers
         try:
             self.text = path.read_text()
         except OSError as error:
             raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-        self.policy: Policy = parse_policy(self.text)
+        self.policy = self._parsed(self.text)
         self._plans = plans_of(self.policy)
 
     @property
@@ -42,14 +43,24 @@ class PolicyStore:
         """Have the fleet know the policy's nodes."""
         fleet.manage(frozenset(self._plans.by_node))
 
-    @staticmethod
-    def check(text: str) -> str:
+    def check(self, text: str) -> str:
         """Return the revision that the text would have. Raises ConfigError with every fault."""
-        return parse_policy(text).revision
+        return self._parsed(text).revision
+
+    def _parsed(self, text: str) -> Policy:
+        policy = parse_policy(text, str(self._path))
+        unknown = [
+            f"pools.{name}.provider: the controller's settings have no [providers.{pool.provider}]"
+            for name, pool in policy.pools.items()
+            if self._providers is not None and pool.provider not in self._providers
+        ]
+        if unknown:
+            raise ConfigError(str(self._path), unknown)
+        return policy
 
     def set(self, text: str, fleet: Fleet) -> None:
         """Put a new policy in force, durably. Raises ConfigError with every fault, and then nothing has changed."""
-        policy = parse_policy(text)
+        policy = self._parsed(text)
         plans = plans_of(policy)
         partial = self._path.with_name(f".{self._path.name}.new")
         with open(partial, "w") as file:

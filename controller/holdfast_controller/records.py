@@ -113,8 +113,18 @@ class JobRecord:
     """What is wrong with its directives, which are then as good as absent."""
     signal: str = ""
     """What it wants to be sent on a notice, declared in its directives."""
+    signal_before_s: int | None = None
+    """How long before the deadline it wants that."""
+    saves: bool = True
+    """It did not say that it never saves."""
+    auto: bool = False
+    """It wants whatever signal its partition's policy names."""
     exit_code: int | None = None
     """How it exits when it ended on that signal, declared in its directives."""
+    requeues: int | None = None
+    """How often it may be requeued, declared in its directives."""
+    short_runs_s: tuple[float, ...] = ()
+    """How long its last attempts ran, as long as each ended by itself."""
     not_before: float | None = None
     """No pool would have its nodes: it waits until then, Unix seconds."""
     waits_for: str = ""
@@ -122,14 +132,17 @@ class JobRecord:
 
     def declare(self, comment: str) -> None:
         """Read the directives in the job's comment."""
-        self.told, self.fault, self.signal, self.exit_code = True, "", "", None
+        self.told, self.fault, self.signal, self.signal_before_s = True, "", "", None
+        self.auto, self.saves, self.exit_code, self.requeues = False, True, None, None
         try:
             said = parse_directives(comment)
         except ConfigError as error:
             self.fault = str(error)
             return
         self.signal = f"{'B:' if said.signal_batch else ''}{said.signal}" if said.signal else ""
-        self.exit_code = said.exit_code
+        self.signal_before_s = said.signal_before_s
+        self.auto, self.saves = said.checkpoint == "auto", said.checkpoint != "off"
+        self.exit_code, self.requeues = said.exit_code, said.requeues
 
 
 @dataclass(slots=True)

@@ -99,7 +99,8 @@ class SlurmEffects:
         if job.state == "PENDING" or job.completing or (not job.active and not command.ended):
             return self._moot(command, f"it is {job.state}")
         await self._slurm.requeue(command.job, ended=command.ended)
-        return (JobRequeued(self._clock.now(), command.job_id, command.attempt),)
+        ran_s = job.end_time - job.start_time if command.ended and job.end_time > job.start_time > 0 else None
+        return (JobRequeued(self._clock.now(), command.job_id, command.attempt, job.state != "CONFIGURING", ran_s),)
 
     async def start(self, command: c.StartJob, resumed: bool) -> tuple[Event, ...]:
         """Cut Slurm's delay short (or put the job off), once nothing of its last run is left."""
@@ -107,6 +108,23 @@ class SlurmEffects:
         if job is None or job.restarts != command.restarts or not job.pending:
             return self._moot(command, "it does not wait any more" if job is None or not job.completing else "it still completes")
         await self._slurm.start_after(command.job, command.delay_s)
+        return ()
+
+    async def hold_job(self, command: c.HoldJob, resumed: bool) -> tuple[Event, ...]:
+        """Hold a requeued job that would only be lost again, and say why where `scontrol show job` shows it."""
+        job = await self._slurm.job(command.job)
+        if job is None or not job.pending or job.restarts != command.restarts:
+            return self._moot(command, "it does not wait any more")
+        await self._slurm.hold(command.job)
+        await self._slurm.update_job(command.job, admin_comment=f"{REASON_PREFIX} {command.reason}"[:1000])
+        return ()
+
+    async def release_job(self, command: c.ReleaseJob, resumed: bool) -> tuple[Event, ...]:
+        """Release a job that Slurm held when its launch failed."""
+        job = await self._slurm.job(command.job)
+        if job is None or not job.pending or job.restarts != command.restarts or job.priority:
+            return self._moot(command, "it is not held")
+        await self._slurm.release(command.job)
         return ()
 
     async def tell(self, command: c.TellJob, resumed: bool) -> tuple[Event, ...]:

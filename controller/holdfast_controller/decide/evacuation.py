@@ -1,6 +1,7 @@
 """Jobs leave nodes that go away: the shared pure steps, fed from the fleet and turned into commands."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from holdfast_common import evacuation as steps
 from holdfast_common.evacuation import JobCase, NodeCase
@@ -18,6 +19,7 @@ from holdfast_controller.commands import (
     StartJob,
     UndrainNode,
 )
+from holdfast_controller.decide import limits
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import Evacuation, JobRecord, Node
@@ -64,6 +66,8 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
         saved_step=max((report.saved_step for report in reports if report.saved_step is not None), default=None),
         stopped_on_notice=any(report.stopped_on_notice for report in reports),
         signal=job.signal,
+        signal_before_s=job.signal_before_s,
+        saves=job.saves,
         exit_code=job.exit_code,
     )
 
@@ -100,6 +104,11 @@ def _job(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, now
     if plan is None:
         return
     case = case_of(job, evacuation, fleet)
+    if job.auto and not job.signal:
+        case = replace(case, signal=plan.signal)
+    held = limits.why_held(job, plan)
+    if job.view.restarts > evacuation.attempt:
+        yield from limits.hold(job, held) if held else limits.unstick(job)
     if job.view.restarts == evacuation.attempt and job.view.active:
         yield from _tell(fleet, job, evacuation)
         yield from _replace(fleet, plans, case, plan, now)
@@ -108,7 +117,7 @@ def _job(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, now
             yield SignalJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.signal)
         elif isinstance(step, steps.Requeue):
             yield RequeueJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.ended)
-        elif isinstance(step, steps.StartAfter) and job.not_before is None:
+        elif isinstance(step, steps.StartAfter) and job.not_before is None and not held:
             yield StartJob(step.key, step.reason, step.job, job.view.job_id, step.restarts, step.delay_s)
 
 

@@ -20,13 +20,27 @@ _OWN = {
 }
 
 
+_ADDED = {
+    "doctor": "compare a running Slurm with what Holdfast needs",
+    "events": "what has happened, and what was done about it",
+    "explain": "why a node or a job is as it is",
+    "interrupt": "evacuate a node as if the cloud had given notice",
+    "jobs": "jobs of managed partitions",
+    "nodes": "managed nodes",
+    "policy": "show, check and set the policy",
+    "sandbox": "a throw-away cluster on a simulated cloud",
+    "slurm-conf": "print the part of slurm.conf that Holdfast needs",
+}
+"""What the other packages' groups are for; importing them to ask would cost each start of the command."""
+
+
 def _added() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
 def _usage(added: dict[str, EntryPoint]) -> str:
     own = "\n".join(f"  {name:<12} {what}" for name, what in _OWN.items())
-    others = "\n".join(f"  {name}" for name in added)
+    others = "\n".join(f"  {name:<12} {_ADDED.get(name, '')}".rstrip() for name in added)
     return (
         "usage: holdfast [--help] [--version] COMMAND ...\n\n"
         "Keeps GPU training jobs running on spot capacity under Slurm.\n\n"
