@@ -74,7 +74,7 @@ def test_a_jobs_life_has_no_gaps(single: JobRun, reclaim_of: Callable[[ReclaimKi
     life = phases(single, single.starts[0].t - 3.0, {blow.attempt: blow.at})
     for earlier, later in pairwise(life):
         assert later.begin == pytest.approx(earlier.end, abs=0.05)
-    assert [phase.kind for phase in life if phase.attempt == 0] == ["waits", "starts", "trains", "saves", "trains"]
+    assert [phase.kind for phase in life if phase.attempt == 0] == ["waits", "starts", "trains", "saves"]
     assert max(phase.end for phase in life if phase.attempt == blow.attempt) == blow.at
 
 

@@ -1,11 +1,13 @@
 """What a job did when, from its attempts' own files. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from holdfast_sandbox.demo.evidence import JobRun
 
+BETWEEN_S = 0.1
+"""From the end of a last save until the job says that it is parked or done; no training."""
 PhaseKind = Literal["waits", "starts", "trains", "saves"]
 
 
@@ -69,5 +71,8 @@ def phases(run: JobRun, submitted: float, lost_at: dict[int, float]) -> list[Pha
             found.append(Phase("trains", trains_at, began["t"], attempt))
             trains_at = ended or at
             found.append(Phase("saves", began["t"], trains_at, attempt))
-        found.append(Phase("trains", trains_at, at, attempt))
+        if at - trains_at <= BETWEEN_S:
+            found[-1] = replace(found[-1], end=at)
+        else:
+            found.append(Phase("trains", trains_at, at, attempt))
     return [phase for phase in found if phase.end > phase.begin]
