@@ -1,0 +1,1 @@
+"""The messages between controller, agents, hooks and command line."""
