@@ -1,0 +1,147 @@
+"""From records to figures: pure."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.cases import FirstStart, Outcome
+from bench.evidence import PARTS, Interruption, Records, allocation, cloud_time, order_of, parts_of, registration
+from bench.jobs import Start
+from bench.plain import DEFAULT_SLURMD_TIMEOUT_S, PlainOutcome
+
+TARGETS = {"net_median_s": 1.5, "net_worst_s": 3.0, "gate_median_s": 0.5}
+OURS = tuple(part for part, owner in PARTS.items() if owner == "Holdfast")
+SLURMS = tuple(part for part, owner in PARTS.items() if owner == "Slurm")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Seconds."""
+
+    median: float
+    worst: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One interruption, in seconds."""
+
+    case: str
+    job_id: int
+    attempt: int
+    doomed: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    total_s: float
+    parts_s: dict[str, float]
+    whole_boot_s: float | None
+    """From the order for the fresh node to its registration, also what went on beside the save and the requeue."""
+
+    @property
+    def net_s(self) -> float:
+        """Without the job's save and without the wait for the boot: what Holdfast and Slurm cost together."""
+        return self.total_s - self.parts_s["save"] - self.parts_s["boot"]
+
+    def part_s(self, names: Sequence[str]) -> float:
+        """Return the sum of some parts."""
+        return sum(self.parts_s[name] for name in names)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median and worst. Raises statistics.StatisticsError where there are no values."""
+    return Spread(statistics.median(values), max(values), len(values))
+
+
+def rows_of(outcome: Outcome) -> list[Row]:
+    """Return a row for each interruption. Raises LookupError where the cloud's record lacks its notice."""
+    return [_row(interruption, outcome.records) for interruption in outcome.interruptions]
+
+
+def _row(interruption: Interruption, records: Records) -> Row:
+    parts = parts_of(interruption, records)
+    total = sum(parts.values())
+    since, until = interruption.first_line - total, interruption.first_line
+    registered = registration(records.slurmctld, interruption.fresh, since, until) if interruption.booted else None
+    ordered = order_of(interruption.fresh, records, until) if interruption.booted else None
+    return Row(
+        interruption.case,
+        interruption.job_id,
+        interruption.attempt,
+        interruption.doomed,
+        interruption.before,
+        interruption.after,
+        total,
+        parts,
+        None if registered is None or ordered is None else registered - ordered,
+    )
+
+
+def registered_to_start(outcome: Outcome) -> list[float]:
+    """Return the seconds from the last node's registration to the first line, of every start that waited for a node to boot."""
+    waits = [_wait(outcome, first) for first in outcome.first_starts]
+    for one in outcome.interruptions:
+        if one.booted:
+            notice = cloud_time(outcome.records, "notice", one.instance_id) or 0.0
+            waits.append(_wait(outcome, FirstStart(one.job_id, notice, Start(one.attempt + 1, one.first_line, one.fresh))))
+    return [wait for wait in waits if wait is not None]
+
+
+def _wait(outcome: Outcome, first: FirstStart) -> float | None:
+    log, start = outcome.records.slurmctld, first.start
+    registered = registration(log, start.nodes, first.submitted, start.at)
+    allocated = allocation(log, first.job_id, first.submitted, start.at)
+    if registered is None or allocated is None or registered < allocated:
+        return None  # the node was up before the job was given it
+    return start.at - registered
+
+
+def figures(rows: Sequence[Row], gate: Sequence[float], plain: PlainOutcome | None) -> dict[str, Any]:
+    """Return everything as it goes into the JSON file."""
+    net = spread([row.net_s for row in rows])
+    overall: dict[str, Any] = {"net_s": asdict(net), "total_s": asdict(spread([row.total_s for row in rows]))}
+    overall["holdfast_s"] = asdict(spread([row.part_s(OURS) for row in rows]))
+    overall["slurm_s"] = asdict(spread([row.part_s(SLURMS) for row in rows]))
+    found: dict[str, Any] = {
+        "interruptions": [{**asdict(row), "net_s": row.net_s} for row in rows],
+        "cases": {case: _case([row for row in rows if row.case == case]) for case in dict.fromkeys(row.case for row in rows)},
+        "overall": overall,
+        "registered_to_start_s": {"with_gate": asdict(spread(gate)), "with_gate_all": list(gate)} if gate else {},
+        "part_owners": PARTS,
+        "targets_s": TARGETS,
+        "targets_met": {
+            "net_median_s": net.median <= TARGETS["net_median_s"],
+            "net_worst_s": net.worst <= TARGETS["net_worst_s"],
+            "gate_median_s": bool(gate) and spread(gate).median <= TARGETS["gate_median_s"],
+        },
+    }
+    if plain is not None:
+        found["plain_slurm"] = _plain(plain, net)
+        found["registered_to_start_s"] |= {
+            "without_gate": asdict(spread(plain.registered_to_start_s)),
+            "without_gate_all": list(plain.registered_to_start_s),
+        }
+    return found
+
+
+def _case(rows: Sequence[Row]) -> dict[str, Any]:
+    boots = [row.whole_boot_s for row in rows if row.whole_boot_s is not None]
+    return {
+        "total_s": asdict(spread([row.total_s for row in rows])),
+        "net_s": asdict(spread([row.net_s for row in rows])),
+        "parts_s": {part: asdict(spread([row.parts_s[part] for row in rows])) for part in PARTS},
+        "whole_boot_s": asdict(spread(boots)) if boots else None,
+    }
+
+
+def _plain(plain: PlainOutcome, net: Spread) -> dict[str, Any]:
+    return {
+        "dead_node_measured_s": plain.dead_s,
+        "dead_node_detection_s": plain.dead_detection_s,
+        "dead_node_computed_s": plain.dead_computed_s,
+        "dead_node_computed_for": f"SlurmdTimeout={DEFAULT_SLURMD_TIMEOUT_S}",
+        "bare_requeue_s": plain.requeue_s,
+        "ratio_dead_node": plain.dead_computed_s / net.median,
+        "ratio_bare_requeue": plain.requeue_s / net.median,
+    }

@@ -1,0 +1,45 @@
+"""bench/interruption on real Slurm, small: it runs, and its figures are plausible and whole."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.evidence import PARTS
+
+COMMAND = Path(__file__).parents[2] / "bench" / "interruption"
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
+
+
+def test_two_interruptions(tmp_path):
+    output = tmp_path / "figures.json"
+    arguments = ["--interruptions", "2", "--cold-starts", "0", "--boot-delay", "0.2", "--no-plain", "--no-targets", "--output", str(output)]
+    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=140)
+    assert done.returncode == 0, done.stderr
+    assert "1 node, an idle node free" in done.stdout
+
+    found = json.loads(output.read_text())
+    assert [(row["case"], len(row["before"])) for row in found["interruptions"]] == [
+        ("1 node, an idle node free", 1),
+        ("2 nodes, survivor + idle", 2),
+    ]
+    for row in found["interruptions"]:
+        assert list(row["parts_s"]) == list(PARTS)
+        assert sum(row["parts_s"].values()) == pytest.approx(row["total_s"])
+        assert row["doomed"] in row["before"]
+        assert row["doomed"] not in row["after"]
+        # Each record was found: no part that always costs something is nothing. Far looser than the targets: the machine may be busy.
+        assert all(row["parts_s"][part] > 0 for part in ("detection", "save", "requeue", "expedite", "scheduling", "start"))
+        assert 0.1 < row["net_s"] < 30
+    assert found["registered_to_start_s"]["with_gate"]["count"] >= 1, "a job began on nodes bought for it"
+    assert 0 < found["registered_to_start_s"]["with_gate"]["median"] < 10
+    assert found["overall"]["net_s"]["count"] == 2
+    assert {"machine", "Slurm", "sandbox"} <= found["setup"].keys()
+
+
+def test_wrong_arguments_are_a_usage_error():
+    done = subprocess.run([COMMAND, "--interruptions", "0"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "at least 1" in done.stderr

@@ -1,0 +1,130 @@
+"""The benchmark's arithmetic: parts that follow one another, add up, and are taken from the right records."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from bench import summary, tables
+from bench.cases import CASES, FirstStart, Outcome, plan
+from bench.evidence import PARTS, Interruption, LogLine, Records, parts_of, read_slurmctld_log
+from bench.jobs import Job, Start
+from bench.plain import PlainOutcome
+
+T = 1_795_488_000.0
+IID = "i-1"
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A two-node job whose second rank parks last."""
+    job = Job(tmp_path / "job", 2)
+    for rank, (seen, parked) in enumerate([(0.11, 0.15), (0.15, 0.35)]):
+        folder = job.folder / f"rank-{rank}"
+        folder.mkdir(parents=True)
+        lines = [
+            {"event": "first_step_done", "attempt": 0, "t": T - 5},
+            {"event": "notice_seen", "attempt": 0, "t": T + seen},
+            {"event": "parked", "attempt": 0, "t": T + parked},
+            {"event": "parked", "attempt": 1, "t": T + 50},
+        ]
+        (folder / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "half')
+    return job
+
+
+@pytest.fixture
+def interruption(job):
+    return Interruption("case", job, 7, 0, "spot-1", IID, ("spot-1", "spot-2"), ("spot-2", "spot-3"), T + 6.0, True)
+
+
+@pytest.fixture
+def records():
+    command = {"job_id": 7, "attempt": 0}
+    return Records(
+        cloud=[
+            {"event": "requested", "t": T - 60, "instance_id": IID, "tags": {"holdfast:nodes": "spot-1"}},
+            {"event": "notice", "t": T, "instance_id": IID},
+            {"event": "requested", "t": T + 1.4, "instance_id": "i-2", "tags": {"holdfast:nodes": "spot-[3-4]"}},
+        ],
+        journal=[
+            {"kind": "NoticeReceived", "at": T + 0.12, "node": "spot-1", "notice": {"received": T + 0.1}},
+            {"kind": "RequeueJob", "at": T + 0.4, "command_id": 1, "command": command},
+            {"kind": "CommandFinished", "at": T + 0.45, "command_id": 1, "outcome": "ok"},
+            {"kind": "StartJob", "at": T + 0.55, "command_id": 2, "command": {"job_id": 7, "restarts": 1}},
+            {"kind": "CommandFinished", "at": T + 0.6, "command_id": 2, "outcome": "ok"},
+            {"kind": "StartJob", "at": T + 0.7, "command_id": 3, "command": {"job_id": 8, "restarts": 1}},
+            {"kind": "CommandFinished", "at": T + 0.8, "command_id": 3, "outcome": "ok"},
+        ],
+        slurmctld=[
+            LogLine(T - 50, "sched: Allocate JobId=7 NodeList=spot-[1-2] #CPUs=8 Partition=spot"),
+            LogLine(T - 49, "prolog_running_decr: Configuration for JobId=7 is complete"),
+            LogLine(T + 0.5, "Requeuing JobId=7"),
+            LogLine(T + 0.52, "Requeuing JobId=77"),
+            LogLine(T + 1.1, "sched/backfill: _start_job: Started JobId=7 in spot on spot-[2-3]"),
+            LogLine(T + 5.0, "Node spot-3 now responding"),
+            LogLine(T + 5.2, "prolog_running_decr: Configuration for JobId=7 is complete"),
+            LogLine(T + 5.9, "Node spot-1 now responding"),
+        ],
+    )
+
+
+def test_each_part_from_its_record(interruption, records):
+    parts = parts_of(interruption, records)
+    wanted = [0.1, 0.05, 0.2, 0.05, 0.1, 0.1, 0.5, 0.3, 3.6, 0.2, 0.8]
+    assert parts == pytest.approx(dict(zip(PARTS, wanted, strict=True)), abs=1e-6)
+
+
+def test_a_moment_that_nobody_recorded_costs_its_part_nothing_and_the_sum_stays(interruption, records):
+    bare = Records(records.cloud[:2], [], [line for line in records.slurmctld if "Requeuing" in line.text])
+    parts = parts_of(interruption, bare)
+    assert sum(parts.values()) == pytest.approx(6.0)
+    assert {name for name, seconds in parts.items() if seconds > 1e-6} == {"telling", "save", "requeue", "start"}
+
+
+def test_an_interruption_without_a_notice_is_refused(interruption, records):
+    with pytest.raises(LookupError, match=IID):
+        parts_of(interruption, Records(records.cloud[:1], records.journal, records.slurmctld))
+
+
+def test_figures_and_tables(interruption, records):
+    first = FirstStart(7, T - 60, Start(0, T - 48.5, ("spot-1",)))
+    early = LogLine(T - 49.5, "Node spot-1 now responding")
+    outcome = Outcome((interruption,), (first,), Records(records.cloud, records.journal, [*records.slurmctld, early]))
+    gate = summary.registered_to_start(outcome)
+    assert gate == pytest.approx([1.0, 1.0])
+    rows = summary.rows_of(outcome)
+    assert rows[0].net_s == pytest.approx(6.0 - 0.2 - 3.6)
+    assert rows[0].whole_boot_s == pytest.approx(3.6)
+    found = summary.figures(rows, gate, PlainOutcome((20.0, 10.0, 2.0), 148.0, 27.0, 121.5))
+    assert found["targets_met"] == {"net_median_s": False, "net_worst_s": True, "gate_median_s": False}
+    assert found["plain_slurm"]["ratio_dead_node"] == pytest.approx(438.0 / 2.2)
+    assert found["registered_to_start_s"]["without_gate"] == {"median": 10.0, "worst": 20.0, "count": 3}
+    assert json.loads(json.dumps(found))["interruptions"][0]["doomed"] == "spot-1"
+    text = io.StringIO()
+    tables.show({**found, "setup": {"machine": "2 cores"}}, Console(file=text, width=240))
+    for wanted in ("438", "x 199", "2.20", "with Holdfast's gate", "MISSED", "machine: 2 cores"):
+        assert wanted in text.getvalue()
+
+
+def test_a_node_that_was_up_before_the_job_got_it_says_nothing_of_the_gate(interruption, records):
+    log = [line for line in records.slurmctld if "spot-3" not in line.text or "Started" in line.text]
+    outcome = Outcome((interruption,), (), Records(records.cloud, records.journal, [*log, LogLine(T + 1.0, "Node spot-3 now responding")]))
+    assert summary.registered_to_start(outcome) == []
+
+
+def test_slurmctlds_log_is_read_with_its_times(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("[2026-11-24T03:14:01.977] Requeuing JobId=1\nno time\n[2026-11-24T03:14:02.000] error: x\n")
+    lines = read_slurmctld_log(path)
+    assert [line.text for line in lines] == ["Requeuing JobId=1", "error: x"]
+    assert lines[1].at - lines[0].at == pytest.approx(0.023, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7, 12, 20])
+def test_the_cases_take_turns(count):
+    chosen = plan(count)
+    numbers = [chosen.count(case) for case in CASES]
+    assert len(chosen) == count
+    assert max(numbers) - min(numbers) <= 1
+    assert [case.nodes for case in chosen] == sorted(case.nodes for case in chosen)
