@@ -128,6 +128,9 @@ class Fleet:
             job.declare(view.comment)
         if view.restarts != job.view.restarts:
             job.prepared.clear()
+        if job.evacuation is not None and view.restarts > job.evacuation.attempt:
+            # By us, or by the node's agent, which has lost patience with us.
+            _interrupted(job, job.evacuation.attempt, event.at, began=job.view.state != "CONFIGURING")
         job.view = view
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
@@ -349,10 +352,8 @@ class Fleet:
     def _requeued(self, event: e.JobRequeued) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
-            job.interruptions += event.began
             job.short_runs_s = () if event.ended_after_s is None else (*job.short_runs_s[-99:], event.ended_after_s)
-            if job.evacuation is not None and job.evacuation.attempt == event.attempt:
-                job.evacuation.requeued_at = event.at
+            _interrupted(job, event.attempt, event.at, began=event.began)
 
     def _cloud_listed(self, event: e.CloudListed) -> None:
         self.cloud_listed = True
@@ -364,6 +365,16 @@ class Fleet:
 def natural(name: str) -> tuple[str | int, ...]:
     """Return a key that sorts node names as Slurm does: n2 before n10."""
     return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
+
+
+def _interrupted(job: JobRecord, attempt: int, at: float, *, began: bool) -> None:
+    """Count the end of an attempt that had to leave: once, whoever tells of it first; one whose batch step had not begun counts nothing."""
+    evacuation = job.evacuation
+    if evacuation is not None and attempt <= evacuation.attempt:
+        if attempt < evacuation.attempt or evacuation.requeued_at is not None:
+            return
+        evacuation.requeued_at = at
+    job.interruptions += began
 
 
 def _unsettled(job: JobRecord) -> bool:

@@ -1,5 +1,6 @@
 """Evacuation: told at once, drained, requeued when safe (or at the last moment), powered down when empty."""
 
+import pytest
 from holdfast_controller import events as e
 from holdfast_controller.commands import DrainNode, PowerDownNode, PowerUpNode, PrepareJobs, RequeueJob, SetNodeDown, StartJob
 from holdfast_controller.providers.base import Instance
@@ -152,6 +153,20 @@ def test_a_withdrawn_notice_is_taken_back_from_the_jobs_other_nodes(world) -> No
     world.apply(e.NoticeWithdrawn(world.now, "n1", notice.id))
     back = by_kind(world.due(), PrepareJobs)
     assert [(command.node, command.cancelled, command.notice) for command in back] == [("n2", True, notice)]
+
+
+@pytest.mark.parametrize("told", ["by Slurm first", "by the requeue first", "by Slurm only: the node's agent had lost patience with us"])
+def test_an_interruption_is_counted_once(world, told: str) -> None:
+    world.running(7, "n1")
+    world.notice("n1")
+    world.due()
+    ours = e.JobRequeued(world.now, 7, 0)
+    if told == "by the requeue first":
+        world.apply(ours)
+    world.job(7, "PENDING", restarts=1)
+    if told == "by Slurm first":
+        world.apply(ours)
+    assert world.fleet.jobs[7].interruptions == 1
 
 
 def test_advice_never_drains(world) -> None:
