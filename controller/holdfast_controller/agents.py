@@ -179,6 +179,9 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         record = self._reactor.fleet.instances.get(stream.instance_id)
         node = record.node if record is not None else ""
         body = message.WhichOneof("body")
+        holder = self._reactor.fleet.nodes[node].instance_id if node in self._reactor.fleet.nodes else ""
+        if body in {"notice", "notice_cancelled"} and holder != stream.instance_id:
+            node = ""  # the name has gone on to another instance, which stays
         if node and body != "heartbeat" and stream.first_time(message.id):
             if body == "job_status":
                 self._note(message.job_status)

@@ -94,7 +94,7 @@ class Controller:
         secret = load_secret(state / "secret")
         policies = PolicyStore(Path(config.policy), config.providers.names)
         journal = Journal(state / "journal.sqlite")
-        fleet = await journal.open()
+        fleet = await journal.open(frozenset(policies.plans().by_node))
         stack.push_async_callback(journal.close)
         policies.manage(fleet)
         providers = make_providers(config)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_common.notice import Notice, NoticeKind
+from holdfast_common.views import NodeView
 
 from holdfast_controller import events as e
 from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode, PrepareJobs
@@ -113,11 +114,12 @@ class Fleet:
         node = self.nodes.get(event.view.name)
         if node is None:
             return
+        anew = _begins_anew(node.view, event.view)
         node.view, node.viewed_at = event.view, event.at
         leaving = event.view.powered_down or bool(event.view.flags & {"POWERING_DOWN", "POWER_DOWN"})
         if node.wanted_since is not None and event.at > node.wanted_since and (event.view.up or leaving):
             node.wanted_since, node.wanted_by, node.launches = None, 0, 0
-        if event.view.powered_down:
+        if anew:
             node.doom, node.power_down_at = None, None
             self._unbind(node, only_gone=True)
 
@@ -245,6 +247,8 @@ class Fleet:
         if node is None or record is None or (record.node == node.name and node.instance_id == command.instance_id):
             return
         record.node, node.instance_id, node.bound_at = node.name, command.instance_id, at
+        if node.doom is not None and node.doom.dead:
+            node.doom = None  # that was the machine before
 
     def _notice(self, event: e.NoticeReceived) -> None:
         node = self.nodes.get(event.node)
@@ -360,6 +364,12 @@ class Fleet:
 
     def _policy_set(self, event: e.PolicySet) -> None:
         self.policy_revision = event.revision
+
+
+def _begins_anew(old: NodeView | None, new: NodeView) -> bool:
+    """Whether the name's last life is over: it is, or between two looks has been, powered down."""
+    was_leaving = old is not None and bool(old.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERED_DOWN"})
+    return "POWERED_DOWN" in new.flags or (was_leaving and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
 
 
 def natural(name: str) -> tuple[str | int, ...]:

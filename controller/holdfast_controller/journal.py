@@ -115,9 +115,9 @@ class Journal:
         self._since_snapshot = 0
         self._db: sqlite3.Connection | None = None
 
-    async def open(self) -> Fleet:
-        """Open or begin the file, and return the fleet as of its last event."""
-        return await self._run(self._open)
+    async def open(self, nodes: frozenset[str] = frozenset()) -> Fleet:
+        """Open or begin the file, and return the fleet as of its last event. `nodes` are those that the policy manages."""
+        return await self._run(lambda: self._open(nodes))
 
     async def write(self, batch: Sequence[events.Event]) -> list[int]:
         """Append the events, durably; return their sequence numbers."""
@@ -147,9 +147,9 @@ class Journal:
         assert self._db is not None, "open() comes first"
         return self._db
 
-    def _open(self) -> Fleet:
+    def _open(self, nodes: frozenset[str]) -> Fleet:
         try:
-            return self._load()
+            return self._load(nodes)
         except sqlite3.DatabaseError as error:
             aside = self.path.with_name(f"{self.path.name}.broken-{secrets.token_hex(4)}")
             log.error(
@@ -158,9 +158,9 @@ class Journal:
             for suffix in ("", "-wal", "-shm"):
                 if Path(f"{self.path}{suffix}").exists():
                     os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-            return self._load()
+            return self._load(nodes)
 
-    def _load(self) -> Fleet:
+    def _load(self, nodes: frozenset[str]) -> Fleet:
         old = os.umask(0o077)
         try:
             self._db = db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -174,9 +174,9 @@ class Journal:
             epoch = secrets.token_hex(4)
             db.execute("INSERT INTO meta VALUES ('epoch', ?)", (epoch,))
             return Fleet(epoch=epoch, fresh=True)
-        return self._replay(db, row[0])
+        return self._replay(db, row[0], nodes)
 
-    def _replay(self, db: sqlite3.Connection, epoch: str) -> Fleet:
+    def _replay(self, db: sqlite3.Connection, epoch: str, nodes: frozenset[str]) -> Fleet:
         fleet, after = Fleet(epoch=epoch), 0
         row = db.execute("SELECT seq, fleet FROM snapshots ORDER BY seq DESC LIMIT 1").fetchone()
         if row is not None:
@@ -187,7 +187,7 @@ class Journal:
             event = decode(kind, body)
             if event is not None:
                 pending.append(event)
-        _know_nodes(fleet, pending)
+        _know_nodes(fleet, pending, nodes)
         for event in pending:
             fleet.apply(event)
         self._since_snapshot = len(pending)
@@ -238,7 +238,7 @@ def _row(event: events.Event) -> tuple[str, str, str, str]:
     return kind, "|" + "|".join(refs) + "|" if refs else "", str(event), body
 
 
-def _know_nodes(fleet: Fleet, pending: Iterable[events.Event]) -> None:
-    """Events speak of node names that the policy made known to the fleet at the time: know them again before they are replayed."""
+def _know_nodes(fleet: Fleet, pending: Iterable[events.Event], nodes: frozenset[str]) -> None:
+    """Events speak of node names that the policy made known to the fleet at the time: know them, and `nodes`, before they are replayed."""
     names = {ref.removeprefix("node:") for event in pending for ref in event.refs() if ref.startswith("node:")}
-    fleet.manage(frozenset(names) | frozenset(fleet.nodes))
+    fleet.manage(frozenset(names) | frozenset(fleet.nodes) | nodes)

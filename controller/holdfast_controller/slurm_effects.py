@@ -26,7 +26,10 @@ class SlurmEffects:
         return views[0] if views else None
 
     async def drain(self, command: c.DrainNode, resumed: bool) -> tuple[Event, ...]:
-        """Drain, with our prefix in the reason."""
+        """Drain, with our prefix in the reason; no node that is on its way out, since the name would be drained in its next life."""
+        view = await self._node(command.node)
+        if view is not None and (view.powered_down or view.flags & POWERING_DOWN):
+            return self._moot(command, "it is powering down")
         await self._slurm.drain([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
         return ()
 

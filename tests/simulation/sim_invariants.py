@@ -1,6 +1,7 @@
 """What holds at every moment, and what holds once everything has come to rest (design, section 1)."""
 
-from sim_world import World
+from holdfast_controller.fleet import Fleet
+from sim_world import SimJournal, World
 
 REASON = "holdfast:"
 
@@ -48,7 +49,7 @@ def at_rest(world: World) -> list[str]:
     """Return what is not as it must be once faults have stopped and jobs are done."""
     if world.controller is None:
         return ["the controller is away"]
-    found = [f"job {job.key} is not done: {_state(world, job.key)}" for job in world.training.jobs.values() if job.done_at is None]
+    found = [f"job {job.key} is not done: {_state(world, job.key)}" for job in world.training.jobs.values() if not job.finished]
     for machine in world.room.living():
         node = world.slurm.fake_node(machine.registered) if machine.registered else None
         if node is None or node.power != "on":
@@ -72,6 +73,31 @@ def _state(world: World, key: str) -> str:
     return str(fake.view()) if fake is not None else "forgotten by Slurm"
 
 
+def replays(world: World) -> None:
+    """Raise AssertionError unless the journal alone gives the fleet that the controller has."""
+    live = world.fleet
+
+    async def again() -> Fleet:
+        journal = SimJournal(world.journal_path, world)
+        fleet = await journal.open(frozenset(live.nodes))
+        journal.drop()
+        return fleet
+
+    fleet = world.run(again())
+    fleet.manage(frozenset(live.nodes))
+    # Samples, which are not events: when Slurm was looked at last, who is connected, whether the clouds have been listed.
+    fleet.cloud_listed, fleet.fresh = live.cloud_listed, live.fresh
+    for name, node in live.nodes.items():
+        fleet.nodes[name].viewed_at = node.viewed_at
+    for iid, record in live.instances.items():
+        if iid in fleet.instances:
+            fleet.instances[iid].connected = record.connected
+    for part in ("nodes", "instances", "launches", "jobs", "pools", "commands"):
+        mine, theirs = getattr(live, part), getattr(fleet, part)
+        differ = [(key, mine.get(key), theirs.get(key)) for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+        assert not differ, f"replayed, {part} differ: {differ[0]}"
+
+
 def settle(world: World, limit_s: float = 800.0, *, quiet_s: float = 200.0) -> None:
     """Let everything come to rest; then nothing may go on happening for a while. Raises AssertionError with the story."""
     end = world.clock.now() + limit_s
@@ -87,5 +113,6 @@ def settle(world: World, limit_s: float = 800.0, *, quiet_s: float = 200.0) -> N
         world.wait(quiet_s)
         more, jobs = world.reactor.seq - seq, len(world.training.jobs)
         assert more <= jobs, f"at rest, and yet {more} lines in the journal\n{world.story()}"  # each job is forgotten once
+    replays(world)
     assert not at_rest(world), "\n".join([*at_rest(world), world.story()])
     assert not world.faults, world.story()

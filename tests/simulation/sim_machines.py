@@ -31,6 +31,8 @@ class SimMachine:
         self.mute = False
         """It boots, but its agent never finds the controller."""
         self.own: dict[str, Notice] = {}
+        self.warned = False
+        """It was given a notice, which may have been withdrawn since."""
         self.prepared: dict[int, dict[str, Notice]] = {}
         address = machine.view(world.clock.now(), world.provider.timing).address
         self.agent = FakeAgent(self.iid, token, address, world.clock, on_welcome=self._welcome, on_prepare=self._prepare)
@@ -64,6 +66,17 @@ class SimMachine:
         if self.session is not None:
             self.session.cancel()
 
+    def away(self, duration_s: float) -> None:
+        """The agent and the controller cannot reach each other for so long; the machine is well."""
+        self.mute = True
+        self.cut()
+
+        async def back() -> None:
+            await self.world.clock.sleep(duration_s)
+            self.mute = False
+
+        self._tasks.append(self.world.spawn(back()))
+
     def _welcome(self, node: str) -> None:
         self.world.named(self, node)
         for notice in self.own.values():
@@ -95,7 +108,7 @@ class SimMachine:
 
     async def _read_notice(self, notice: Notice) -> None:
         await self.world.clock.sleep(0.5)
-        self.own[notice.id] = notice
+        self.own[notice.id], self.warned = notice, True
         self._say_notice(notice)
 
     def _say_notice(self, notice: Notice) -> None:

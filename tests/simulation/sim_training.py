@@ -15,6 +15,7 @@ LOAD_S = 1.0
 PARK_LIMIT_S = 60.0
 """A parked job that still lives so long after its deadline goes on (a reclaim was cancelled)."""
 STOP_S = 0.05
+EXIT_CODE = 85
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Attempt:
     notice_id: str = ""
     step: float = 0.0
     ended: float | None = None
-    gone_told: set[str] = field(default_factory=set)
+    leaving: bool = False
+    """It saves, and then exits by itself."""
 
 
 @dataclass
@@ -42,12 +44,26 @@ class SimJob:
     work: float
     save_s: float = 1.0
     every_s: float = 20.0
-    registers: bool = True
+    kind: str = "library"
+    """`library` registers and parks; `plain` knows nothing of notices; `signal` saves at USR1 and exits with `EXIT_CODE`;
+    `salloc` is plain, and cannot be requeued."""
     saved: float = 0.0
     done_at: float | None = None
     lost: float = 0.0
     """Steps that were trained and not saved when an attempt ended."""
     attempts: list[Attempt] = field(default_factory=list)
+    over: bool = False
+    """Cancelled by its user, or lost where it could not be requeued."""
+
+    @property
+    def registers(self) -> bool:
+        """Whether its processes register with the agent."""
+        return self.kind == "library"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is to come of it."""
+        return self.done_at is not None or self.over
 
     @property
     def running(self) -> Attempt | None:
@@ -66,7 +82,7 @@ class Training:
     def began(self, fake: "FakeJob") -> None:
         """The batch script begins."""
         job = self.jobs[fake.key]
-        if job.done_at is not None:
+        if job.finished:
             self.world.wrong(f"job {job.key} runs again (attempt {fake.restarts}) although it had finished")
         if job.running is not None:
             self.world.wrong(f"job {job.key}: attempt {fake.restarts} begins while attempt {job.running.number} runs")
@@ -85,6 +101,20 @@ class Training:
             job.lost += attempt.step - job.saved if job.done_at is None else 0.0
             self.world.spawn(self._leave(job, attempt))
 
+    def signalled(self, fake: "FakeJob") -> None:
+        """USR1 has come: save, and exit so that the controller knows why."""
+        job = self.jobs[fake.key]
+        attempt = job.running
+        if attempt is not None and not attempt.leaving:
+            attempt.leaving = True
+            self.world.spawn(self._save_and_exit(job, attempt))
+
+    async def _save_and_exit(self, job: SimJob, attempt: Attempt) -> None:
+        await self.world.clock.sleep(job.save_s)
+        if attempt.ended is None and all(machine.alive for machine in attempt.machines):
+            job.saved = attempt.step
+            self.world.slurm.finish(job.key, EXIT_CODE)
+
     async def _leave(self, job: SimJob, attempt: Attempt) -> None:
         await self.world.clock.sleep(STOP_S)
         for machine in attempt.machines:
@@ -100,8 +130,8 @@ class Training:
         since_save = 0.0
         while attempt.ended is None:
             notices = [notice for machine in attempt.machines for notice in machine.notices(int(job.key))]
-            if any(not machine.alive for machine in attempt.machines) or len(attempt.machines) < len(attempt.nodes):
-                await clock.sleep(STEP_S)  # a collective operation hangs: nothing goes on until Slurm ends the attempt
+            if attempt.leaving or any(not machine.alive for machine in attempt.machines) or len(attempt.machines) < len(attempt.nodes):
+                await clock.sleep(STEP_S)  # a save, or a collective operation that hangs: nothing goes on until Slurm ends the attempt
             elif job.registers and notices and clock.now() < max(notice.deadline for notice in notices) + PARK_LIMIT_S:
                 await self._park(job, attempt, notices[0].id)
             else:

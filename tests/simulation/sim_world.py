@@ -27,7 +27,7 @@ from holdfast_slurm.fake import FakeJob, FakeSettings, FakeSlurm
 from holdfast_slurm.fake_model import ENDED
 from sim_loop import LoopClock, VirtualLoop
 from sim_machines import Room, SimMachine
-from sim_training import SimJob, Training
+from sim_training import EXIT_CODE, SimJob, Training
 
 T = TypeVar("T")
 SECRET = b"s" * 32
@@ -52,6 +52,7 @@ nodes = "n[1-NODES]"
 [partitions.spot]
 node_groups = ["gpu"]
 pools = ["a", "b"]
+requeue = { max_attempts = 1000, crash_loop_count = 1000 }
 launch = { registration_timeout_s = 40, refusal_backoff_s = 5, refusal_memory_s = 30, orphan_grace_s = 40 }
 """
 POOL_A, POOL_B = "fake/r1/a/g1/spot", "fake/r1/b/g1/spot"
@@ -68,8 +69,8 @@ class SimJournal(Journal):
     async def _run(self, call: Callable[[], T]) -> T:
         return call()
 
-    def _load(self) -> Any:
-        fleet = super()._load()
+    def _load(self, nodes: frozenset[str]) -> Any:
+        fleet = super()._load(nodes)
         assert self._db is not None
         self._db.execute("PRAGMA synchronous=OFF")  # nobody cuts the power here
         return fleet
@@ -116,6 +117,18 @@ class SimProvider(FakeProvider):
         return await super().launch(request)
 
 
+class SimSlurm(FakeSlurm):
+    """Has each of our requeues looked at: was there a reason?"""
+
+    on_requeue: Callable[[FakeJob], None]
+
+    async def requeue(self, key: str, *, ended: bool = False) -> None:
+        job = self.engine.queue.get(key)
+        if job is not None and not self.unavailable:
+            self.on_requeue(job)
+        await super().requeue(key, ended=ended)
+
+
 class World:
     """The cluster. Tests act on it and let time pass; what must never happen is collected in `faults` when it does."""
 
@@ -135,6 +148,7 @@ class World:
         self.closed = False
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self._path = path
+        self.journal_path = path / "journal.sqlite"
         self._policy = path / "policy.toml"
         self._policy.write_text(policy.replace("NODES", str(nodes)))
         self.config = ControllerConfig(cluster="test", state_dir=str(path), policy=str(self._policy), timing=timing)
@@ -145,17 +159,19 @@ class World:
         self.room = Room(self, self._died)
         self.provider.on_change = self.room.changed
         settings = slurm or FakeSettings(suspend_timeout_s=20.0, resume_timeout_s=200.0, slurmd_timeout_s=100.0, min_job_age_s=150.0)
-        self.slurm = FakeSlurm(
+        self.slurm = SimSlurm(
             self.clock, self.names, settings, on_resume=self._resume, on_suspend=self._suspend, on_resume_fail=self._resume_fail,
             on_gate=self._gate,
         )  # fmt: skip
         self.slurm.engine.observer = self._observe
+        self.slurm.on_requeue = self._requeued
         self.training = Training(self)
         self.controller: app.Controller | None = None
         self.hooks: HookService | None = None
         self._journal: SimJournal | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
+        self._rising: asyncio.Task[None] | None = None
         self._dead: list[asyncio.Task[Any]] = []
         self.lose_hooks = 0
         """So many of the next calls of hooks never arrive."""
@@ -240,9 +256,10 @@ class World:
         self.run(self._start())
 
     async def _start(self) -> None:
+        assert self.controller is None, "one controller at a time"
         policies = PolicyStore(self._policy)
-        self._journal = journal = SimJournal(self._path / "journal.sqlite", self)
-        fleet = await journal.open()
+        self._journal = journal = SimJournal(self.journal_path, self)
+        fleet = await journal.open(frozenset(policies.plans().by_node))
         policies.manage(fleet)
         wired = app.wire(self.config, self.clock, fleet, journal, policies, {"fake": self.provider}, self.slurm, SECRET)
         late: Any = wired.reactor._effects
@@ -274,6 +291,8 @@ class World:
     def restart(self, *, away_s: float = 0.0, lose_journal: bool = False) -> None:
         """Kill the controller and start it again."""
         self.die()
+        if self._rising is not None:
+            self._rising.cancel()
         self.wait(away_s)
         if lose_journal:
             for suffix in ("", "-wal", "-shm"):
@@ -286,20 +305,32 @@ class World:
         if self.die_at is not None and len(self.passed) - 1 == self.die_at:
             self.die_at = None
             self.die()
-            self.spawn(self._rise())
+            self._rising = self.spawn(self._rise())
             await asyncio.Event().wait()
 
     async def _rise(self) -> None:
         await self.clock.sleep(1.0)
+        self._rising = None
         await self._start()
 
     # -- what others do ---------------------------------------------------------------------------------------------------------
 
     def submit(self, num_nodes: int = 1, work: float = 30.0, **more: Any) -> SimJob:
         """Submit a training job of so many steps (one a second)."""
-        key = self.slurm_call(lambda: self.slurm.submit(num_nodes))
+        kind = more.get("kind", "library")
+        extra: dict[str, Any] = {}
+        if kind == "signal":
+            extra = {"comment": f"holdfast: signal=USR1 exit_code={EXIT_CODE}", "on_signal": lambda fake, _: self.training.signalled(fake)}
+        elif kind == "salloc":
+            extra = {"batch": False}
+        key = self.slurm_call(lambda: self.slurm.submit(num_nodes, **extra))
         job = self.training.jobs[key] = SimJob(key, num_nodes, work, **more)
         return job
+
+    def cancel(self, job: SimJob) -> None:
+        """The user cancels a job."""
+        job.over = True
+        self.slurm_call(lambda: self.slurm.cancel(job.key))
 
     def slurm_call(self, call: Callable[[], T]) -> T:
         """Call a method of the fake Slurm that is for tests: it makes timers, so the loop must run."""
@@ -359,6 +390,18 @@ class World:
         if self.slurm.fake_node(name).power == "on" and not doomed and self.slurm.fake_node(name).responding:
             self.wrong(f"{machine.iid} is terminated although it is well and {name} is up")
 
+    def _requeued(self, fake: FakeJob) -> None:
+        """The controller requeues a job: only one that is on a node which goes away, or has gone."""
+        if fake.state in ENDED:
+            return  # it ended by itself, on a notice
+        machines = [self.room.holder(name) for name in fake.nodes if self.slurm.fake_node(name).power == "on"]
+        booting = len(machines) < len(fake.nodes)
+        if not any(machine is None or machine.cloud.terminated or machine.warned for machine in machines) and not booting:
+            self.wrong(f"job {fake.key} is requeued without cause, from {', '.join(fake.nodes)}")
+        attempts = [job for job in [self.training.jobs[fake.key]] if job.done_at is not None]
+        if attempts:
+            self.wrong(f"job {fake.key} is requeued although it had finished")
+
     # -- Slurm's hooks ----------------------------------------------------------------------------------------------------------
 
     async def _hook(self, call: Callable[[HookService], Coroutine[Any, Any, Any]]) -> None:
@@ -404,17 +447,20 @@ class World:
             self.training.began(self.slurm.fake_job(subject))
         elif event == "requeue" or event in ENDED:
             self.training.ended(subject)
+            job = self.training.jobs.get(subject)
+            if job is not None and job.kind == "salloc":
+                job.over = True
 
     # -- telling ----------------------------------------------------------------------------------------------------------------
 
-    def story(self, newest: int = 60) -> str:
+    def story(self, newest: int = 300) -> str:
         """Return what happened last: the journal, Slurm's own log, and how things stand."""
         lines = ["faults:", *self.faults, "journal:"]
-        db = sqlite3.connect(self._path / "journal.sqlite")
+        db = sqlite3.connect(self.journal_path)
         rows = db.execute("SELECT at, kind, text FROM events ORDER BY seq DESC LIMIT ?", (newest,)).fetchall()
         db.close()
         lines += [f"  {at % 1e6:9.2f} {kind}: {text}" for at, kind, text in rows[::-1]]
-        lines += ["slurm:", *(f"  {at % 1e6:9.2f} {event} {subject}" for at, event, subject in self.slurm.engine.log[-newest // 2 :])]
+        lines += ["slurm:", *(f"  {at % 1e6:9.2f} {event} {subject}" for at, event, subject in self.slurm.engine.log[-newest:])]
         lines += [f"  {node.view()} job={node.job}" for node in self.slurm.engine.fleet.values()]
         lines += [f"  {job.view()}" for job in self.slurm.engine.queue.values()]
         lines += [f"  machine {m.iid} name={m.name} registered={m.registered} launch={m.cloud.launch_id}" for m in self.room.living()]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from holdfast_controller.providers.base import FaultKind
+from holdfast_controller.providers.fake_faults import duplicate, hang, lost_answer, partial, refusal
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from holdfast_controller.providers.base import FaultKind
-from holdfast_controller.providers.fake_faults import duplicate, hang, lost_answer, partial, refusal
 from sim_invariants import always, settle
 from sim_world import POOL_A, POOL_B, World
 
@@ -59,10 +59,27 @@ class Interleavings(RuleBasedStateMachine):
         self.world.submit(nodes, work=40.0)
         self.world.wait(9.0)
 
-    @rule(nodes=st.integers(1, 3), work=st.sampled_from([3.0, 20.0, 60.0]), registers=st.booleans(), save_s=st.sampled_from([0.5, 8.0]))
-    def submit(self, nodes: int, work: float, registers: bool, save_s: float) -> None:
-        if sum(job.done_at is None for job in self.world.training.jobs.values()) < 4:
-            self.world.submit(nodes, work=work, registers=registers, save_s=save_s)
+    @rule(
+        nodes=st.integers(1, 3),
+        work=st.sampled_from([3.0, 20.0, 60.0]),
+        kind=st.sampled_from(["library", "library", "plain", "signal", "salloc"]),
+        save_s=st.sampled_from([0.5, 8.0]),
+    )
+    def submit(self, nodes: int, work: float, kind: str, save_s: float) -> None:
+        if sum(not job.finished for job in self.world.training.jobs.values()) < 4:
+            self.world.submit(nodes, work=work, kind=kind, save_s=save_s)
+
+    @rule(number=st.integers(0, 4))
+    def user_cancels(self, number: int) -> None:
+        live = [job for job in self.world.training.jobs.values() if not job.finished]
+        if live:
+            self.world.cancel(live[number % len(live)])
+
+    @rule(number=st.integers(0, 4), duration_s=st.sampled_from([3.0, 25.0]))
+    def agent_is_away(self, number: int, duration_s: float) -> None:
+        living = self.world.room.living()
+        if living:
+            self.world.slurm_call(lambda: living[number % len(living)].away(duration_s))
 
     @rule(duration_s=st.sampled_from([0.1, 0.5, 1.0, 3.0, 8.0, 30.0]))
     def wait(self, duration_s: float) -> None:

@@ -105,7 +105,7 @@ def test_of_two_nodes_the_survivor_is_used_again(world):
 
 
 def test_a_job_that_does_not_register_is_requeued_before_the_deadline(world):
-    job = world.submit(work=60, registers=False)
+    job = world.submit(work=60, kind="plain")
     world.until(running(job), 60)
     world.wait(3)
     world.reclaim(job.running.nodes[0], 30)
@@ -279,3 +279,88 @@ def test_an_admins_down_is_left_alone(world):
     world.wait(60)
     assert world.slurm.fake_node("n1").down
     world.slurm.fake_node("n1").down = False
+
+
+def test_a_job_that_exits_on_the_signal_it_declared_is_run_again(world):
+    job = world.submit(2, work=40, kind="signal", save_s=3.0)
+    world.until(running(job), 60)
+    world.wait(5)
+    world.reclaim(job.running.nodes[0], 60)
+    world.until(lambda: job.done_at, 150)
+    assert [attempt.number for attempt in job.attempts] == [0, 1]
+    assert job.lost == 0
+    settle(world)
+
+
+def test_an_interactive_job_is_lost_only_with_its_node(world):
+    job = world.submit(work=40, kind="salloc")
+    world.until(running(job), 60)
+    world.reclaim(job.running.nodes[0], 60)
+    world.until(lambda: job.over or job.done_at, 100)
+    assert job.done_at, "it ended in time"
+    settle(world)
+
+
+def test_a_cancelled_job_is_not_requeued(world):
+    job = world.submit(2, work=60)
+    world.until(running(job), 60)
+    world.reclaim(job.running.nodes[0], 30)
+    world.wait(0.6)
+    world.cancel(job)
+    settle(world)
+    assert len(job.attempts) == 1
+
+
+def test_a_name_that_was_off_between_two_looks_has_a_new_life(make_world):
+    world = make_world(nodes=1)
+    job = world.submit(work=30)
+    world.until(running(job), 60)
+    world.reclaim("n1", 0.0, notice=False)
+    world.until(lambda: world.slurm.fake_node("n1").power == "suspending", 20)
+    world.slurm.unavailable = True
+    world.until(lambda: world.slurm.fake_node("n1").power == "resuming", 160)
+    world.slurm.unavailable = False
+    world.until(lambda: job.done_at, 100)
+    assert world.slurm.fake_job(job.key).restarts == 1
+    settle(world)
+
+
+def test_a_job_that_completes_on_a_node_without_a_machine_is_let_go(world):
+    job = world.submit(work=30)
+    world.until(running(job), 60)
+    node = job.running.nodes[0]
+    world.die()
+    world.reclaim(node, 0.0, notice=False)
+    world.wait(1)
+    world.slurm_call(lambda: world.slurm.engine.power_down(world.slurm.fake_node(node)))
+    world.wait(40)
+    assert world.slurm.fake_job(job.key).completing
+    world.start()
+    world.until(lambda: job.done_at, 250)
+    settle(world)
+
+
+def test_the_controller_that_dies_before_it_saw_slurm_knows_its_launches_again(world):
+    """What a journal says of instances counts on replay, although no node was journaled yet."""
+    job = world.submit(2, work=60)
+    world.until(running(job), 60)
+    world.die()
+    world.slurm.unavailable = True
+    world.restart(lose_journal=True)
+    world.wait(1)
+    world.restart()
+    world.slurm.unavailable = False
+    world.wait(5)
+    assert sorted(launch.nodes for launch in world.fleet.launches.values()) == [("n1", "n2")]
+    settle(world)
+
+
+def test_a_drain_that_comes_late_harms_no_later_life_of_the_name(world):
+    job = world.submit(work=10)
+    world.until(lambda: job.done_at, 60)
+    node = job.attempts[0].nodes[0]
+    fake = world.slurm.fake_node(node)
+    world.slurm_call(lambda: world.slurm.engine.power_down(fake))
+    world.until(lambda: fake.power == "suspending", 20)
+    fake.drain, fake.reason = True, "holdfast: preempt: spot interruption"
+    settle(world)

@@ -200,11 +200,14 @@ def _can_buy(fleet: Fleet, node: Node) -> bool:
 
 def _undrain(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
     view, record = node.view, fleet.instance_of(node)
-    if view is None or record is None or record.agent is None or not record.connected or node.power_down_at is not None:
+    if view is None or "DRAIN" not in view.flags or not view.reason.startswith(steps.REASON_PREFIX) or node.power_down_at is not None:
         return
-    ours = view.reason.startswith(steps.REASON_PREFIX) and "DRAIN" in view.flags
+    if view.powered_down:
+        yield UndrainNode(f"undrain:{node.name}:off", f"{node.name} was drained when it was on its way out already", node.name)
+    if record is None or record.agent is None or not record.connected:
+        return
     leaving = any(flag.startswith("POWER") for flag in view.flags)
-    if ours and not leaving and now >= record.agent.at + UNDRAIN_AFTER_S:
+    if not leaving and now >= record.agent.at + UNDRAIN_AFTER_S:
         key = f"undrain:{node.name}:{record.instance.instance_id}:{record.arrivals}"
         yield UndrainNode(key, f"{node.name} was drained for a notice that is no more", node.name)
 
