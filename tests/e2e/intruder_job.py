@@ -1,0 +1,60 @@
+"""What a job tries that wants to harm: one attempt after the other, each with what came of it, as JSON in the second argument's file."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def attempt(deed: Callable[[], object]) -> str:
+    try:
+        deed()
+    except OSError as error:
+        return type(error).__name__
+    return "DONE"
+
+
+def command(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    return "refused" if done.returncode != 0 else "DONE"
+
+
+def connect(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as plug:
+        plug.connect(path)
+
+
+def kill(script: str) -> None:
+    mine = os.getuid()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and entry.stat().st_uid != mine and script.encode() in (entry / "cmdline").read_bytes():
+            os.kill(int(entry.name), 9)
+
+
+def main() -> None:
+    given = json.loads(Path(sys.argv[1]).read_text())
+    mine, victim = Path(os.environ["HOLDFAST_JOB_DIR"]), Path(given["victim"])
+    notice = json.dumps({"v": 1, "id": "fake", "kind": "preempt", "deadline": 1, "received": 1, "reason": "", "action": "save_and_park"})
+    deeds: dict[str, Callable[[], object]] = {
+        "the controller's socket": lambda: connect(given["socket"]),
+        "the controller's journal": lambda: list(Path(given["state"]).iterdir()),
+        "a notice for itself": lambda: (mine / "node" / "notice.json").write_text(notice),
+        "a notice for another job": lambda: (victim / "node" / "notice.json").write_text(notice),
+        "another node directory in the place of its own": lambda: (mine / "node").rename(mine / "old"),
+        "another job's status": lambda: (victim / "job" / "status.json").write_text("{}"),
+        "what another job says": lambda: list((victim / "job").iterdir()),
+        "a job directory of its own making": (mine.parent / "99.0").mkdir,
+        "another job's process": lambda: kill("counter_job.py"),
+    }
+    found = {name: attempt(deed) for name, deed in deeds.items()}
+    found["a requeue of another's job"] = command("scontrol", "requeue", str(given["victim_id"]))
+    found["a drain"] = command("scontrol", "update", f"nodename={given['node']}", "state=drain", "reason=holdfast: mine")
+    made = subprocess.run(["munge", "--socket", given["munge"], "--string", given["payload"]], capture_output=True, text=True, check=True)
+    Path(sys.argv[2]).write_text(json.dumps({"uid": os.getuid(), "tried": found, "credential": made.stdout.strip()}))
+
+
+if __name__ == "__main__":
+    main()
