@@ -368,8 +368,8 @@ class Fleet:
 
 def _begins_anew(old: NodeView | None, new: NodeView) -> bool:
     """Whether the name's last life is over: it is, or between two looks has been, powered down."""
-    was_leaving = old is not None and bool(old.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERED_DOWN"})
-    return "POWERED_DOWN" in new.flags or (was_leaving and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
+    other = old is not None and (old.up or bool(old.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERED_DOWN"}))
+    return "POWERED_DOWN" in new.flags or (other and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
 
 
 def natural(name: str) -> tuple[str | int, ...]:

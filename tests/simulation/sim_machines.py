@@ -66,14 +66,21 @@ class SimMachine:
         if self.session is not None:
             self.session.cancel()
 
+    def noticed(self, *, lasting_s: float) -> float | None:
+        """Return when it was first given the notice that stands now, if that leaves so much time."""
+        standing = [notice.received for notice in self.own.values() if notice.deadline - notice.received >= lasting_s]
+        return min(standing, default=None)
+
     def away(self, duration_s: float) -> None:
         """The agent and the controller cannot reach each other for so long; the machine is well."""
         self.mute = True
+        self.world.disturbed()
         self.cut()
 
         async def back() -> None:
             await self.world.clock.sleep(duration_s)
             self.mute = False
+            self.world.disturbed()
 
         self._tasks.append(self.world.spawn(back()))
 

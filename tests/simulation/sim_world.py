@@ -30,6 +30,7 @@ from sim_machines import Room, SimMachine
 from sim_training import EXIT_CODE, SimJob, Training
 
 T = TypeVar("T")
+NOTICE_S, CALM_S = 29.0, 15.0
 SECRET = b"s" * 32
 QUICK = Timing(watch_busy_s=0.2, watch_idle_s=2.0, cloud_poll_s=10.0, cloud_poll_busy_s=2.0)
 
@@ -177,6 +178,8 @@ class World:
         """So many of the next calls of hooks never arrive."""
         self.double_hooks = 0
         self.late_hooks_s = 0.0
+        self.calm_since = 0.0
+        """When the last disturbance of controller, Slurm or agents was."""
         self.passed: list[str] = []
         """Points passed at which the controller can die."""
         self.die_at: int | None = None
@@ -254,6 +257,7 @@ class World:
     def start(self) -> None:
         """Start the controller on whatever journal there is."""
         self.run(self._start())
+        self.disturbed()
 
     async def _start(self) -> None:
         assert self.controller is None, "one controller at a time"
@@ -280,6 +284,7 @@ class World:
             return
         wired, self.controller, self.hooks = self.controller, None, None
         self.deaths += 1
+        self.disturbed()
         self._dead = [*(task for task in self._dead if not task.done()), *self._loops, *wired.reactor._tasks]
         for task in self._dead:
             task.cancel()
@@ -312,6 +317,7 @@ class World:
         await self.clock.sleep(1.0)
         self._rising = None
         await self._start()
+        self.disturbed()
 
     # -- what others do ---------------------------------------------------------------------------------------------------------
 
@@ -358,7 +364,18 @@ class World:
         assert machine is not None, f"{node} has no machine"
         return machine
 
+    def disturbed(self) -> None:
+        """Something else went wrong: until it is over, no more is promised than that nothing is lost for good."""
+        self.calm_since = self.clock.now()
+
     def _died(self, machine: SimMachine) -> None:
+        for job in self.training.jobs.values():
+            attempt = job.running
+            noticed = machine.noticed(lasting_s=NOTICE_S)
+            if attempt is None or machine not in attempt.machines or noticed is None or job.kind == "salloc" or self.controller is None:
+                continue
+            if max(attempt.began, self.calm_since) <= noticed - CALM_S:
+                self.wrong(f"job {job.key} still ran on {machine.registered} when it was taken, {NOTICE_S:.0f} s or more after the notice")
         if machine.registered:
             fake = self.slurm.fake_node(machine.registered)
             if self.room.holder(machine.registered) is None and fake.machine:

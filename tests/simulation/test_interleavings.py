@@ -120,6 +120,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(away=st.booleans())
     def slurm_away(self, away: bool) -> None:
         self.world.slurm.unavailable = away
+        self.world.disturbed()
 
     @rule(away_s=st.sampled_from([0.0, 2.0, 30.0]))
     def controller_dies(self, away_s: float) -> None:
@@ -149,6 +150,11 @@ class Interleavings(RuleBasedStateMachine):
         if node is not None and self.world.slurm.fake_node(node).power == "on" and not self.world.slurm.fake_node(node).job:
             fake = self.world.slurm.fake_node(node)
             self.world.slurm_call(lambda: self.world.slurm.engine.power_down(fake))
+
+    @precondition(lambda self: self.world.slurm.unavailable)
+    @invariant()
+    def nothing_is_promised_without_slurm(self) -> None:
+        self.world.disturbed()
 
     @invariant()
     def nothing_that_may_never_be(self) -> None:

@@ -364,3 +364,14 @@ def test_a_drain_that_comes_late_harms_no_later_life_of_the_name(world):
     world.until(lambda: fake.power == "suspending", 20)
     fake.drain, fake.reason = True, "holdfast: preempt: spot interruption"
     settle(world)
+
+
+def test_a_resume_hook_that_comes_late_forgets_no_notice(world):
+    world.late_hooks_s = 25.0
+    job = world.submit(work=100, save_s=15.0)
+    world.until(running(job), 60)
+    world.wait(2)
+    assert world.clock.now() % 1e5 < 24
+    world.reclaim(job.running.nodes[0], 60)
+    world.until(running(job, 1), 50)
+    settle(world)

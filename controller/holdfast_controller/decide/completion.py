@@ -1,8 +1,8 @@
 """Jobs that stay COMPLETING on a node that is switched off: nobody is left there to say that they have ended.
 
-Measured on 22.05, 24.11 and 26.05: POWER_DOWN_FORCE of a node whose machine is dead requeues the job that Slurm believes to run there, and the
-job stays COMPLETING for ever; a second one is ignored while the node is POWERING_DOWN. DOWN frees the job. It happens where a job was given the
-node after its machine had died and before we knew.
+Measured on 22.05, 24.11 and 26.05: POWER_DOWN_FORCE of a node whose machine is dead requeues the job that Slurm believes to run there,
+and the job stays COMPLETING for ever; a second one is ignored while the node is POWERING_DOWN. DOWN frees the job. It happens where a job
+was given the node after its machine had died and before we knew.
 """
 
 from collections.abc import Iterator
