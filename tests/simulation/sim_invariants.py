@@ -63,6 +63,8 @@ def at_rest(world: World) -> list[str]:
             found.append(f"{node.name} is up in Slurm without a machine")
         if node.power not in {"on", "off"}:
             found.append(f"{node.name} stays {node.power}")
+    if not world.fleet.cloud_listed:
+        found.append("the clouds have not been listed yet")
     if world.fleet.busy():
         found.append("the controller is busy without cause")
     return found

@@ -375,3 +375,15 @@ def test_a_resume_hook_that_comes_late_forgets_no_notice(world):
     world.reclaim(job.running.nodes[0], 60)
     world.until(running(job, 1), 50)
     settle(world)
+
+
+def test_no_agent_is_turned_away_before_the_clouds_were_listed(world):
+    job = world.submit(work=100)
+    world.until(running(job), 60)
+    world.provider.inject(hang(45.0).on("instances"))
+    world.restart(lose_journal=True)
+    machine = world.machine_of(job.running.nodes[0])
+    world.wait(60)
+    assert machine.agent.refused == ""
+    assert world.fleet.nodes[machine.name].instance_id == machine.iid
+    settle(world)

@@ -25,7 +25,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             why = f"instance {iid} is {node.name}"
             address = agent.address or record.instance.address
             yield BindInstance(f"bind:{iid}:{node.name}:{record.arrivals}", why, node.name, iid, address)
-        elif now >= agent.at + UNKNOWN_GRACE_S:
+        elif fleet.cloud_listed and now >= agent.at + UNKNOWN_GRACE_S:
             yield TurnAwayAgent(f"turn_away:{iid}:{record.arrivals}", f"no node waits for instance {iid}", iid)
 
 
