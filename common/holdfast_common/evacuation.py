@@ -17,6 +17,8 @@ from holdfast_common.views import JobView, NodeView
 
 ELIGIBLE_SOON_S = 2.0
 """A requeued job that is eligible within this time is left alone: Slurm's delay does not hold it."""
+LONGEST_DELAY_S = 180.0
+"""More than Slurm's own delay after a requeue (cred_expire + 1 s: 121 s by default), counted from the SubmitTime that a requeue sets."""
 STUCK_COMPLETING_S = 3.0
 """How long a job may stay COMPLETING on a node that is powering down before the node is set DOWN."""
 REASON_PREFIX = "holdfast:"
@@ -214,6 +216,8 @@ def _expedite(case: JobCase, now: float) -> tuple[Step, ...]:
     job = case.view
     if not job.pending or job.priority == 0 or job.eligible_time <= now + ELIGIBLE_SOON_S:
         return ()
+    if job.submit_time and job.eligible_time - job.submit_time > LONGEST_DELAY_S:
+        return ()  # not Slurm's delay, but a StartTime that somebody has set
     # A relaunch on a node within the second in which it was left ends FAILED (`Job credential revoked`).
     delay_s = 1 if case.survivors else 0
     why = f"job {job.key} is out of its nodes: Slurm's delay of two minutes is not needed"

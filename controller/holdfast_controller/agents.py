@@ -23,6 +23,8 @@ from holdfast_controller.wire import from_hello, notice_message, to_events
 
 ACK_TIMEOUT_S = 2.0
 SEEN_IDS = 4096
+MAX_ID = 200
+MAX_QUEUE = 1000
 MAX_PROGRESS = 10_000
 
 log = structlog.get_logger()
@@ -35,9 +37,27 @@ class Stream:
         self.instance_id = instance_id
         self.boot_id = boot_id
         self.heard_at = 0.0
-        self.queue: asyncio.Queue[agent_pb2.ControllerMessage | None] = asyncio.Queue(1000)
+        self.queue: asyncio.Queue[agent_pb2.ControllerMessage] = asyncio.Queue(MAX_QUEUE)
+        self.over = asyncio.Event()
         self.acks: dict[str, asyncio.Future[None]] = {}
         self.seen: dict[str, None] = {}
+
+    def put(self, message: agent_pb2.ControllerMessage) -> None:
+        """Send the message; an agent that reads nothing loses its stream."""
+        try:
+            self.queue.put_nowait(message)
+        except asyncio.QueueFull:
+            self.over.set()
+
+    async def next(self) -> agent_pb2.ControllerMessage | None:
+        """Return the next message to send, or None when the stream is over."""
+        getter, over = asyncio.ensure_future(self.queue.get()), asyncio.ensure_future(self.over.wait())
+        try:
+            await asyncio.wait({getter, over}, return_when=asyncio.FIRST_COMPLETED)
+            return getter.result() if getter.done() else None
+        finally:
+            getter.cancel()
+            over.cancel()
 
     def first_time(self, message_id: str) -> bool:
         """Whether the message is new."""
@@ -108,10 +128,10 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stream.acks[message.id] = done
         try:
-            stream.queue.put_nowait(message)
+            stream.put(message)
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await done
-        except (TimeoutError, asyncio.QueueFull) as error:
+        except TimeoutError as error:
             raise Temporary(f"the agent of instance {instance_id} did not acknowledge within {ACK_TIMEOUT_S:.0f} s") from error
         finally:
             stream.acks.pop(message.id, None)
@@ -135,12 +155,12 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         old = self._streams.get(arrived.instance_id)
         self._streams[arrived.instance_id] = stream
         if old is not None:
-            old.queue.put_nowait(None)
+            old.over.set()
         reader = asyncio.ensure_future(self._read(stream, request_iterator))
         try:
             await self._reactor.record(arrived)
             yield _ack(first.id)
-            while (message := await stream.queue.get()) is not None:
+            while (message := await stream.next()) is not None:
                 yield message
         finally:
             reader.cancel()
@@ -166,6 +186,9 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         try:
             async for message in messages:
                 stream.heard_at = self._clock.now()
+                if len(message.id) > MAX_ID:
+                    log.warning("an agent's message id is too long: its stream is ended", instance=stream.instance_id)
+                    return
                 if message.WhichOneof("body") == "ack":
                     done = stream.acks.get(message.ack.id)
                     if done is not None and not done.done():
@@ -173,11 +196,13 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
                     continue
                 await self._take(stream, message)
         finally:
-            stream.queue.put_nowait(None)
+            stream.over.set()
 
     async def _take(self, stream: Stream, message: agent_pb2.AgentMessage) -> None:
         record = self._reactor.fleet.instances.get(stream.instance_id)
-        node = record.node if record is not None else ""
+        name = record.node if record is not None else ""
+        # An instance that gave its name up speaks for it no longer.
+        node = name if self._reactor.fleet.holder(name) == stream.instance_id else ""
         body = message.WhichOneof("body")
         holder = self._reactor.fleet.nodes[node].instance_id if node in self._reactor.fleet.nodes else ""
         if body in {"notice", "notice_cancelled"} and holder != stream.instance_id:
@@ -192,7 +217,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
                         self._on_left()  # Slurm is about to say the same, and the next steps wait for its word
             except InputError as error:
                 log.warning("a message of an agent was dropped", instance=stream.instance_id, reason=str(error))
-        stream.queue.put_nowait(_ack(message.id))
+        stream.put(_ack(message.id))
 
     def _note(self, status: agent_pb2.JobStatus) -> None:
         self.progress.pop(status.job_id, None)
@@ -206,7 +231,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             await self._clock.sleep(self._lost_s / 4)
             for stream in list(self._streams.values()):
                 if self._clock.now() > stream.heard_at + self._lost_s:
-                    stream.queue.put_nowait(None)
+                    stream.over.set()
 
 
 def _ack(message_id: str) -> agent_pb2.ControllerMessage:

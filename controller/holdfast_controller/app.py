@@ -1,6 +1,7 @@
 """The composition root: the only place where concrete classes meet."""
 
 import asyncio
+import fcntl
 import os
 import pwd
 import signal
@@ -91,6 +92,7 @@ class Controller:
     async def start(cls, config: ControllerConfig, clock: Clock, stack: AsyncExitStack) -> "Controller":
         """Open the journal, connect the parts, and serve. What was opened is closed by `stack`."""
         state = _state_dir(config)
+        stack.callback(os.close, _lock(state))
         secret = load_secret(state / "secret")
         policies = PolicyStore(Path(config.policy), config.providers.names)
         journal = Journal(state / "journal.sqlite")
@@ -111,6 +113,17 @@ def _state_dir(config: ControllerConfig) -> Path:
     state = Path(config.state_dir)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return state
+
+
+def _lock(state: Path) -> int:
+    """Keep a second controller away from the journal. Raises ConfigError."""
+    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError(str(state), ["another controller uses this state directory"]) from error
+    return lock
 
 
 def wire(
@@ -154,7 +167,7 @@ def wire(
         max_in_flight={"aws": config.providers.aws.max_in_flight} if config.providers.aws is not None else {},
         poll_soon=poll_clouds,
     )
-    effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock)
+    effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock, bound=fleet.holder)
     return Controller(reactor, hub, watcher, clouds, PriceWatcher(providers, policies, clock), clock)
 
 

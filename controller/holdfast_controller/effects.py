@@ -36,8 +36,9 @@ class Agents(Protocol):
 class ControllerEffects:
     """What the reactor calls: one method for each command."""
 
-    def __init__(self, slurm: Slurm, cloud: CloudEffects, agents: Agents, clock: Clock) -> None:
-        self._slurm = SlurmEffects(slurm, clock)
+    def __init__(self, slurm: Slurm, cloud: CloudEffects, agents: Agents, clock: Clock, *, bound: Callable[[str], str]) -> None:
+        """`bound` tells which instance holds a node's name now (empty: none)."""
+        self._slurm = SlurmEffects(slurm, clock, bound)
         self._cloud = cloud
         self._agents = agents
         self._clock = clock

@@ -11,7 +11,7 @@ from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
 from holdfast_controller import events as e
-from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode, PrepareJobs
+from holdfast_controller.commands import BindInstance, GiveUp, JobCommand, Launch, NodeCommand, PowerDownNode, PrepareJobs
 from holdfast_controller.providers.base import FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
@@ -28,6 +28,9 @@ REPEAT_S = 10.0
 """A deed that is still due so long after it was done with success is done again: its fence makes that harmless."""
 REPEAT_MOOT_S = 1.0
 KEEP_COMMANDS_S = 3600.0
+SETTLES_S = 60.0
+MAX_EARLY = 10_000
+MOST_RETRY_S, MOST_RETRY_SLURM_S = 300.0, 10.0
 NODES_TAG, JOB_TAG = "holdfast:nodes", "holdfast:job"
 """Tags of an instance: the names that its launch was for, separated by commas, and the job. A lost journal is rebuilt from them."""
 BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.0}
@@ -52,6 +55,18 @@ class Fleet:
     cloud_listed: bool = False
     """Every cloud has been listed whole since the controller's start (a sample, not replayed)."""
     policy_revision: str = ""
+    looked_at: float = 0.0
+    """When the last look at Slurm began that was answered (a sample, as the next)."""
+    steady_since: float = 0.0
+    """When looks at Slurm began to be answered, after the controller's start or an outage."""
+    early: dict[str, e.JobReported] = field(default_factory=dict)
+    """What agents said of jobs that no look at Slurm has shown yet."""
+
+    def looked(self, at: float, *, after_outage: bool) -> None:
+        """Note an answered look."""
+        self.looked_at = at
+        if after_outage or not self.steady_since:
+            self.steady_since = at
 
     def apply(self, event: e.Event) -> "Fleet":
         """Take an event in and return the fleet. Unknown kinds change nothing."""
@@ -78,6 +93,10 @@ class Fleet:
         """Return the instance that holds the name, if any."""
         return self.instances.get(node.instance_id) if node.instance_id else None
 
+    def holder(self, name: str) -> str:
+        """Return the id of the instance that holds the node name; empty: none."""
+        return self.nodes[name].instance_id if name in self.nodes else ""
+
     def may_issue(self, key: str, now: float) -> bool:
         """Whether the deed is not under way, nor done lately, nor waiting for its next try."""
         record = self.commands.get(key)
@@ -87,7 +106,7 @@ class Fleet:
             return False
         if record.state in {"ok", "moot"}:
             return now >= record.done_at + (REPEAT_S if record.state == "ok" else REPEAT_MOOT_S)
-        return record.state == "failed" and now >= record.retry_at
+        return record.state in {"failed", "refused"} and now >= record.retry_at
 
     def open_issued(self) -> list[e.CommandIssued]:
         """Return the commands that have no outcome yet."""
@@ -96,7 +115,7 @@ class Fleet:
     def busy(self) -> bool:
         """Whether something is under way that Slurm should be asked about often."""
         return any(node.wanted_since is not None or node.doom is not None for node in self.nodes.values()) or any(
-            job.not_before is not None or _unsettled(job) for job in self.jobs.values()
+            _unsettled(job, self.looked_at) for job in self.jobs.values()
         )
 
     # -- Slurm ------------------------------------------------------------------------------------------------------------------
@@ -108,6 +127,11 @@ class Fleet:
                 continue
             if node.wanted_since is None:
                 node.wanted_since, node.launches, node.power_down_at = event.at, 0, None
+                if node.view is None or not node.view.up:
+                    # Nothing of the name's last life counts in this one. (A hook that comes late finds the node up: then it stays doomed.)
+                    node.doom = None
+                    node.notices.clear()
+                    self._unbind(node, only_gone=True)
             node.wanted_by = event.job_id or node.wanted_by
 
     def _node_changed(self, event: e.NodeChanged) -> None:
@@ -121,11 +145,16 @@ class Fleet:
             node.wanted_since, node.wanted_by, node.launches = None, 0, 0
         if anew:
             node.doom, node.power_down_at = None, None
+            node.notices.clear()
             self._unbind(node, only_gone=True)
 
     def _job_changed(self, event: e.JobChanged) -> None:
         view = event.view
+        known = view.job_id in self.jobs
         job = self.jobs.setdefault(view.job_id, JobRecord(view))
+        if not known:
+            for report in [self.early.pop(key) for key in list(self.early) if key.startswith(f"{view.job_id} ")]:
+                self._job_reported(report)
         if view.comment != job.view.comment or not job.told:
             job.declare(view.comment)
         if view.restarts != job.view.restarts:
@@ -252,30 +281,44 @@ class Fleet:
 
     def _notice(self, event: e.NoticeReceived) -> None:
         node = self.nodes.get(event.node)
-        if node is None or event.notice is None or not event.notice.evacuates(event.at):
+        if node is None or event.notice is None:
             return
-        if node.doom is None or not node.doom.dead:
-            node.doom = Doom(event.notice, event.source, dead=False)
+        node.notices[event.notice.id] = Doom(event.notice, event.source)
+        self._weigh(node, event.at)
+
+    def _weigh(self, node: Node, at: float) -> None:
+        """Let the earliest notice count that must be left for at `at`. A machine that is known to be gone stays so."""
+        if node.doom is not None and node.doom.dead:
+            return
+        pressing = [doom for doom in node.notices.values() if doom.notice.evacuates(at)]
+        strongest = min(pressing, key=lambda doom: doom.notice.deadline, default=None)
+        if strongest is node.doom:
+            return
+        gone = strongest is None
+        node.doom = strongest
         for job in self.jobs.values():
-            self._doom_job(job, event.at)
+            if gone:
+                _stay(job, node.name)
+            else:
+                self._doom_job(job, at)
+
+    def _ticked(self, event: e.Ticked) -> None:
+        for node in self.nodes.values():
+            if node.notices:
+                self._weigh(node, event.at)
 
     def _withdrawn(self, event: e.NoticeWithdrawn) -> None:
         node = self.nodes.get(event.node)
-        if node is None or node.doom is None or node.doom.dead or node.doom.notice.id != event.notice_id:
-            return
-        node.doom = None
-        for job in self.jobs.values():
-            evacuation = job.evacuation
-            if evacuation is not None and evacuation.requeued_at is None and event.node in evacuation.doomed:
-                del evacuation.doomed[event.node]
-                if not evacuation.doomed:
-                    job.evacuation = None
+        if node is not None and node.notices.pop(event.notice_id, None) is not None:
+            self._weigh(node, event.at)
 
     def _job_reported(self, event: e.JobReported) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
             job.reports[event.node] = event
             job.present[event.node] = event.attempt
+        elif len(self.early) < MAX_EARLY:
+            self.early[f"{event.job_id} {event.node}"] = event
 
     def _job_left(self, event: e.JobLeftNode) -> None:
         job = self.jobs.get(event.job_id)
@@ -302,7 +345,7 @@ class Fleet:
     def _issued(self, event: e.CommandIssued) -> None:
         command = event.command
         old = self.commands.get(command.key)
-        tries = old.tries + 1 if old is not None and old.state == "failed" else 1
+        tries = old.tries + 1 if old is not None and old.state in {"failed", "refused"} else 1
         self.commands[command.key] = CommandRecord(event, tries=tries)
         if isinstance(command, Launch):
             self.launch_count += 1
@@ -336,7 +379,10 @@ class Fleet:
         record = self.commands.get(event.key)
         if record is None or record.command_id != event.command_id:
             return
-        record.state, record.done_at, record.retry_at = event.outcome, event.at, event.at + event.retry_s
+        # In Slurm a deadline may be near, and a try costs little; a cloud that says no is asked ever less often.
+        most_s = MOST_RETRY_SLURM_S if isinstance(record.issued.command, NodeCommand | JobCommand) else MOST_RETRY_S
+        wait_s = min(event.retry_s * 2.0 ** min(record.tries - 1, 10), max(most_s, event.retry_s))
+        record.state, record.done_at, record.retry_at = event.outcome, event.at, event.at + wait_s
         command = record.issued.command
         if isinstance(command, PrepareJobs) and command.notice is not None and command.cancelled and event.outcome == "ok":
             for job in self._known(command.job_ids):
@@ -349,6 +395,9 @@ class Fleet:
         """Drop instances that are long gone, and launches that have none left."""
         for iid in [iid for iid, record in self.instances.items() if record.gone_at is not None and record.gone_at < before]:
             del self.instances[iid]
+        for iid in [iid for iid, record in self.instances.items() if not record.instance.pool and not record.connected]:
+            if self.instances[iid].first_seen < before:
+                del self.instances[iid]  # an agent that no cloud ever named
         for launch_id, launch in list(self.launches.items()):
             if launch.ended and launch.at < before and not any(iid in self.instances for iid in launch.instances):
                 del self.launches[launch_id]
@@ -360,7 +409,7 @@ class Fleet:
             _interrupted(job, event.attempt, event.at, began=event.began)
 
     def _cloud_listed(self, event: e.CloudListed) -> None:
-        self.cloud_listed = True
+        self.cloud_listed, self.fresh = True, False
 
     def _policy_set(self, event: e.PolicySet) -> None:
         self.policy_revision = event.revision
@@ -370,6 +419,19 @@ def _begins_anew(old: NodeView | None, new: NodeView) -> bool:
     """Whether the name's last life is over: it is, or between two looks has been, powered down."""
     other = old is not None and (old.up or bool(old.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERED_DOWN"}))
     return "POWERED_DOWN" in new.flags or (other and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
+
+
+def _stay(job: JobRecord, node: str) -> None:
+    """The node stays after all. A job that has ended, or is ending, because of the notice still is to run again."""
+    evacuation, view = job.evacuation, job.view
+    if evacuation is None or evacuation.requeued_at is not None or node not in evacuation.doomed:
+        return
+    reports = [report for report in job.reports.values() if report.attempt == evacuation.attempt]
+    if view.completing or not view.active or any(report.stopped_on_notice and report.state == "done" for report in reports):
+        return
+    del evacuation.doomed[node]
+    if not evacuation.doomed:
+        job.evacuation = None
 
 
 def natural(name: str) -> tuple[str | int, ...]:
@@ -387,14 +449,17 @@ def _interrupted(job: JobRecord, attempt: int, at: float, *, began: bool) -> Non
     job.interruptions += began
 
 
-def _unsettled(job: JobRecord) -> bool:
-    """Whether an evacuated job is not yet running again, nor over."""
+def _unsettled(job: JobRecord, now: float) -> bool:
+    """Whether the job is about to change: it leaves its nodes, or is to start again within a minute."""
     evacuation, view = job.evacuation, job.view
+    if job.not_before is not None and view.state == "PENDING":
+        return abs(now - job.not_before) < SETTLES_S
     if evacuation is None:
         return False
     if view.restarts == evacuation.attempt:
         return view.active
-    return view.completing or (view.state in {"PENDING", "CONFIGURING"} and view.restarts == evacuation.attempt + 1)
+    recent = evacuation.requeued_at is None or now < evacuation.requeued_at + SETTLES_S
+    return view.completing or (recent and view.state in {"PENDING", "CONFIGURING"} and view.restarts == evacuation.attempt + 1)
 
 
 _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
@@ -408,6 +473,7 @@ _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
     e.AgentArrived: Fleet._agent_arrived,
     e.AgentLost: Fleet._agent_lost,
     e.NoticeReceived: Fleet._notice,
+    e.Ticked: Fleet._ticked,
     e.NoticeWithdrawn: Fleet._withdrawn,
     e.JobReported: Fleet._job_reported,
     e.JobLeftNode: Fleet._job_left,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from holdfast_common.errors import Permanent
 from pydantic import TypeAdapter, ValidationError
 
 from holdfast_controller import commands, events
@@ -151,6 +152,9 @@ class Journal:
         try:
             return self._load(nodes)
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                # A full disk, a lock, a missing right: the file may be as good as ever.
+                raise Permanent(f"the journal {self.path} cannot be opened: {error}") from error
             aside = self.path.with_name(f"{self.path.name}.broken-{secrets.token_hex(4)}")
             log.error(
                 "the journal cannot be read: it is set aside and a new one begun", path=str(self.path), aside=str(aside), error=str(error)
@@ -177,7 +181,7 @@ class Journal:
         return self._replay(db, row[0], nodes)
 
     def _replay(self, db: sqlite3.Connection, epoch: str, nodes: frozenset[str]) -> Fleet:
-        fleet, after = Fleet(epoch=epoch), 0
+        fleet, after = Fleet(epoch=epoch, fresh=True), 0  # until a CloudListed is replayed
         row = db.execute("SELECT seq, fleet FROM snapshots ORDER BY seq DESC LIMIT 1").fetchone()
         if row is not None:
             loaded = load_fleet(row[1])
@@ -191,7 +195,9 @@ class Journal:
         for event in pending:
             fleet.apply(event)
         self._since_snapshot = len(pending)
-        fleet.cloud_listed = False
+        # A journal that was rolled back must not use launch ids again.
+        fleet.epoch = f"{epoch}{secrets.token_hex(2)}"
+        fleet.cloud_listed, fleet.looked_at, fleet.steady_since = False, 0.0, 0.0
         for record in fleet.instances.values():
             record.connected = False
         return fleet

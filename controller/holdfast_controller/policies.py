@@ -68,5 +68,8 @@ class PolicyStore:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self._path)
-        self.text, self.policy, self._plans = text, policy, replace(plans, prices_usd_h=self._plans.prices_usd_h)
-        self.manage(fleet)
+        # A node that the policy drops keeps its plan while an instance holds it: its job is still to be brought to safety.
+        held = {name: self._plans.by_node[name] for name, node in fleet.nodes.items() if node.instance_id and name in self._plans.by_node}
+        self.text, self.policy = text, policy
+        self._plans = replace(plans, by_node={**held, **plans.by_node}, prices_usd_h=self._plans.prices_usd_h)
+        fleet.manage(frozenset(plans.by_node))

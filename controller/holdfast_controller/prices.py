@@ -6,7 +6,7 @@ import structlog
 from holdfast_common.clock import Clock
 
 from holdfast_controller.policies import PolicyStore
-from holdfast_controller.providers.base import Provider, ProviderError
+from holdfast_controller.providers.base import Provider
 
 EVERY_S = 60.0
 
@@ -33,5 +33,5 @@ class PriceWatcher:
         for name, provider in self._providers.items():
             try:
                 self._policies.priced(await provider.prices_usd_h([pool for pool in pools.values() if pool.provider == name]))
-            except ProviderError as error:
-                log.warning("a cloud gives no prices: the last ones stand", cloud=name, error=str(error))
+            except Exception as error:  # prices are samples: no fault of a cloud's client may end the controller for them
+                log.warning("a cloud gives no prices: the last ones stand", cloud=name, error=f"{type(error).__name__}: {error}")

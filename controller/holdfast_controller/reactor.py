@@ -120,8 +120,15 @@ class Reactor:
         return issued
 
     def _resume_open(self) -> None:
+        """Take up what had no outcome. What may be repeated is judged anew, by the first look; only the rest is looked up and finished."""
+        now = self._clock.now()
         for issued in self.fleet.open_issued():
-            self._start(issued, resumed=True)
+            command = issued.command
+            if command.repeats:
+                why = "interrupted by the controller's end"
+                self.post(CommandFinished(now, issued.command_id, command.key, "failed", why, 0.0, command.refs()))
+            else:
+                self._start(issued, resumed=True)
 
     def _start(self, issued: CommandIssued, *, resumed: bool) -> None:
         task = asyncio.get_running_loop().create_task(self._carry_out(issued, resumed=resumed))

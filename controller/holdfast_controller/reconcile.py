@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import structlog
 from holdfast_common.clock import Clock
-from holdfast_common.errors import Temporary
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
 
 from holdfast_controller.events import CloudListed, Event, InstanceChanged, JobChanged, JobForgotten, NodeChanged, NodesRequested, Ticked
 from holdfast_controller.fleet import Fleet
-from holdfast_controller.providers.base import Instance, Provider, ProviderError
+from holdfast_controller.providers.base import Instance, Provider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.records import Node
 
@@ -69,14 +68,14 @@ class SlurmWatcher:
             self.nudge()
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look for ever. A look that fails, in whatever way, says nothing."""
         while True:
             try:
                 await self.look()
                 self._failing = False
-            except Temporary as error:
+            except Exception as error:
                 if not self._failing:
-                    log.warning("slurmctld gives no answer: nothing is concluded from that", error=str(error))
+                    log.warning("slurmctld gives no answer: nothing is concluded from that", error=f"{type(error).__name__}: {error}")
                 self._failing = True
             busy = self._waiting > 0 or self._reactor.fleet.busy()
             await self.nudge.sleep(self._busy_s if busy and not self._failing else self._idle_s)
@@ -86,6 +85,7 @@ class SlurmWatcher:
         at = self._clock.now()
         nodes, jobs = await asyncio.gather(self._slurm.nodes(), self._slurm.jobs())
         fleet = self._reactor.fleet
+        fleet.looked(at, after_outage=self._failing)
         news = [*node_news(fleet, nodes, at), *job_news(fleet, jobs, at), *self._unasked_for(fleet, nodes, jobs, at)]
         for event in news[:-1]:
             self._reactor.post(event)
@@ -163,9 +163,10 @@ class CloudWatcher:
             try:
                 await self.look()
                 self._failing = False
-            except ProviderError as error:
+            except Exception as error:
                 if not self._failing:
-                    log.warning("a cloud gives no whole list: nothing is concluded from that", cloud=self._provider.name, error=str(error))
+                    said = f"{type(error).__name__}: {error}"
+                    log.warning("a cloud gives no whole list: nothing is concluded from that", cloud=self._provider.name, error=said)
                 self._failing = True
             busy = self._reactor.fleet.busy() or any(not record.node for record in self._reactor.fleet.instances.values() if record.alive)
             await self.nudge.sleep(self._busy_s if busy and not self._failing else self._idle_s)
@@ -178,13 +179,21 @@ class CloudWatcher:
             self._reactor.post(event)
         self.listed = True
 
+    def _up(self, name: str) -> bool:
+        node = self._reactor.fleet.nodes.get(name)
+        return node is not None and node.view is not None and node.view.up
+
     def _vanished(self, instances: tuple[Instance, ...], at: float) -> list[Event]:
         """Return instances that no list has named for so long that a lag cannot be the reason."""
         listed = {instance.instance_id for instance in instances}
         records = {
             iid: record
             for iid, record in self._reactor.fleet.instances.items()
-            if record.alive and not record.connected and iid not in listed and record.instance.pool.startswith(f"{self._provider.name}/")
+            if record.alive
+            and not record.connected
+            and iid not in listed
+            and not self._up(record.node)
+            and record.instance.pool.startswith(f"{self._provider.name}/")
         }
         self._missing = {iid: self._missing.get(iid, (at, 0)) for iid in records}
         for iid, (since, looks) in self._missing.items():

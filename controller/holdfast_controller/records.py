@@ -38,7 +38,10 @@ class Node:
     """Launches for this want that brought instances: more than one means that the first ones never registered."""
     instance_id: str = ""
     bound_at: float = 0.0
+    notices: dict[str, Doom] = field(default_factory=dict)
+    """Every notice that stands, by its id; maintenance far ahead among them."""
     doom: Doom | None = None
+    """The one that counts: the earliest of those that jobs must leave for."""
     power_down_at: float | None = None
     """When we gave it up (POWER_DOWN_FORCE), until Slurm has it powered down."""
 

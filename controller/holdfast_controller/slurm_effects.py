@@ -1,5 +1,7 @@
 """What commands do in Slurm, each behind its fence: Slurm is read again before it is changed."""
 
+from collections.abc import Callable
+
 from holdfast_common.clock import Clock
 from holdfast_common.evacuation import REASON_PREFIX, lost_its_machine
 from holdfast_common.views import NodeView
@@ -14,8 +16,9 @@ POWERING_DOWN = frozenset({"POWERING_DOWN", "POWER_DOWN"})
 class SlurmEffects:
     """Every method returns the facts that came of it; a `CommandFinished("moot")` where the fence found nothing to do."""
 
-    def __init__(self, slurm: Slurm, clock: Clock) -> None:
+    def __init__(self, slurm: Slurm, clock: Clock, bound: Callable[[str], str]) -> None:
         self._slurm = slurm
+        self._bound = bound
         self._clock = clock
 
     def _moot(self, command: c.Command, detail: str) -> tuple[Event, ...]:
@@ -48,11 +51,16 @@ class SlurmEffects:
         view = await self._node(command.node)
         if view is not None and (view.powered_down or view.flags & POWERING_DOWN):
             return self._moot(command, "it is powering down already")
+        if command.instance_id and self._bound(command.node) != command.instance_id:
+            return self._moot(command, f"instance {command.instance_id} does not hold the name any more")
         await self._slurm.power_down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
         return ()
 
     async def set_down(self, command: c.SetNodeDown, resumed: bool) -> tuple[Event, ...]:
         """DOWN, which ends what completes on the node; it powers down all the same."""
+        view = await self._node(command.node)
+        if view is None or "COMPLETING" not in view.flags or not (view.powered_down or view.flags & POWERING_DOWN):
+            return self._moot(command, "nothing completes on it, or it is in use again")
         await self._slurm.down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
         return ()
 

@@ -16,6 +16,8 @@ from holdfast_common.views import JobView, NodeView
 from holdfast_slurm import parse
 from holdfast_slurm.nodeset import check_name, fold
 
+MAX_PROCESSES = 16
+"""Commands at a time; the rest wait, so that a mass reclaim starts no thousands of processes."""
 MAX_OUTPUT_BYTES = 256 * 1024 * 1024
 BATCH = 500
 """Nodes in one update: 200 cost slurmctld 10 to 70 ms (measured), and a reason and 500 ranges are far from the limits of a command line."""
@@ -56,6 +58,7 @@ class ScontrolClient:
     def __init__(self, bin_dir: Path, slurm_conf: Path, timeout_s: float = 15.0) -> None:
         self._bin = bin_dir.absolute()
         self._timeout_s = timeout_s
+        self._slots = asyncio.Semaphore(MAX_PROCESSES)
         self._environment = {
             "SLURM_CONF": str(slurm_conf.absolute()),
             "SLURM_TIME_FORMAT": "%s",  # honoured by scontrol and squeue alike (22.05.8)
@@ -219,6 +222,10 @@ class ScontrolClient:
         return answer.output
 
     async def _start(self, program: str, *arguments: str) -> _Answer:
+        async with self._slots:
+            return await self._execute(program, *arguments)
+
+    async def _execute(self, program: str, *arguments: str) -> _Answer:
         try:
             process = await asyncio.create_subprocess_exec(
                 self._bin / program,

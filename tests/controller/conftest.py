@@ -29,6 +29,7 @@ class World:
         self.plans = Plans({f"n{i}": plan for i in range(1, 5)})
         self.fleet = Fleet(epoch="ep", cloud_listed=True)
         self.fleet.manage(frozenset(self.plans.by_node))
+        self.fleet.looked(self.now, after_outage=True)
         self._ids = 0
         for name in self.plans.by_node:
             self.node(name, "IDLE", "CLOUD", "POWERED_DOWN")
@@ -39,6 +40,7 @@ class World:
 
     def later(self, seconds: float) -> None:
         self.now += seconds
+        self.fleet.looked(self.now, after_outage=False)
 
     def apply(self, *events: e.Event) -> None:
         for event in events:

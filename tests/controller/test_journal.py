@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from holdfast_common.errors import Permanent
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import JobView, NodeView
 from holdfast_controller import commands as c
@@ -56,9 +57,10 @@ async def test_replay_gives_the_same_fleet(tmp_path) -> None:
     await journal.write(EVENTS)
     await journal.close()
     _, again = await opened(tmp_path / "j")
-    assert again.epoch == fleet.epoch
-    assert not again.fresh
-    again.fresh = True
+    assert again.epoch.startswith(fleet.epoch)
+    assert again.epoch != fleet.epoch, "a journal that was rolled back uses no launch id twice"
+    assert again.fresh, "no cloud has been listed yet"
+    again.epoch = fleet.epoch
     assert again == fleet
     assert [issued.command.key for issued in again.open_issued()] == ["prepare"]
 
@@ -75,7 +77,7 @@ async def test_a_snapshot_replaces_replay(tmp_path, monkeypatch) -> None:
     with sqlite3.connect(tmp_path / "j") as db:
         db.execute("DELETE FROM events")
     _, again = await opened(tmp_path / "j")
-    again.fresh = fleet.fresh
+    again.epoch = fleet.epoch
     assert again == fleet
 
 
@@ -106,3 +108,25 @@ async def test_only_what_concerns_a_node_is_read(tmp_path) -> None:
     assert [entry.kind for entry in await journal.read(ref="node:n1", newest=2)] == ["NoticeReceived", "PrepareJobs"]
     assert [entry.kind for entry in await journal.read(ref="node:n")] == []
     assert len(await journal.read(after_seq=6)) == 2
+
+
+async def test_a_disk_error_sets_no_journal_aside(tmp_path) -> None:
+    journal, _ = await opened(tmp_path / "j")
+    await journal.write(EVENTS)
+    await journal.close()
+    with sqlite3.connect(tmp_path / "j", isolation_level=None) as db:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Permanent, match="cannot be opened"):
+            await Journal(tmp_path / "j").open()
+    assert [file.name for file in tmp_path.iterdir() if ".broken-" in file.name] == []
+
+
+async def test_until_a_cloud_was_listed_a_restart_stays_fresh(tmp_path) -> None:
+    journal, _ = await opened(tmp_path / "j")
+    await journal.close()
+    journal, again = await opened(tmp_path / "j")
+    assert again.fresh
+    await journal.write([e.CloudListed(5.0)])
+    await journal.close()
+    assert not (await opened(tmp_path / "j"))[1].fresh

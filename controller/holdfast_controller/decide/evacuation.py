@@ -30,10 +30,14 @@ UNDRAIN_AFTER_S = 5.0
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield what is due for doomed nodes and the jobs on them, and for jobs that were requeued."""
+    leaving = [job for job in fleet.jobs.values() if job.evacuation is not None]
+    seen = {name for job in fleet.jobs.values() for name in job.present}
+    # A job that was ending already when the notice came: its epilog is not cut off.
+    ending = {name for job in fleet.jobs.values() if job.view.completing and not _was_requeued(job) for name in job.view.nodes}
     for node in fleet.nodes.values():
         plan = plans.by_node.get(node.name)
         if node.doom is not None and plan is not None:
-            yield from _node(fleet, node, now)
+            yield from _node(fleet, node, leaving, seen=node.name in seen, ending=node.name in ending, now=now)
         elif node.doom is None:
             yield from _undrain(fleet, node, now)
     for job in fleet.jobs.values():
@@ -72,14 +76,12 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
     )
 
 
-def _node(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
+def _node(fleet: Fleet, node: Node, leaving: list[JobRecord], *, seen: bool, ending: bool, now: float) -> Iterator[Command]:
+    """Yield what is due for a doomed node. `seen`: an agent sees processes there; `ending`: Slurm a job that ends by itself."""
     assert node.doom is not None
     jobs = tuple(
-        case_of(job, job.evacuation, fleet)
-        for job in fleet.jobs.values()
-        if job.evacuation is not None and node.name in job.evacuation.doomed
+        case_of(job, job.evacuation, fleet) for job in leaving if job.evacuation is not None and node.name in job.evacuation.doomed
     )
-    occupied = any(node.name in job.present for job in fleet.jobs.values())
     record = fleet.instance_of(node)
     case = NodeCase(
         view=node.view or NodeView(node.name, "UNKNOWN"),
@@ -87,7 +89,7 @@ def _node(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
         instance_id=node.instance_id,
         dead=node.doom.dead,
         jobs=jobs,
-        occupied=occupied and record is not None and record.connected and not node.doom.dead,
+        occupied=not node.doom.dead and (ending or (seen and record is not None and record.connected)),
         power_down_at=node.power_down_at,
     )
     for step in steps.node_steps(case, now):
@@ -97,6 +99,10 @@ def _node(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
             yield PowerDownNode(step.key, step.reason, node.name, step.instance_id)
         elif isinstance(step, steps.SetDown):
             yield SetNodeDown(step.key, step.reason, node.name)
+
+
+def _was_requeued(job: JobRecord) -> bool:
+    return job.evacuation is not None and job.evacuation.requeued_at is not None
 
 
 def _job(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, now: float) -> Iterator[Command]:

@@ -32,9 +32,11 @@ def _given_back(fleet: Fleet, node: Node) -> str:
         return ""
     if view.powered_down:
         return f"{node.name} is powered down"
+    if "POWERING_DOWN" not in view.flags:
+        return ""
     # On a live node a job may still have KillWait: the machine goes when its last process has.
     occupied = any(fleet.jobs_on(node.name)) or any(node.name in job.present for job in fleet.jobs.values())
-    if "POWERING_DOWN" in view.flags and (not occupied or (node.doom is not None and node.doom.notice.deadline <= node.viewed_at)):
+    if not occupied or (node.doom is not None and node.doom.notice.deadline <= node.viewed_at):
         return f"{node.name} is powering down and empty"
     return ""
 

@@ -12,7 +12,10 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield the termination of instances that have been silent for too long."""
     for launch in fleet.launches.values():
         plan = next((plans.by_node[name] for name in launch.nodes if name in plans.by_node), None)
-        if plan is None or not launch.ended or launch.void or now < launch.at + plan.registration_timeout_s:
+        if plan is None or not launch.ended or launch.void:
+            continue
+        # Counted in time in which Slurm answered us: after an outage of ours or of slurmctld's, agents and slurmds come back first.
+        if fleet.looked_at < max(launch.at, fleet.steady_since) + plan.registration_timeout_s:
             continue
         for instance_id in launch.instances:
             record = fleet.instances.get(instance_id)

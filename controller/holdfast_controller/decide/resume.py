@@ -4,12 +4,13 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 
-from holdfast_controller.commands import Command, GiveUp, Launch
+from holdfast_controller.commands import Command, GiveUp, Launch, PowerDownNode
 from holdfast_controller.decide.placement import rank, soonest, why_not
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import Node
 
+ABANDONED_S = 2.0
 MAX_SILENT_LAUNCHES = 2
 """Launches for one want whose instances never registered, before it is given up."""
 
@@ -18,6 +19,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield launches, or the end of trying, for each gang that waits for nodes."""
     if fleet.fresh and not fleet.cloud_listed:
         return  # what the nodes wait for may be bought already: the clouds' lists will say
+    yield from _abandoned(fleet, now)
     gangs: dict[tuple[int, str], list[Node]] = defaultdict(list)
     for node in fleet.nodes.values():
         if node.wanted_since is not None and node.name in plans.by_node:
@@ -27,6 +29,16 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
         for command in _gang(fleet, plans, job_id, sorted(nodes, key=lambda node: node.name), now, made):
             made += isinstance(command, Launch)
             yield command
+
+
+def _abandoned(fleet: Fleet, now: float) -> Iterator[Command]:
+    """Yield the power-down of names that were given up and that Slurm still powers up: the first word may not have reached it."""
+    for node in fleet.nodes.values():
+        given_up, view = node.power_down_at, node.view
+        if given_up is None or node.wanted_since is not None or view is None or node.viewed_at < given_up + ABANDONED_S:
+            continue
+        if view.flags & {"POWERING_UP", "POWER_UP"} and not view.flags & {"POWERING_DOWN", "POWER_DOWN"}:
+            yield PowerDownNode(f"abandon:{node.name}:{given_up:.3f}", f"{node.name} was given up", node.name)
 
 
 def covered(fleet: Fleet) -> set[str]:
