@@ -5,7 +5,6 @@ import os
 import pty
 
 import pytest
-from holdfast_controller.policies import PolicyStore
 
 pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
 
@@ -100,7 +99,7 @@ async def test_an_admin_is_asked(stage) -> None:
 
 async def test_a_policy_that_another_set_meanwhile_is_not_overwritten(stage, monkeypatch) -> None:
     theirs = stage.policy.read_text().replace('nodes = "spot-[1-3]"', 'nodes = "spot-[1-9]"')
-    check = PolicyStore.check
+    check = stage.policies.check
 
     def meanwhile(text: str) -> str:
         stage.policies.set(theirs, stage.fleet)
