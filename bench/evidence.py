@@ -129,6 +129,19 @@ def order_of(nodes: Sequence[str], records: Records, until: float) -> float | No
     return max(orders, default=None)
 
 
+def bought_in_vain(interruption: Interruption, records: Records) -> tuple[str, ...]:
+    """Return the nodes that the controller bought ahead for the job, and that slurmctld passed over."""
+    notice = cloud_time(records, "notice", interruption.instance_id) or interruption.first_line
+    ahead = [
+        event["command"]["node"]
+        for event in records.journal
+        if event["kind"] == "PowerUpNode"
+        and notice <= event["at"] <= interruption.first_line
+        and event["command"]["for_job"] == interruption.job_id
+    ]
+    return tuple(node for node in dict.fromkeys(ahead) if node not in interruption.after)
+
+
 def registration(log: Sequence[LogLine], nodes: Sequence[str], since: float, until: float) -> float | None:
     """Return when the last of the nodes registered within the time; None where one of them did not."""
     times = [_last(log, f"Node {node} now responding", since, until) for node in nodes]

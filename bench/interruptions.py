@@ -69,13 +69,14 @@ def _measure(options: argparse.Namespace, folder: Path, say: Callable[[str], Non
             with Sandbox(folder / "sb", cases.config(options.boot_delay)) as sandbox:
                 setup = _setup(sandbox, options)
                 outcome = cases.Bed(sandbox, folder / "jobs", say).run(cases.plan(options.interruptions), options.cold_starts)
+            rows, gate = summary.rows_of(outcome), summary.registered_to_start(outcome)
         except BaseException:
             signals.stop.set()
             raise
         if baseline is not None and not baseline.done():
             say("plain Slurm is still waiting")
         reference = baseline.result() if baseline is not None else None
-    found = summary.figures(summary.rows_of(outcome), summary.registered_to_start(outcome), reference)
+    found = summary.figures(rows, gate, reference)
     return {"v": 1, **found, "setup": setup}
 
 

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.cases import FirstStart, Outcome
-from bench.evidence import PARTS, Interruption, Records, allocation, cloud_time, order_of, parts_of, registration
+from bench.evidence import PARTS, Interruption, Records, allocation, bought_in_vain, cloud_time, order_of, parts_of, registration
 from bench.jobs import Start
 from bench.plain import DEFAULT_SLURMD_TIMEOUT_S, PlainOutcome
 
-TARGETS = {"net_median_s": 1.5, "net_worst_s": 3.0, "gate_median_s": 0.5}
+TARGETS = {"idle_median_s": 1.5, "idle_worst_s": 3.0, "fresh_median_s": 1.5, "fresh_worst_s": 3.0, "gate_median_s": 0.5}
+"""Most seconds without save and boot, where idle or surviving nodes were used and where a fresh one was; from registration to start."""
 OURS = tuple(part for part, owner in PARTS.items() if owner == "Holdfast")
 SLURMS = tuple(part for part, owner in PARTS.items() if owner == "Slurm")
 
@@ -34,10 +35,13 @@ class Row:
     doomed: str
     before: tuple[str, ...]
     after: tuple[str, ...]
+    booted: bool
     total_s: float
     parts_s: dict[str, float]
     whole_boot_s: float | None
     """From the order for the fresh node to its registration, also what went on beside the save and the requeue."""
+    bought_in_vain: tuple[str, ...]
+    """Bought ahead for the job, but slurmctld gave it another name, which had to be bought as well."""
 
     @property
     def net_s(self) -> float:
@@ -72,9 +76,11 @@ def _row(interruption: Interruption, records: Records) -> Row:
         interruption.doomed,
         interruption.before,
         interruption.after,
+        interruption.booted,
         total,
         parts,
         None if registered is None or ordered is None else registered - ordered,
+        bought_in_vain(interruption, records),
     )
 
 
@@ -108,13 +114,10 @@ def figures(rows: Sequence[Row], gate: Sequence[float], plain: PlainOutcome | No
         "cases": {case: _case([row for row in rows if row.case == case]) for case in dict.fromkeys(row.case for row in rows)},
         "overall": overall,
         "registered_to_start_s": {"with_gate": asdict(spread(gate)), "with_gate_all": list(gate)} if gate else {},
+        "bought_in_vain": sum(len(row.bought_in_vain) for row in rows),
         "part_owners": PARTS,
         "targets_s": TARGETS,
-        "targets_met": {
-            "net_median_s": net.median <= TARGETS["net_median_s"],
-            "net_worst_s": net.worst <= TARGETS["net_worst_s"],
-            "gate_median_s": bool(gate) and spread(gate).median <= TARGETS["gate_median_s"],
-        },
+        "targets_met": _met(rows, gate),
     }
     if plain is not None:
         found["plain_slurm"] = _plain(plain, net)
@@ -123,6 +126,19 @@ def figures(rows: Sequence[Row], gate: Sequence[float], plain: PlainOutcome | No
             "without_gate_all": list(plain.registered_to_start_s),
         }
     return found
+
+
+def _met(rows: Sequence[Row], gate: Sequence[float]) -> dict[str, bool]:
+    """Return whether each target that this run has figures for was met."""
+    met: dict[str, bool] = {}
+    for kind, some in (("idle", [row for row in rows if not row.booted]), ("fresh", [row for row in rows if row.booted])):
+        if some:
+            net = spread([row.net_s for row in some])
+            met[f"{kind}_median_s"] = net.median <= TARGETS[f"{kind}_median_s"]
+            met[f"{kind}_worst_s"] = net.worst <= TARGETS[f"{kind}_worst_s"]
+    if gate:
+        met["gate_median_s"] = spread(gate).median <= TARGETS["gate_median_s"]
+    return met
 
 
 def _case(rows: Sequence[Row]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """Print everything."""
     console.print(_interruptions(found))
     console.print(_starts(found))
+    console.print(f"instances bought ahead whose name slurmctld then passed over: {found['bought_in_vain']}", highlight=False)
     for name, met in found["targets_met"].items():
         console.print(f"target {name} <= {found['targets_s'][name]:g}: {'met' if met else 'MISSED'}", highlight=False)
     for name, value in found["setup"].items():

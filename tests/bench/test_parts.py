@@ -4,6 +4,10 @@ import io
 import json
 
 import pytest
+from holdfast_common.notice import Notice, NoticeKind
+from holdfast_controller.commands import PowerUpNode, RequeueJob, StartJob
+from holdfast_controller.events import CommandFinished, CommandIssued, NoticeReceived
+from holdfast_controller.journal import encode
 from rich.console import Console
 
 from bench import summary, tables
@@ -38,9 +42,14 @@ def interruption(job):
     return Interruption("case", job, 7, 0, "spot-1", IID, ("spot-1", "spot-2"), ("spot-2", "spot-3"), T + 6.0, True)
 
 
+def as_read(event):
+    """An event as `read_journal` returns it."""
+    kind, body = encode(event)
+    return {"kind": kind, **json.loads(body)}
+
+
 @pytest.fixture
 def records():
-    command = {"job_id": 7, "attempt": 0}
     return Records(
         cloud=[
             {"event": "requested", "t": T - 60, "instance_id": IID, "tags": {"holdfast:nodes": "spot-1"}},
@@ -48,13 +57,15 @@ def records():
             {"event": "requested", "t": T + 1.4, "instance_id": "i-2", "tags": {"holdfast:nodes": "spot-[3-4]"}},
         ],
         journal=[
-            {"kind": "NoticeReceived", "at": T + 0.12, "node": "spot-1", "notice": {"received": T + 0.1}},
-            {"kind": "RequeueJob", "at": T + 0.4, "command_id": 1, "command": command},
-            {"kind": "CommandFinished", "at": T + 0.45, "command_id": 1, "outcome": "ok"},
-            {"kind": "StartJob", "at": T + 0.55, "command_id": 2, "command": {"job_id": 7, "restarts": 1}},
-            {"kind": "CommandFinished", "at": T + 0.6, "command_id": 2, "outcome": "ok"},
-            {"kind": "StartJob", "at": T + 0.7, "command_id": 3, "command": {"job_id": 8, "restarts": 1}},
-            {"kind": "CommandFinished", "at": T + 0.8, "command_id": 3, "outcome": "ok"},
+            as_read(NoticeReceived(T + 0.12, "spot-1", Notice("n", NoticeKind.PREEMPT, T + 120, T + 0.1, ""))),
+            as_read(CommandIssued(T + 0.2, 8, PowerUpNode("p1", "", "spot-9", 7))),
+            as_read(CommandIssued(T + 0.2, 9, PowerUpNode("p2", "", "spot-3", 7))),
+            as_read(CommandIssued(T + 0.4, 1, RequeueJob("r", "", "7", 7, 0))),
+            as_read(CommandFinished(T + 0.45, 1)),
+            as_read(CommandIssued(T + 0.55, 2, StartJob("s1", "", "7", 7, 1, 1))),
+            as_read(CommandFinished(T + 0.6, 2)),
+            as_read(CommandIssued(T + 0.7, 3, StartJob("s2", "", "8", 8, 1, 1))),
+            as_read(CommandFinished(T + 0.8, 3)),
         ],
         slurmctld=[
             LogLine(T - 50, "sched: Allocate JobId=7 NodeList=spot-[1-2] #CPUs=8 Partition=spot"),
@@ -96,8 +107,9 @@ def test_figures_and_tables(interruption, records):
     rows = summary.rows_of(outcome)
     assert rows[0].net_s == pytest.approx(6.0 - 0.2 - 3.6)
     assert rows[0].whole_boot_s == pytest.approx(3.6)
+    assert rows[0].bought_in_vain == ("spot-9",)
     found = summary.figures(rows, gate, PlainOutcome((20.0, 10.0, 2.0), 148.0, 27.0, 121.5))
-    assert found["targets_met"] == {"net_median_s": False, "net_worst_s": True, "gate_median_s": False}
+    assert found["targets_met"] == {"fresh_median_s": False, "fresh_worst_s": True, "gate_median_s": False}
     assert found["plain_slurm"]["ratio_dead_node"] == pytest.approx(438.0 / 2.2)
     assert found["registered_to_start_s"]["without_gate"] == {"median": 10.0, "worst": 20.0, "count": 3}
     assert json.loads(json.dumps(found))["interruptions"][0]["doomed"] == "spot-1"
