@@ -149,7 +149,8 @@ class Training:
 
     def _finish(self, job: SimJob, attempt: Attempt) -> None:
         fake = self.world.slurm.fake_job(job.key)
-        if fake.state == "RUNNING" and fake.restarts == attempt.number:
+        here = all(machine.alive for machine in attempt.machines)  # else it dies with the job undone
+        if here and fake.state == "RUNNING" and fake.restarts == attempt.number:
             job.done_at = self.world.clock.now()
             job.saved = attempt.step
             self.world.slurm.finish(job.key)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast_controller import app
+from holdfast_controller import app, journal
 from holdfast_controller.agents import AgentHub
 from holdfast_controller.commands import Command
 from holdfast_controller.config import ControllerConfig, Timing
@@ -30,6 +30,7 @@ from sim_machines import Room, SimMachine
 from sim_training import EXIT_CODE, SimJob, Training
 
 T = TypeVar("T")
+SNAPSHOT_EVERY = 30
 NOTICE_S, CALM_S = 29.0, 15.0
 SECRET = b"s" * 32
 QUICK = Timing(watch_busy_s=0.2, watch_idle_s=2.0, cloud_poll_s=10.0, cloud_poll_busy_s=2.0)
@@ -82,6 +83,11 @@ class SimJournal(Journal):
         seqs = await super().write(batch)
         await self._world.pass_point("written")
         return seqs
+
+    async def snapshot_if_due(self, fleet: Fleet, seq: int, now: float) -> None:
+        if self._since_snapshot >= SNAPSHOT_EVERY:
+            self._since_snapshot = journal.SNAPSHOT_EVERY  # far more often than in production, so that restarts begin from one
+        await super().snapshot_if_due(fleet, seq, now)
 
     def drop(self) -> None:
         """Close the file without a word, as a dying process does."""
@@ -262,10 +268,10 @@ class World:
     async def _start(self) -> None:
         assert self.controller is None, "one controller at a time"
         policies = PolicyStore(self._policy)
-        self._journal = journal = SimJournal(self.journal_path, self)
-        fleet = await journal.open(frozenset(policies.plans().by_node))
+        self._journal = opened = SimJournal(self.journal_path, self)
+        fleet = await opened.open(frozenset(policies.plans().by_node))
         policies.manage(fleet)
-        wired = app.wire(self.config, self.clock, fleet, journal, policies, {"fake": self.provider}, self.slurm, SECRET)
+        wired = app.wire(self.config, self.clock, fleet, opened, policies, {"fake": self.provider}, self.slurm, SECRET)
         late: Any = wired.reactor._effects
         late.inner = Mortal(late.inner, self)
         self.controller = wired
