@@ -190,6 +190,8 @@ class World:
         """Points passed at which the controller can die."""
         self.die_at: int | None = None
         """Die at this point (index into `passed`)."""
+        self.die_without_journal = False
+        """The next death at a point takes the journal along."""
         self.deaths = 0
 
     # -- running ----------------------------------------------------------------------------------------------------------------
@@ -306,9 +308,12 @@ class World:
             self._rising.cancel()
         self.wait(away_s)
         if lose_journal:
-            for suffix in ("", "-wal", "-shm"):
-                self._path.joinpath(f"journal.sqlite{suffix}").unlink(missing_ok=True)
+            self._lose_journal()
         self.start()
+
+    def _lose_journal(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self._path.joinpath(f"journal.sqlite{suffix}").unlink(missing_ok=True)
 
     async def pass_point(self, name: str) -> None:
         """A point at which the controller can die; it does if it is the one that was chosen."""
@@ -322,6 +327,8 @@ class World:
     async def _rise(self) -> None:
         await self.clock.sleep(1.0)
         self._rising = None
+        if self.die_without_journal:
+            self._lose_journal()
         await self._start()
         self.disturbed()
 
