@@ -139,6 +139,8 @@ class Fleet:
         if node is None:
             return
         anew = _begins_anew(node.view, event.view)
+        if event.view != node.view:
+            node.changed_at = event.at
         node.view, node.viewed_at = event.view, event.at
         leaving = event.view.powered_down or bool(event.view.flags & {"POWERING_DOWN", "POWER_DOWN"})
         if node.wanted_since is not None and event.at > node.wanted_since and (event.view.up or leaving):

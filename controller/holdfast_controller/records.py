@@ -31,6 +31,8 @@ class Node:
     view: NodeView | None = None
     """Slurm's newest word; None: not listed, which is unknown and not gone."""
     viewed_at: float = 0.0
+    changed_at: float = 0.0
+    """When that word last changed."""
     wanted_since: float | None = None
     """Slurm waits for it since then, Unix seconds."""
     wanted_by: int = 0

@@ -1,6 +1,7 @@
 """What holds at every moment, and what holds once everything has come to rest (design, section 1)."""
 
 from holdfast_controller.fleet import Fleet
+from holdfast_slurm.fake_model import FakeNode
 from sim_world import SimJournal, World
 
 REASON = "holdfast:"
@@ -54,20 +55,22 @@ def at_rest(world: World) -> list[str]:
         node = world.slurm.fake_node(machine.registered) if machine.registered else None
         if node is None or node.power != "on":
             found.append(f"{machine.iid} is an orphan: {machine.name or 'no name'}, {node.view() if node else 'never registered'}")
-    for node in world.slurm.engine.fleet.values():
-        if node.drain and node.reason.startswith(REASON):
-            found.append(f"{node.name} is left with our drain: {node.reason}")
-        if node.down:
-            found.append(f"{node.name} is left DOWN: {node.reason}")
-        if node.power == "on" and world.room.holder(node.name) is None:
-            found.append(f"{node.name} is up in Slurm without a machine")
-        if node.power not in {"on", "off"}:
-            found.append(f"{node.name} stays {node.power}")
+    found += [fault for node in world.slurm.engine.fleet.values() if (fault := _fault_of(world, node))]
     if not world.fleet.cloud_listed:
         found.append("the clouds have not been listed yet")
     if world.fleet.busy():
         found.append("the controller is busy without cause")
     return found
+
+
+def _fault_of(world: World, node: FakeNode) -> str:
+    if node.drain and node.reason.startswith(REASON):
+        return f"{node.name} is left with our drain: {node.reason}"
+    if node.down:
+        return f"{node.name} is left DOWN: {node.reason}"
+    if node.power == "on" and world.room.holder(node.name) is None:
+        return f"{node.name} is up in Slurm without a machine"
+    return "" if node.power in {"on", "off"} else f"{node.name} stays {node.power}"
 
 
 def _state(world: World, key: str) -> str:

@@ -27,6 +27,9 @@ from holdfast_controller.records import Evacuation, JobRecord, Node
 UNDRAIN_AFTER_S = 5.0
 """A drain of ours without a notice is undone once the node's agent, which repeats its notices, has been there this long."""
 
+UNDRAIN_QUIET_S = 2.0
+"""… and nothing about the node has changed so long: a job that comes back within the second in which it left ends FAILED."""
+
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield what is due for doomed nodes and the jobs on them, and for jobs that were requeued."""
@@ -62,7 +65,7 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
         view=job.view,
         attempt=evacuation.attempt,
         nodes=evacuation.nodes,
-        doomed=frozenset(evacuation.doomed),
+        doomed=frozenset(name for name in evacuation.doomed if _goes(fleet, name)),
         deadline=min(evacuation.doomed.values()),
         dead=dead,
         registered=bool(registered),
@@ -74,6 +77,14 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
         saves=job.saves,
         exit_code=job.exit_code,
     )
+
+
+def _goes(fleet: Fleet, name: str) -> bool:
+    """Whether the doomed node still is one: a notice that is withdrawn after the requeue leaves a node that may be used again."""
+    node = fleet.nodes.get(name)
+    if node is None or node.doom is not None or node.view is None:
+        return True
+    return bool(node.view.flags & {"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP"})
 
 
 def _node(fleet: Fleet, node: Node, leaving: list[JobRecord], *, seen: bool, ending: bool, now: float) -> Iterator[Command]:
@@ -212,8 +223,8 @@ def _undrain(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
         yield UndrainNode(f"undrain:{node.name}:off", f"{node.name} was drained when it was on its way out already", node.name)
     if record is None or record.agent is None or not record.connected:
         return
-    leaving = any(flag.startswith("POWER") for flag in view.flags)
-    if not leaving and now >= record.agent.at + UNDRAIN_AFTER_S:
+    leaving = any(flag.startswith("POWER") for flag in view.flags) or "COMPLETING" in view.flags
+    if not leaving and now >= max(record.agent.at + UNDRAIN_AFTER_S, node.changed_at + UNDRAIN_QUIET_S):
         key = f"undrain:{node.name}:{record.instance.instance_id}:{record.arrivals}"
         yield UndrainNode(key, f"{node.name} was drained for a notice that is no more", node.name)
 
