@@ -138,10 +138,11 @@ class StartAfter(Step):
 
 @dataclass(frozen=True, slots=True)
 class PowerDown(Step):
-    """POWER_DOWN_FORCE; fence: not already powering down, and still the same instance."""
+    """POWER_DOWN_FORCE; fence: not already powering down, still the same instance, and with `if_empty` no job of Slurm's on it."""
 
     node: str
     instance_id: str
+    if_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,8 @@ def node_steps(case: NodeCase, now: float) -> tuple[Step, ...]:
         )
     why = _power_down_reason(case, now)
     if why:
-        steps.append(PowerDown(f"power_down:{tag}", why, name, case.instance_id))
+        in_time = not case.dead and now < case.notice.deadline
+        steps.append(PowerDown(f"power_down:{tag}", why, name, case.instance_id, in_time))
     return tuple(steps)
 
 
@@ -263,6 +265,8 @@ def _power_down_reason(case: NodeCase, now: float) -> str:
         return "" if waits else f"{name} is gone"
     if now >= case.notice.deadline:
         return f"the deadline of {name} has passed"
+    if "DRAIN" not in case.view.flags:
+        return ""  # a job may slip in until the drain holds: only then is it seen whether the node is empty
     completing = any(job.view.completing and name in job.view.nodes for job in case.jobs)
     if staying or completing or case.occupied:
         return ""

@@ -54,6 +54,8 @@ class PowerDownNode(NodeCommand):
     """POWER_DOWN_FORCE; fence: not powering down already, and `instance_id` (if any) is still the one bound."""
 
     instance_id: str = ""
+    if_empty: bool = False
+    """Only while no job of Slurm's is on it: on a live node POWER_DOWN_FORCE ends them."""
 
 
 @dataclass(frozen=True, slots=True)

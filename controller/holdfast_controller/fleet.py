@@ -389,6 +389,8 @@ class Fleet:
         if isinstance(command, PrepareJobs) and command.notice is not None and command.cancelled and event.outcome == "ok":
             for job in self._known(command.job_ids):
                 job.prepared.pop(f"{command.node} {command.notice.id}", None)
+        if isinstance(command, PowerDownNode) and event.outcome in {"failed", "refused"} and command.node in self.nodes:
+            self.nodes[command.node].power_down_at = None  # it has not been given up: a job was on it, or Slurm did not answer
         for key in [key for key, old in self.commands.items() if old.state != "open" and old.done_at < event.at - KEEP_COMMANDS_S]:
             del self.commands[key]
         self._forget(event.at - KEEP_COMMANDS_S)

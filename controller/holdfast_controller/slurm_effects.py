@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from holdfast_common.clock import Clock
+from holdfast_common.errors import Temporary
 from holdfast_common.evacuation import REASON_PREFIX, lost_its_machine
 from holdfast_common.views import NodeView
 from holdfast_slurm.client import Slurm
@@ -53,6 +54,11 @@ class SlurmEffects:
             return self._moot(command, "it is powering down already")
         if command.instance_id and self._bound(command.node) != command.instance_id:
             return self._moot(command, f"instance {command.instance_id} does not hold the name any more")
+        if command.if_empty:
+            # Our listing may be older than the drain, so that a job that began just before is not known yet (seen after a restart of ours).
+            left = [job.key for job in await self._slurm.jobs() if job.active and command.node in job.nodes]
+            if left:
+                raise Temporary(f"job {left[0]} is on it", retry_s=0.5)
         await self._slurm.power_down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
         return ()
 

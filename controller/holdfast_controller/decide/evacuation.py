@@ -107,7 +107,7 @@ def _node(fleet: Fleet, node: Node, leaving: list[JobRecord], *, seen: bool, end
         if isinstance(step, steps.Drain):
             yield DrainNode(step.key, step.reason, node.name)
         elif isinstance(step, steps.PowerDown):
-            yield PowerDownNode(step.key, step.reason, node.name, step.instance_id)
+            yield PowerDownNode(step.key, step.reason, node.name, step.instance_id, step.if_empty)
         elif isinstance(step, steps.SetDown):
             yield SetNodeDown(step.key, step.reason, node.name)
 
