@@ -41,6 +41,7 @@ class FakeAgent:
         self._on_welcome = on_welcome
         self._on_prepare = on_prepare
         self._outbox: dict[str, pb.AgentMessage] = {}
+        self._contact = clock.now()
         self._queue: asyncio.Queue[pb.AgentMessage] | None = None
         self._welcomed = False
         self._numbers = itertools.count(1)
@@ -52,6 +53,11 @@ class FakeAgent:
         if self._queue is not None and self._welcomed:
             self._queue.put_nowait(message)
 
+    def silence_s(self) -> float:
+        """Return for how long the controller has owed an answer: 0 while the stream is open and nothing waits."""
+        oldest = min((message.sent_at for message in self._outbox.values()), default=self._clock.now())
+        return self._clock.now() - (max(oldest, self._contact) if self._welcomed else self._contact)
+
     async def session(self, hub: AgentHub) -> None:
         """Hold one stream until either side ends it, or the caller cancels (as when the controller dies)."""
         queue = self._queue = asyncio.Queue()
@@ -61,6 +67,8 @@ class FakeAgent:
             async for message in stream:
                 self._take(message, queue)
         finally:
+            if self._welcomed:
+                self._contact = self._clock.now()
             self._queue, self._welcomed = None, False
             beats.cancel()
             await stream.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
@@ -86,7 +94,7 @@ class FakeAgent:
         queue.put_nowait(pb.AgentMessage(ack=pb.Ack(id=message.id), sent_at=self._clock.now()))
         if kind == "welcome":
             self.node = self.node or message.welcome.node
-            self._welcomed = True
+            self._welcomed, self._contact = True, self._clock.now()
             for waiting in self._outbox.values():
                 queue.put_nowait(waiting)
             self._on_welcome(message.welcome.node)

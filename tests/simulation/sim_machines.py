@@ -3,12 +3,19 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holdfast_common.evacuation import Limits
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_controller.fakes import FakeAgent
 from holdfast_controller.providers.fake_machines import Machine
+from holdfast_nodeagent.claims import Report
+from holdfast_nodeagent.fallback import Fallback
+from holdfast_nodeagent.jobdirs import JobKey
+from holdfast_nodeagent.notices.base import Identity
+from holdfast_nodeagent.record import Record
 from holdfast_protos.v1 import agent_pb2 as pb
 
 if TYPE_CHECKING:
@@ -16,6 +23,28 @@ if TYPE_CHECKING:
 
 SLURMD_S = 0.3
 RECONNECT_S = 0.5
+PATIENCE_S = 2.0
+
+
+class MemoryRecord(Record):
+    """What an agent remembers, without a disk."""
+
+    def save(self) -> None:
+        pass
+
+
+class JobsHere:
+    """What the fallback asks of the jobs on its node."""
+
+    def __init__(self, machine: "SimMachine") -> None:
+        self._machine = machine
+
+    @property
+    def reports(self) -> Mapping[JobKey, Report]:
+        return self._machine.world.training.reports(self._machine)
+
+    def occupied(self) -> bool:
+        return self._machine.world.training.occupied(self._machine)
 
 
 class SimMachine:
@@ -38,7 +67,16 @@ class SimMachine:
         self.agent = FakeAgent(self.iid, token, address, world.clock, on_welcome=self._welcome, on_prepare=self._prepare)
         self.session: asyncio.Task[None] | None = None
         self._slurmd_begun = False
-        self._tasks = [world.spawn(self._life())]
+        record = MemoryRecord(Path("/nonexistent"), "boot-1")
+        record.identity = Identity(instance_id=self.iid, provider="fake")
+        jobs = JobsHere(self)
+        fallback = Fallback(self, jobs, world.slurm, record, world.clock, Limits(), self.agent.silence_s, PATIENCE_S)
+        self._tasks = [world.spawn(self._life()), world.spawn(fallback.run())]
+
+    def doom(self) -> Notice | None:
+        """The notice because of which jobs must leave now (for the fallback)."""
+        now = self.world.clock.now()
+        return min((notice for notice in self.own.values() if notice.evacuates(now)), key=lambda notice: notice.deadline, default=None)
 
     @property
     def name(self) -> str:
@@ -87,7 +125,7 @@ class SimMachine:
     def _welcome(self, node: str) -> None:
         self.world.named(self, node)
         for notice in self.own.values():
-            self._say_notice(notice)
+            self.say_notice(notice)
         self.world.training.resend(self)
         if not self._slurmd_begun:
             self._slurmd_begun = True
@@ -101,10 +139,11 @@ class SimMachine:
 
     def _prepare(self, job_ids: tuple[int, ...], notice: Notice, cancelled: bool) -> None:
         for job_id in job_ids:
+            began = self.world.training.began_at(self, job_id)
             told = self.prepared.setdefault(job_id, {})
             if cancelled:
                 told.pop(notice.id, None)
-            else:
+            elif began is not None and began <= notice.received:  # a later attempt is not on the doomed node any more
                 told[notice.id] = notice
 
     def notice(self, window_s: float) -> None:
@@ -116,9 +155,9 @@ class SimMachine:
     async def _read_notice(self, notice: Notice) -> None:
         await self.world.clock.sleep(0.5)
         self.own[notice.id], self.warned = notice, True
-        self._say_notice(notice)
+        self.say_notice(notice)
 
-    def _say_notice(self, notice: Notice) -> None:
+    def say_notice(self, notice: Notice) -> None:
         message = pb.Notice(id=notice.id, kind=notice.kind.value, deadline=notice.deadline, received=notice.received, reason=notice.reason)
         self.agent.put(f"notice:{notice.id}", notice=message)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from holdfast_nodeagent.claims import Report
+from holdfast_nodeagent.jobdirs import JobKey
 from holdfast_protos.v1 import agent_pb2 as pb
 from sim_machines import SimMachine
 
@@ -168,12 +170,40 @@ class Training:
         await self.world.clock.sleep(STEP_S)
         self._report(job, attempt)
 
+    def reports(self, machine: SimMachine) -> dict[JobKey, Report]:
+        """What the agent of a machine knows of the jobs there."""
+        found = {}
+        for job, attempt in self._here(machine):
+            status = self._status(job, attempt, machine)
+            key = JobKey(int(job.key), attempt.number)
+            found[key] = Report(
+                key,
+                attempt.began,
+                status.state,
+                status.notice_id,
+                status.step,
+                status.saved_step if status.ranks else -1,
+                all_ranks_parked=status.all_ranks_parked,
+                ranks=status.ranks,
+            )
+        return found
+
+    def began_at(self, machine: SimMachine, job_id: int) -> float | None:
+        """When the attempt of the job began that runs on a machine; None: none does."""
+        return next((attempt.began for job, attempt in self._here(machine) if int(job.key) == job_id), None)
+
+    def occupied(self, machine: SimMachine) -> bool:
+        """Whether a job's process is left on a machine."""
+        return bool(self._here(machine))
+
+    def _here(self, machine: SimMachine) -> list[tuple[SimJob, Attempt]]:
+        running = ((job, job.running) for job in self.jobs.values())
+        return [(job, attempt) for job, attempt in running if attempt is not None and machine in attempt.machines]
+
     def resend(self, machine: SimMachine) -> None:
         """Say again what holds on a machine."""
-        for job in self.jobs.values():
-            attempt = job.running
-            if attempt is not None and machine in attempt.machines:
-                self._say(job, attempt, machine)
+        for job, attempt in self._here(machine):
+            self._say(job, attempt, machine)
 
     def _report(self, job: SimJob, attempt: Attempt) -> None:
         for machine in attempt.machines:
@@ -181,10 +211,13 @@ class Training:
                 self._say(job, attempt, machine)
 
     def _say(self, job: SimJob, attempt: Attempt, machine: SimMachine) -> None:
+        machine.agent.put(f"job:{job.key}.{attempt.number}", job_status=self._status(job, attempt, machine))
+
+    def _status(self, job: SimJob, attempt: Attempt, machine: SimMachine) -> pb.JobStatus:
         known = {notice.id for notice in machine.notices(int(job.key))}
         status = pb.JobStatus(job_id=int(job.key), attempt=attempt.number, started=attempt.began)
         if job.registers and attempt.state:
             status.state, status.notice_id, status.ranks = attempt.state, attempt.notice_id, 1
             status.step, status.saved_step = int(attempt.step), int(job.saved) if job.saved else -1
             status.all_ranks_parked = attempt.state == "parked" and attempt.notice_id in known
-        machine.agent.put(f"job:{job.key}.{attempt.number}", job_status=status)
+        return status

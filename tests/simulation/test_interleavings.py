@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sim_invariants import always, settle
 from sim_world import POOL_A, POOL_B, World
 
-EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "100"))
 NODES = 5
 
 TROUBLES = {

@@ -387,3 +387,19 @@ def test_no_agent_is_turned_away_before_the_clouds_were_listed(world):
     assert machine.agent.refused == ""
     assert world.fleet.nodes[machine.name].instance_id == machine.iid
     settle(world)
+
+
+def test_without_a_controller_the_nodes_own_agent_brings_the_job_to_safety(world):
+    job = world.submit(work=60)
+    spare = world.submit(work=5)
+    world.until(lambda: running(job)() and spare.done_at, 60)
+    node = job.running.nodes[0]
+    world.die()
+    world.reclaim(node, 40)
+    world.until(running(job, 1), 60)
+    assert job.lost == 0
+    world.wait(10)
+    world.start()
+    world.until(lambda: job.done_at, 60)
+    assert world.slurm.fake_job(job.key).restarts == 1
+    settle(world)
