@@ -2,7 +2,8 @@
 
 from holdfast_controller.fleet import Fleet
 from holdfast_slurm.fake_model import FakeNode
-from sim_world import SimJournal, World
+from sim_edges import SimJournal
+from sim_world import World
 
 REASON = "holdfast:"
 

@@ -70,8 +70,8 @@ class SimMachine:
         record = MemoryRecord(Path("/nonexistent"), "boot-1")
         record.identity = Identity(instance_id=self.iid, provider="fake")
         jobs = JobsHere(self)
-        fallback = Fallback(self, jobs, world.slurm, record, world.clock, Limits(), self.agent.silence_s, PATIENCE_S)
-        self._tasks = [world.spawn(self._life()), world.spawn(fallback.run())]
+        self._fallback = Fallback(self, jobs, world.slurm, record, world.clock, Limits(), self.agent.silence_s, PATIENCE_S)
+        self._tasks = [world.spawn(self._life())]
 
     def doom(self) -> Notice | None:
         """The notice because of which jobs must leave now (for the fallback)."""
@@ -154,6 +154,8 @@ class SimMachine:
 
     async def _read_notice(self, notice: Notice) -> None:
         await self.world.clock.sleep(0.5)
+        if not self.warned:  # before that it only waits
+            self._tasks.append(self.world.spawn(self._fallback.run()))
         self.own[notice.id], self.warned = notice, True
         self.say_notice(notice)
 

@@ -1,5 +1,6 @@
 """Training jobs that save when they are told to, park, and go on from their newest save in the next attempt."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -221,3 +222,8 @@ class Training:
             status.step, status.saved_step = int(attempt.step), int(job.saved) if job.saved else -1
             status.all_ranks_parked = attempt.state == "parked" and attempt.notice_id in known
         return status
+
+
+def running(job: SimJob, attempt: int = 0) -> Callable[[], bool]:
+    """Return whether this attempt of the job trains."""
+    return lambda: job.running is not None and job.running.number == attempt and job.running.state == "running"

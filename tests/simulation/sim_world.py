@@ -5,32 +5,29 @@ The controller is the real one but for the clients at its edges; its journal wri
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast_controller import app, journal
+from holdfast_controller import app
 from holdfast_controller.agents import AgentHub
-from holdfast_controller.commands import Command
 from holdfast_controller.config import ControllerConfig, Timing
-from holdfast_controller.events import Event
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
-from holdfast_controller.journal import Journal
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.providers import fake_machines
-from holdfast_controller.providers.base import LaunchRequest, LaunchResult
-from holdfast_controller.providers.fake import FakePool, FakeProvider
+from holdfast_controller.providers.base import Pool
+from holdfast_controller.providers.fake import FakePool
 from holdfast_controller.reactor import Reactor
-from holdfast_protos.v1 import hook_pb2
-from holdfast_slurm.fake import FakeJob, FakeSettings, FakeSlurm
+from holdfast_slurm.fake import FakeJob, FakeSettings
 from holdfast_slurm.fake_model import ENDED
+from sim_edges import Mortal, SimJournal, SimProvider, SimSlurm
+from sim_hooks import Hooks
 from sim_loop import LoopClock, VirtualLoop
 from sim_machines import Room, SimMachine
 from sim_training import EXIT_CODE, SimJob, Training
 
 T = TypeVar("T")
-SNAPSHOT_EVERY = 30
 NOTICE_S, CALM_S = 29.0, 15.0
 SECRET = b"s" * 32
 QUICK = Timing(watch_busy_s=0.2, watch_idle_s=2.0, cloud_poll_s=10.0, cloud_poll_busy_s=2.0)
@@ -60,82 +57,6 @@ launch = { registration_timeout_s = 40, refusal_backoff_s = 5, refusal_memory_s 
 POOL_A, POOL_B = "fake/r1/a/g1/spot", "fake/r1/b/g1/spot"
 
 
-class SimJournal(Journal):
-    """Writes at once, and can be the place where the controller dies."""
-
-    def __init__(self, path: Path, world: "World") -> None:
-        super().__init__(path)
-        self._world = world
-        self.dead = False
-
-    async def _run(self, call: Callable[[], T]) -> T:
-        return call()
-
-    def _load(self, nodes: frozenset[str]) -> Any:
-        fleet = super()._load(nodes)
-        assert self._db is not None
-        self._db.execute("PRAGMA synchronous=OFF")  # nobody cuts the power here
-        return fleet
-
-    async def write(self, batch: Sequence[Event]) -> list[int]:
-        assert not self.dead, "a dead controller writes its journal"
-        await self._world.pass_point("write")
-        seqs = await super().write(batch)
-        await self._world.pass_point("written")
-        return seqs
-
-    async def snapshot_if_due(self, fleet: Fleet, seq: int, now: float) -> None:
-        if self._since_snapshot >= SNAPSHOT_EVERY:
-            self._since_snapshot = journal.SNAPSHOT_EVERY  # far more often than in production, so that restarts begin from one
-        await super().snapshot_if_due(fleet, seq, now)
-
-    def drop(self) -> None:
-        """Close the file without a word, as a dying process does."""
-        self.dead = True
-        if self._db is not None:
-            self._db.close()
-
-
-class Mortal:
-    """Effects between which the controller can die; whatever breaks in one is noted."""
-
-    def __init__(self, inner: Any, world: "World") -> None:
-        self._inner = inner
-        self._world = world
-
-    async def run(self, command: Command, *, resumed: bool) -> tuple[Event, ...]:
-        await self._world.pass_point("effect")
-        try:
-            outcome: tuple[Event, ...] = await self._inner.run(command, resumed=resumed)
-        except Exception as error:
-            self._world.wrong(f"the effect of {command} broke: {type(error).__name__}: {error}")
-            raise
-        await self._world.pass_point("effected")
-        return outcome
-
-
-class SimProvider(FakeProvider):
-    """Remembers what was asked for, so that machines get their user data."""
-
-    requests: dict[str, LaunchRequest]
-
-    async def launch(self, request: LaunchRequest) -> LaunchResult:
-        self.requests[request.launch_id] = request
-        return await super().launch(request)
-
-
-class SimSlurm(FakeSlurm):
-    """Has each of our requeues looked at: was there a reason?"""
-
-    on_requeue: Callable[[FakeJob], None]
-
-    async def requeue(self, key: str, *, ended: bool = False) -> None:
-        job = self.engine.queue.get(key)
-        if job is not None and not self.unavailable:
-            self.on_requeue(job)
-        await super().requeue(key, ended=ended)
-
-
 class World:
     """The cluster. Tests act on it and let time pass; what must never happen is collected in `faults` when it does."""
 
@@ -159,31 +80,26 @@ class World:
         self._policy = path / "policy.toml"
         self._policy.write_text(policy.replace("NODES", str(nodes)))
         self.config = ControllerConfig(cluster="test", state_dir=str(path), policy=str(self._policy), timing=timing)
-        names = ("a", "b", "od")
-        pools = [FakePool(pool, price_usd_h=1.0, on_demand_usd_h=3.0) for pool in _pools(PolicyStore(self._policy), names)]
+        pools = [FakePool(pool, price_usd_h=1.0, on_demand_usd_h=3.0) for pool in _pools(PolicyStore(self._policy))]
         self.provider = SimProvider(self.clock, pools, timing=cloud or fake_machines.Timing(boot_s=5.0, shutdown_s=2.0))
         self.requests = self.provider.requests = {}
         self.room = Room(self, self._died)
         self.provider.on_change = self.room.changed
         settings = slurm or FakeSettings(suspend_timeout_s=20.0, resume_timeout_s=200.0, slurmd_timeout_s=100.0, min_job_age_s=150.0)
+        self.hooks = Hooks(self)
         self.slurm = SimSlurm(
-            self.clock, self.names, settings, on_resume=self._resume, on_suspend=self._suspend, on_resume_fail=self._resume_fail,
-            on_gate=self._gate,
+            self.clock, self.names, settings, on_resume=self.hooks.resume, on_suspend=self.hooks.suspend,
+            on_resume_fail=self.hooks.resume_fail, on_gate=self.hooks.gate,
         )  # fmt: skip
         self.slurm.engine.observer = self._observe
         self.slurm.on_requeue = self._requeued
         self.training = Training(self)
         self.controller: app.Controller | None = None
-        self.hooks: HookService | None = None
         self._journal: SimJournal | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._rising: asyncio.Task[None] | None = None
         self._dead: list[asyncio.Task[Any]] = []
-        self.lose_hooks = 0
-        """So many of the next calls of hooks never arrive."""
-        self.double_hooks = 0
-        self.late_hooks_s = 0.0
         self.calm_since = 0.0
         """When the last disturbance of controller, Slurm or agents was."""
         self.passed: list[str] = []
@@ -277,7 +193,7 @@ class World:
         late: Any = wired.reactor._effects
         late.inner = Mortal(late.inner, self)
         self.controller = wired
-        self.hooks = HookService(wired.reactor, wired.slurm, self.clock)
+        self.hooks.service = HookService(wired.reactor, wired.slurm, self.clock)
         self._loops = [self.loop.create_task(_loop(work)) for work in wired.loops()]
         for task in self._loops:
             task.add_done_callback(self._loop_ended)
@@ -290,7 +206,7 @@ class World:
         """Kill the controller at once: nothing of it does one more step, but what it has asked of others goes on."""
         if self.controller is None:
             return
-        wired, self.controller, self.hooks = self.controller, None, None
+        wired, self.controller, self.hooks.service = self.controller, None, None
         self.deaths += 1
         self.disturbed()
         self._dead = [*(task for task in self._dead if not task.done()), *self._loops, *wired.reactor._tasks]
@@ -432,46 +348,6 @@ class World:
         if attempts:
             self.wrong(f"job {fake.key} is requeued although it had finished")
 
-    # -- Slurm's hooks ----------------------------------------------------------------------------------------------------------
-
-    async def _hook(self, call: Callable[[HookService], Coroutine[Any, Any, Any]]) -> None:
-        if self.lose_hooks > 0:
-            self.lose_hooks -= 1
-            return
-        times = 1
-        if self.double_hooks > 0:
-            self.double_hooks -= 1
-            times = 2
-        for _ in range(times):
-            if self.late_hooks_s:
-                await self.clock.sleep(self.late_hooks_s)
-            if self.hooks is None:
-                return  # hooks are never spooled
-            await _bounded(call(self.hooks))
-
-    async def _resume(self, names: tuple[str, ...]) -> None:
-        jobs = [job for job in self.slurm.engine.queue.values() if job.state == "CONFIGURING" and set(job.nodes) & set(names)]
-        wanted = [hook_pb2.ResumeJob(job_id=job.job_id, nodes=[name for name in job.nodes if name in names]) for job in jobs]
-        await self._hook(lambda hooks: hooks.Resume(hook_pb2.ResumeRequest(nodes=names, jobs=wanted), None))
-
-    async def _suspend(self, names: tuple[str, ...]) -> None:
-        await self._hook(lambda hooks: hooks.Suspend(hook_pb2.SuspendRequest(nodes=names), None))
-
-    async def _resume_fail(self, names: tuple[str, ...]) -> None:
-        await self._hook(lambda hooks: hooks.ResumeFail(hook_pb2.ResumeFailRequest(nodes=names), None))
-
-    async def _gate(self, job: FakeJob) -> None:
-        nodes, patience_s = job.nodes, 5.0
-        heard = self.clock.now()
-        while self.clock.now() - heard < patience_s:
-            if self.hooks is not None:
-                request = hook_pb2.AwaitNodesRequest(job_id=job.job_id, nodes=nodes, wait_s=20.0)
-                reply = await _bounded(self.hooks.AwaitNodes(request, None))
-                if reply is not None and reply.outcome != hook_pb2.AwaitNodesReply.WAIT:
-                    return
-                heard, patience_s = self.clock.now(), 60.0
-            await self.clock.sleep(0.5)
-
     def _observe(self, event: str, subject: str) -> None:
         if event == "start":
             self.training.began(self.slurm.fake_job(subject))
@@ -501,14 +377,5 @@ async def _loop(work: Any) -> None:
     await work
 
 
-async def _bounded(call: Coroutine[Any, Any, T], limit_s: float = 30.0) -> T | None:
-    """A hook waits only so long; a controller that died never answers."""
-    try:
-        async with asyncio.timeout(limit_s):
-            return await call
-    except TimeoutError:
-        return None
-
-
-def _pools(policies: PolicyStore, names: Sequence[str]) -> list[Any]:
+def _pools(policies: PolicyStore) -> list[Pool]:
     return list({pool.name: pool for plan in policies.plans().by_node.values() for pool in plan.pools}.values())

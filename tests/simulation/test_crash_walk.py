@@ -2,10 +2,7 @@
 
 import pytest
 from sim_invariants import settle
-
-
-def started(job, attempt):
-    return lambda: job.running is not None and job.running.number == attempt and job.running.state == "running"
+from sim_training import running
 
 
 def launch(world):
@@ -21,7 +18,7 @@ def launch(world):
 def evacuation(world):
     """One node of two is taken back, with a notice in which a save fits."""
     job = world.submit(2, work=25)
-    world.until(started(job, 0), 60)
+    world.until(running(job), 60)
     world.wait(2)
     node = job.running.nodes[0]
     world.reclaim(node, 60)
@@ -36,7 +33,7 @@ def evacuation(world):
 def loss(world):
     """The only node of a job is gone without a word."""
     job = world.submit(1, work=25)
-    world.until(started(job, 0), 60)
+    world.until(running(job), 60)
     world.wait(2)
     world.reclaim(job.running.nodes[0], 0.0, notice=False)
     # Without a journal nobody knows whose machine it was: Slurm finds out by SlurmdTimeout, and makes the job wait two minutes.

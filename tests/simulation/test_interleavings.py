@@ -137,7 +137,8 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(lost=st.integers(0, 3), double=st.integers(0, 3), late_s=st.sampled_from([0.0, 3.0, 25.0]))
     def hooks_go_wrong(self, lost: int, double: int, late_s: float) -> None:
-        self.world.lose_hooks, self.world.double_hooks, self.world.late_hooks_s = lost, double, late_s
+        hooks = self.world.hooks
+        hooks.lose, hooks.double, hooks.late_s = lost, double, late_s
 
     @rule()
     def next_machine_is_mute(self) -> None:
@@ -181,8 +182,8 @@ class Interleavings(RuleBasedStateMachine):
         for pool in world.provider.pools.values():
             pool.capacity = 100
         world.slurm.unavailable = False
-        world.lose_hooks = world.double_hooks = world.room.mute_next = 0
-        world.late_hooks_s = 0.0
+        world.hooks.lose = world.hooks.double = world.room.mute_next = 0
+        world.hooks.late_s = 0.0
         world.wait(2.0)
 
 

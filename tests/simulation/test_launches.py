@@ -1,0 +1,113 @@
+"""Launches, from a request to a job that runs: refusals, partial and lost answers, silent machines, hooks that are lost or come twice."""
+
+import pytest
+from holdfast_controller.providers.base import FaultKind
+from holdfast_controller.providers.fake_faults import hang, lost_answer, partial, refusal
+from sim_invariants import settle
+from sim_training import running
+from sim_world import POOL_A, POOL_B
+
+
+def pools_of(world):
+    return [machine.cloud.pool for machine in world.room.machines.values()]
+
+
+def test_a_job_gets_its_node_and_runs(world):
+    job = world.submit()
+    world.until(lambda: job.done_at, 120)
+    assert [attempt.number for attempt in job.attempts] == [0]
+    assert len(world.room.machines) == 1
+    settle(world)
+
+
+def test_a_gang_is_bought_in_one_call(world):
+    job = world.submit(3)
+    world.until(lambda: job.done_at, 120)
+    assert [call[1] for call in world.provider.calls if call[1] == "launch"] == ["launch"]
+    assert len(world.room.machines) == 3
+    settle(world)
+
+
+def test_a_refused_launch_goes_to_the_next_pool_at_once(world):
+    world.provider.pools[POOL_A].capacity = 0
+    job = world.submit()
+    world.until(running(job), 20)
+    assert pools_of(world) == [POOL_B]
+    settle(world)
+
+
+def test_refused_everywhere_the_job_is_told_and_later_served(world):
+    for pool in world.provider.pools.values():
+        pool.capacity = 0
+    job = world.submit()
+    world.wait(60)
+    assert "no capacity" in world.slurm.fake_job(job.key).admin_comment
+    assert world.room.machines == {}
+    assert job.attempts == []
+    for pool in world.provider.pools.values():
+        pool.capacity = 10
+    world.until(lambda: job.done_at, 200)
+    settle(world)
+
+
+def test_a_gang_that_comes_in_part_is_given_back_and_bought_whole_elsewhere(world):
+    world.provider.inject(partial(1).on("launch", pool=POOL_A))
+    job = world.submit(2)
+    world.until(lambda: job.done_at, 120)
+    assert pools_of(world).count(POOL_B) == 2
+    settle(world)
+
+
+@pytest.mark.parametrize("trouble", [lost_answer(), lost_answer(20.0), hang(30.0), hang(30.0, acts=True), refusal(FaultKind.THROTTLE, 2.0)])
+def test_a_launch_whose_answer_is_lost_is_not_made_twice(world, trouble):
+    world.provider.inject(trouble.on("launch"))
+    job = world.submit(2)
+    world.until(lambda: job.done_at, 200)
+    assert len(world.room.machines) == 2
+    settle(world)
+
+
+def test_a_machine_that_never_speaks_is_replaced(world):
+    world.room.mute_next = 1
+    job = world.submit()
+    world.until(lambda: job.done_at, 200)
+    assert len(world.room.machines) == 2
+    settle(world)
+
+
+def test_lost_hooks_are_made_good(world):
+    world.hooks.lose = 1000
+    job = world.submit(2, work=60)
+    world.until(running(job), 60)
+    world.reclaim(job.running.nodes[0], 60)
+    settle(world)
+    assert len(job.attempts) == 2
+
+
+def test_a_hook_that_comes_twice_buys_once(world):
+    world.hooks.double = 1000
+    job = world.submit(2)
+    world.until(lambda: job.done_at, 60)
+    assert len(world.room.machines) == 2
+    settle(world)
+
+
+def test_a_resume_timeout_without_a_controller_leaves_no_name_behind(world):
+    for other in world.names[1:]:
+        world.slurm.fake_node(other).drain = True
+    world.slurm.fake_node(world.names[0]).reason = ""
+    world.die()
+    job = world.submit(work=10)
+    world.wait(230)
+    assert world.slurm.fake_node(world.names[0]).down
+    world.start()
+    world.until(lambda: job.done_at, 250)
+    settle(world)
+
+
+def test_an_admins_down_is_left_alone(world):
+    world.slurm.fake_node("n1").down = True
+    world.slurm.fake_node("n1").reason = "bad fan"
+    world.wait(60)
+    assert world.slurm.fake_node("n1").down
+    world.slurm.fake_node("n1").down = False

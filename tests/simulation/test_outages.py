@@ -1,0 +1,117 @@
+"""The controller, its journal, Slurm or all three are away for a while; nothing is lost by it."""
+
+from holdfast_controller.providers.fake_faults import hang
+from sim_invariants import settle
+from sim_training import running
+
+
+def test_without_slurm_for_a_while_nothing_is_concluded(world):
+    job = world.submit(2, work=200)
+    world.until(running(job), 60)
+    world.slurm.unavailable = True
+    world.wait(100)
+    assert len(world.room.living()) == 2
+    assert world.fleet.jobs
+    world.slurm.unavailable = False
+    world.until(lambda: job.done_at, 150)
+    assert len(job.attempts) == 1
+    settle(world)
+
+
+def test_a_notice_while_slurm_is_away_is_acted_on_when_it_is_back(world):
+    job = world.submit(work=100)
+    world.until(running(job), 60)
+    world.slurm.unavailable = True
+    world.reclaim(job.running.nodes[0], 60)
+    world.wait(30)
+    world.slurm.unavailable = False
+    world.until(running(job, 1), 60)
+    assert job.lost == 0
+    settle(world)
+
+
+def test_a_lost_journal_costs_no_machine_and_no_job(world):
+    job = world.submit(2, work=200)
+    world.until(running(job), 60)
+    machines = set(world.room.machines)
+    world.restart(away_s=5, lose_journal=True)
+    world.wait(100)
+    assert {machine.iid for machine in world.room.living()} == machines
+    world.until(lambda: job.done_at, 150)
+    assert len(job.attempts) == 1
+    settle(world)
+    assert {world.fleet.nodes[m.name].instance_id for m in world.room.living()} == machines, "adopted"
+
+
+def test_a_journal_lost_while_machines_boot_buys_none_again(world):
+    job = world.submit(2, work=50)
+    world.until(lambda: len(world.room.machines) == 2, 20)
+    world.restart(away_s=1, lose_journal=True)
+    world.until(lambda: job.done_at, 150)
+    assert len(world.room.machines) == 2
+    settle(world)
+
+
+def test_a_lost_journal_and_a_notice_at_once(world):
+    job = world.submit(2, work=100)
+    world.until(running(job), 60)
+    world.reclaim(job.running.nodes[0], 60)
+    world.wait(0.6)
+    world.restart(away_s=2, lose_journal=True)
+    world.until(running(job, 1), 90)
+    assert job.lost == 0
+    settle(world)
+
+
+def test_a_machine_that_dies_while_nobody_looks_gives_its_name_back(world):
+    job = world.submit(work=30)
+    world.until(running(job), 60)
+    world.die()
+    world.reclaim(job.running.nodes[0], 0.0, notice=False)
+    world.wait(1)
+    world.restart(lose_journal=True)
+    settle(world)
+    assert len(job.attempts) == 2
+
+
+def test_the_controller_that_dies_before_it_saw_slurm_knows_its_launches_again(world):
+    """What a journal says of instances counts on replay, although no node was journaled yet."""
+    job = world.submit(2, work=60)
+    world.until(running(job), 60)
+    world.die()
+    world.slurm.unavailable = True
+    world.restart(lose_journal=True)
+    world.wait(1)
+    world.restart()
+    world.slurm.unavailable = False
+    world.wait(5)
+    assert sorted(launch.nodes for launch in world.fleet.launches.values()) == [("n1", "n2")]
+    settle(world)
+
+
+def test_no_agent_is_turned_away_before_the_clouds_were_listed(world):
+    job = world.submit(work=100)
+    world.until(running(job), 60)
+    world.provider.inject(hang(45.0).on("instances"))
+    world.restart(lose_journal=True)
+    machine = world.machine_of(job.running.nodes[0])
+    world.wait(60)
+    assert machine.agent.refused == ""
+    assert world.fleet.nodes[machine.name].instance_id == machine.iid
+    settle(world)
+
+
+def test_without_a_controller_the_nodes_own_agent_brings_the_job_to_safety(world):
+    job = world.submit(work=60)
+    spare = world.submit(work=5)
+    world.until(lambda: running(job)() and spare.done_at, 60)
+    node = job.running.nodes[0]
+    world.die()
+    world.reclaim(node, 40)
+    world.until(running(job, 1), 60)
+    assert job.lost == 0
+    world.wait(10)
+    world.start()
+    world.until(lambda: job.done_at, 60)
+    assert world.slurm.fake_job(job.key).restarts == 1
+    settle(world)
