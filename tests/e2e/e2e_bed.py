@@ -210,19 +210,33 @@ class Bed:
         return [Entry(seq, at, found, text, json.loads(body)) for seq, at, found, text, body in rows]
 
     def restart_controller(self, fault: str = "") -> None:
-        """Start the controller (killed before, if it runs), to die at the fault point `NAME[:N]` if one is given."""
-        if self.sandbox.supervisor.status()["controller"]["state"] == "running":
+        """Start the controller (killed before, if it runs), to die at the fault point `NAME[:N]` if one is given.
+
+        Returns when every agent is with it again, and bound: so many passes of BindInstance's fault points are behind us then.
+        """
+        if self.controller_runs():
             self.sandbox.supervisor.kill("controller")
+        last = max((entry.seq for entry in self.journal()), default=0)
         self.sandbox.start_component("controller", env={"HOLDFAST_FAULT": fault})
+        until(lambda: self.agents() <= self._arrived(last) or not self.controller_runs(), 20, "the agents to come back")
+
+    def controller_runs(self) -> bool:
+        """Whether its process is there."""
+        return bool(self.sandbox.supervisor.status()["controller"]["state"] == "running")
+
+    def agents(self) -> set[str]:
+        """The instances that live, are bound to a name, and whose agents can be expected to be there."""
+        bound = {entry.command["instance_id"] for entry in self.journal("BindInstance")}
+        return {each["instance_id"] for each in self.cloud.instances() if each["state"] == "running"} & bound
+
+    def _arrived(self, after: int) -> set[str]:
+        return {entry.command["instance_id"] for entry in self.journal("BindInstance") if entry.seq > after}
 
     def await_controller_death(self, timeout_s: float = 40.0) -> None:
         """Wait until the controller has died at its fault point."""
-        status = until(self._dead_controller, timeout_s, "the controller's death at its fault point")
-        assert status["exit"] == FAULT_EXIT, f"the controller ended otherwise: {status}"
-
-    def _dead_controller(self) -> dict[str, Any] | None:
+        until(lambda: not self.controller_runs(), timeout_s, "the controller's death at its fault point")
         status = self.sandbox.supervisor.status()["controller"]
-        return None if status["state"] == "running" else status
+        assert status["exit"] == FAULT_EXIT, f"the controller ended otherwise: {status}"
 
     def allow_hook_lines(self, pattern: str) -> None:
         """Expect such lines in the hooks' log, from this test on."""

@@ -1,6 +1,9 @@
 """Jobs that end by themselves, at a bad moment among others, stay ended; a reclaim that is withdrawn costs a job nothing but a save."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e_bed import Bed
@@ -10,9 +13,10 @@ SETTINGS = {"nodes": 5}
 DONE = {"COMPLETED", "FAILED"}
 
 
-def script(bed: Bed, body: str) -> int:
-    directory = bed.directory()
-    return bed.slurm.submit("-p", "spot", "-o", str(directory / "log"), "-D", str(directory), "--requeue", "--wrap", body)
+def script(bed: Bed, body: str, began: Path) -> int:
+    """Submit a job that says that it has begun, in a file."""
+    options = ("-p", "spot", "-o", f"{began}.log", "-D", str(bed.work), "--requeue")
+    return bed.slurm.submit(*options, "--wrap", f"touch {began}; {body}")
 
 
 def assert_stays(bed: Bed, job_id: int, state: str, for_s: float = 3.0) -> None:
@@ -24,7 +28,8 @@ def assert_stays(bed: Bed, job_id: int, state: str, for_s: float = 3.0) -> None:
 
 
 def test_a_job_that_has_ended_is_not_run_again(bed: Bed) -> None:
-    good, bad = script(bed, "sleep 1"), script(bed, "sleep 1; exit 3")
+    here = bed.directory()
+    good, bad = script(bed, "sleep 1", here / "good"), script(bed, "sleep 1; exit 3", here / "bad")
     nodes = {bed.slurm.await_job(job, DONE, 40)["NodeList"] for job in (good, bad)}
     for node in nodes:
         bed.reclaim(node, notice_s=5)
@@ -32,10 +37,14 @@ def test_a_job_that_has_ended_is_not_run_again(bed: Bed) -> None:
     assert_stays(bed, bad, "FAILED")
 
 
-def test_a_job_that_ends_between_notice_and_deadline_is_not_run_again(bed: Bed) -> None:
-    stop = bed.directory() / "stop"
-    good, bad = (script(bed, f"until [ -e {stop} ]; do sleep 0.1; done; exit {code}") for code in (0, 3))
-    nodes = {bed.slurm.await_job(job, {"RUNNING"}, 40)["NodeList"] for job in (good, bad)}
+def test_a_job_that_ends_between_notice_and_deadline_is_not_run_again(bed: Bed, until: Callable[..., Any]) -> None:
+    here = bed.directory()
+    stop, began = here / "stop", (here / "good", here / "bad")
+    good, bad = (
+        script(bed, f"until [ -e {stop} ]; do sleep 0.1; done; exit {code}", said) for code, said in zip((0, 3), began, strict=True)
+    )
+    until(lambda: all(said.exists() for said in began), 40, "both jobs to begin")
+    nodes = {bed.slurm.job(job)["NodeList"] for job in (good, bad)}
     for node in nodes:
         bed.reclaim(node, notice_s=20)
         bed.slurm.await_node(node, lambda seen: "DRAIN" in seen["State"], 10)

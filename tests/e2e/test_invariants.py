@@ -81,6 +81,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "n1 is still IDLE+CLOUD+POWERING_UP": {"state": "IDLE+CLOUD+POWERING_UP"},
     "was requeued 2 times": {"entries": [launch(), bind(2.0, "i-1"), *[Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0})] * 2]},
     "was interrupted 1 times, and is told of 2": {"comment": "holdfast: interrupted 2 time(s)"},
+    "was interrupted 1 times, and is told of 0": {"comment": "holdfast: interrupted 0 time(s)"},
     "hooks.log: not taken": {"faults": ("not taken",)},
     "an effect broke": {"log": '{"event": "an effect broke"}\n'},
 }

@@ -32,9 +32,9 @@ def test_one_node(bed: Bed) -> None:
     job.await_event("first_step_done")
     [node] = job.nodes()
     bed.reclaim(node, notice_s=40)
-    reference = submit(bed, "train.sh", "--steps 40")
     parked = job.await_event("parked")
     assert job.await_event("resumed", attempt=1)["step"] == parked["step"] < 40
+    reference = submit(bed, "train.sh", "--steps 40")
     assert job.finished()["Restarts"] == "1"
     assert reference.finished()["Restarts"] == "0"
     assert outcome(job) == outcome(reference)
@@ -49,13 +49,13 @@ def test_one_node_of_a_two_node_job_and_the_survivor_is_used_again(bed: Bed) -> 
     [(_, leader)] = job.starts()
     assert leader == first
     bed.reclaim(second, notice_s=40)  # not where the batch script runs: the survivor's rank must hear of it from another node
-    reference = submit(bed, "train_2node.sh", f"--steps {steps}")
     parked = job.await_event("parked")
     resumed = job.await_event("resumed", attempt=1)
     assert resumed["step"] == parked["step"] < steps
     again = job.nodes()
     assert first in again, "the survivor was not used again"
     assert second not in again
+    reference = submit(bed, "train_2node.sh", f"--steps {steps}")
     assert job.finished()["Restarts"] == "1"
     bought = [line["instance_id"] for line in bed.record("requested")]
     survivor = bed.sandbox.instances.instance_of(first)
