@@ -9,7 +9,7 @@ from holdfast_sandbox.demo.app import judge, run
 from holdfast_sandbox.demo.checks import failures
 from holdfast_sandbox.demo.director import example_folder
 
-pytestmark = [pytest.mark.slurm, pytest.mark.torch, pytest.mark.timeout(330)]
+pytestmark = [pytest.mark.slurm, pytest.mark.torch, pytest.mark.long, pytest.mark.timeout(330)]
 
 HONEST = "        digest = write_outcome("
 FORGED = "        model.head.bias.data[0] += 1e-6 * (run.attempt > 0)\n"
