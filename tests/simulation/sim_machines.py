@@ -57,6 +57,7 @@ class SimMachine:
         self.alive = True
         self.registered = ""
         """The node name under which its slurmd registered."""
+        self.hung = False
         self.mute = False
         """It boots, but its agent never finds the controller."""
         self.own: dict[str, Notice] = {}
@@ -72,6 +73,11 @@ class SimMachine:
         jobs = JobsHere(self)
         self._fallback = Fallback(self, jobs, world.slurm, record, world.clock, Limits(), self.agent.silence_s, PATIENCE_S)
         self._tasks = [world.spawn(self._life())]
+
+    @property
+    def well(self) -> bool:
+        """Whether processes run on it."""
+        return self.alive and not self.hung
 
     def doom(self) -> Notice | None:
         """The notice because of which jobs must leave now (for the fallback)."""
@@ -148,6 +154,8 @@ class SimMachine:
 
     def notice(self, window_s: float) -> None:
         """The metadata service shows a notice; the agent reads it within a second."""
+        if not self.alive:
+            return
         now = self.world.clock.now()
         notice = Notice(f"{self.iid}-{now:.0f}", NoticeKind.PREEMPT, now + window_s, now, "spot interruption")
         self._tasks.append(self.world.spawn(self._read_notice(notice)))
@@ -163,11 +171,21 @@ class SimMachine:
         message = pb.Notice(id=notice.id, kind=notice.kind.value, deadline=notice.deadline, received=notice.received, reason=notice.reason)
         self.agent.put(f"notice:{notice.id}", notice=message)
 
-    def withdraw(self) -> None:
-        """The cloud takes its notices back."""
+    def spare(self) -> None:
+        """The cloud takes the reclaim and its notices back."""
+        if not self.alive:
+            return
+        self.world.provider.spare(self.iid)
         for notice_id in list(self.own):
             del self.own[notice_id]
             self.agent.put(f"notice:{notice_id}", notice_cancelled=pb.NoticeCancelled(id=notice_id))
+
+    def hang(self) -> None:
+        """Nothing on it answers any more, though the cloud takes it for healthy."""
+        self.mute = self.hung = True
+        self.cut()
+        if self.registered:
+            self.world.slurm.node_dies(self.registered)
 
     def die(self) -> None:
         """The machine is gone, whole and at once."""

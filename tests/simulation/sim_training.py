@@ -114,7 +114,7 @@ class Training:
 
     async def _save_and_exit(self, job: SimJob, attempt: Attempt) -> None:
         await self.world.clock.sleep(job.save_s)
-        if attempt.ended is None and all(machine.alive for machine in attempt.machines):
+        if attempt.ended is None and all(machine.well for machine in attempt.machines):
             job.saved = attempt.step
             self.world.slurm.finish(job.key, EXIT_CODE)
 
@@ -133,7 +133,7 @@ class Training:
         since_save = 0.0
         while attempt.ended is None:
             notices = [notice for machine in attempt.machines for notice in machine.notices(int(job.key))]
-            if attempt.leaving or any(not machine.alive for machine in attempt.machines) or len(attempt.machines) < len(attempt.nodes):
+            if attempt.leaving or any(not machine.well for machine in attempt.machines) or len(attempt.machines) < len(attempt.nodes):
                 await clock.sleep(STEP_S)  # a save, or a collective operation that hangs: nothing goes on until Slurm ends the attempt
             elif job.registers and notices and clock.now() < max(notice.deadline for notice in notices) + PARK_LIMIT_S:
                 await self._park(job, attempt, notices[0].id)
@@ -152,7 +152,7 @@ class Training:
 
     def _finish(self, job: SimJob, attempt: Attempt) -> None:
         fake = self.world.slurm.fake_job(job.key)
-        here = all(machine.alive for machine in attempt.machines)  # else it dies with the job undone
+        here = all(machine.well for machine in attempt.machines)  # else it dies with the job undone
         if here and fake.state == "RUNNING" and fake.restarts == attempt.number:
             job.done_at = self.world.clock.now()
             job.saved = attempt.step
@@ -163,7 +163,7 @@ class Training:
             attempt.state, attempt.notice_id = "saving", notice_id
             self._report(job, attempt)
             await self.world.clock.sleep(job.save_s)
-            if attempt.ended is not None or any(not machine.alive for machine in attempt.machines):
+            if attempt.ended is not None or any(not machine.well for machine in attempt.machines):
                 return
             job.saved = attempt.step
             attempt.state = "parked"

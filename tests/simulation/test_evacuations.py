@@ -60,7 +60,7 @@ def test_a_withdrawn_notice_leaves_everything_as_it_was(world):
     machine = world.machine_of(job.running.nodes[0])
     world.reclaim(machine.registered, 120)
     world.wait(5)
-    world.slurm_call(lambda: (world.provider.spare(machine.iid), machine.withdraw()))
+    world.slurm_call(machine.spare)
     world.until(lambda: job.done_at, 130)
     assert [attempt.number for attempt in job.attempts] == [0]
     settle(world)
@@ -194,7 +194,7 @@ def test_a_notice_withdrawn_as_the_job_leaves_does_not_bring_it_back_too_soon(wo
     world.until(lambda: job.running is None, 20, step_s=0.05)
     machines = [world.machine_of(name) for name in job.attempts[0].nodes]
     world.wait(after_s)
-    world.slurm_call(lambda: [(world.provider.spare(machine.iid), machine.withdraw()) for machine in machines])
+    world.slurm_call(lambda: [machine.spare() for machine in machines])
     world.until(lambda: job.done_at, 250)
     for other in world.names[2:]:
         world.slurm.fake_node(other).drain = False
@@ -213,9 +213,19 @@ def test_a_notice_withdrawn_after_a_requeue_leaves_nodes_that_are_used_with_care
     for name in nodes:
         world.reclaim(name, 100)
     world.until(lambda: job.running is None, 20, step_s=0.05)
-    world.slurm_call(lambda: [(world.provider.spare(machine.iid), machine.withdraw()) for machine in machines])
+    world.slurm_call(lambda: [machine.spare() for machine in machines])
     world.until(running(job, 1), 60)
     assert job.attempts[1].nodes == nodes
     for name in world.names[2:]:
         world.slurm.fake_node(name).drain = False
     settle(world)
+
+
+def test_a_machine_that_hangs_is_given_up_and_paid_for_no_longer(world):
+    job = world.submit(work=30)
+    world.until(running(job), 60)
+    machine = world.machine_of(job.running.nodes[0])
+    world.slurm_call(machine.hang)
+    settle(world)
+    assert machine not in world.room.living()
+    assert len(job.attempts) == 2

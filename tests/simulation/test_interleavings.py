@@ -99,11 +99,18 @@ class Interleavings(RuleBasedStateMachine):
             self.world.slurm_call(lambda: self.world.provider.reclaim([machine.iid]))
 
     @rule(number=st.integers(0, 4))
+    def hang(self, number: int) -> None:
+        living = self.world.room.living()
+        if living:
+            self.world.disturbed()
+            self.world.slurm_call(living[number % len(living)].hang)
+
+    @rule(number=st.integers(0, 4))
     def spare(self, number: int) -> None:
         node = self._node(number)
         machine = self.world.room.holder(node) if node is not None else None
         if machine is not None and machine.own:
-            self.world.slurm_call(lambda: (self.world.provider.spare(machine.iid), machine.withdraw()))
+            self.world.slurm_call(machine.spare)
 
     @rule(pool=st.sampled_from([POOL_A, POOL_B]), capacity=st.sampled_from([0, 1, 100]))
     def capacity(self, pool: str, capacity: int) -> None:
