@@ -54,7 +54,7 @@ def at_rest(world: World) -> list[str]:
     found = [f"job {job.key} is not done: {_state(world, job.key)}" for job in world.training.jobs.values() if not job.finished]
     for machine in world.room.living():
         node = world.slurm.fake_node(machine.registered) if machine.registered else None
-        if node is None or node.power != "on":
+        if machine.hung or node is None or node.power != "on":
             found.append(f"{machine.iid} is an orphan: {machine.name or 'no name'}, {node.view() if node else 'never registered'}")
     found += [fault for node in world.slurm.engine.fleet.values() if (fault := _fault_of(world, node))]
     if not world.fleet.cloud_listed:

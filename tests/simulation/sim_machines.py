@@ -154,7 +154,7 @@ class SimMachine:
 
     def notice(self, window_s: float) -> None:
         """The metadata service shows a notice; the agent reads it within a second."""
-        if not self.alive:
+        if not self.well:
             return
         now = self.world.clock.now()
         notice = Notice(f"{self.iid}-{now:.0f}", NoticeKind.PREEMPT, now + window_s, now, "spot interruption")
@@ -173,7 +173,7 @@ class SimMachine:
 
     def spare(self) -> None:
         """The cloud takes the reclaim and its notices back."""
-        if not self.alive:
+        if not self.well:
             return
         self.world.provider.spare(self.iid)
         for notice_id in list(self.own):
@@ -182,8 +182,10 @@ class SimMachine:
 
     def hang(self) -> None:
         """Nothing on it answers any more, though the cloud takes it for healthy."""
-        self.mute = self.hung = True
+        self.hung = True
         self.cut()
+        for task in self._tasks:
+            task.cancel()
         if self.registered:
             self.world.slurm.node_dies(self.registered)
 

@@ -24,5 +24,5 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
         if record is None or not record.alive:
             yield ReviveNode(f"revive:{node.name}", f"{node.name} is DOWN ({view.reason}) and no instance holds it", node.name)
         elif fleet.looked_at >= max(node.changed_at, fleet.steady_since) + plan.orphan_grace_s:
-            why = f"{node.name} has been DOWN ({view.reason}) for {plan.orphan_grace_s:.0f} s, though its instance runs: it is paid for nothing"
+            why = f"{node.name} has been DOWN ({view.reason}) for {plan.orphan_grace_s:.0f} s, and its instance is paid for nothing"
             yield ReviveNode(f"revive:{node.name}", why, node.name)
