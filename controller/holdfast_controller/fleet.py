@@ -157,6 +157,7 @@ class Fleet:
         if not known:
             for report in [self.early.pop(key) for key in list(self.early) if key.startswith(f"{view.job_id} ")]:
                 self._job_reported(report)
+            self._put_off(job, event.at)
         if view.comment != job.view.comment or not job.told:
             job.declare(view.comment)
         if view.restarts != job.view.restarts:
@@ -168,6 +169,13 @@ class Fleet:
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
         self._doom_job(job, event.at)
+
+    def _put_off(self, job: JobRecord, at: float) -> None:
+        """A hook may bring a job's nodes, and every pool refuse them, before Slurm's list brings the job."""
+        for record in self.commands.values():
+            command = record.issued.command
+            if isinstance(command, GiveUp) and command.job_id == job.view.job_id and command.until > at:
+                job.not_before, job.waits_for = command.until, command.reason
 
     def _job_forgotten(self, event: e.JobForgotten) -> None:
         self.jobs.pop(event.job_id, None)

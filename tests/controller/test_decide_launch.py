@@ -33,6 +33,19 @@ def test_a_refusal_goes_to_the_next_pool_at_once(world) -> None:
     assert second.launch_id != first.launch_id
 
 
+def test_a_job_that_slurm_lists_only_after_it_was_refused_waits_no_longer_than_its_backoff(world) -> None:
+    """The hook was quicker than our look at Slurm, and the pools as well."""
+    world.apply(e.NodesRequested(world.now, ("n1",), 7))
+    for _ in world.pools:
+        (launch,) = world.due()
+        world.refused(launch)
+    (end,) = world.due()
+    world.finish(end)
+    world.job(7, "PENDING", restarts=1, eligible_time=world.now + 121)
+    (start,) = [command for command in world.due() if isinstance(command, StartJob)]
+    assert 0 < start.delay_s <= round(end.until - world.now) + 1
+
+
 def test_refused_everywhere_the_job_is_told_and_waits(world, kinds) -> None:
     world.want(7, "n1")
     for _ in world.pools:
