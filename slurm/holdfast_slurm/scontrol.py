@@ -8,7 +8,7 @@ import signal as signals
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from holdfast_common.errors import InputError, SlurmRefused, SlurmUnavailable
 from holdfast_common.views import JobView, NodeView
@@ -225,9 +225,10 @@ class ScontrolClient:
         async with self._slots:
             return await self._execute(program, *arguments)
 
-    async def _execute(self, program: str, *arguments: str) -> _Answer:
-        try:
-            process = await asyncio.create_subprocess_exec(
+    async def _spawn(self, program: str, *arguments: str) -> asyncio.subprocess.Process:
+        """Start it. Cancelled halfway, asyncio would end the program alone, and wait for whatever else of its group has the pipes."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 self._bin / program,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -237,6 +238,17 @@ class ScontrolClient:
                 cwd="/",
                 start_new_session=True,
             )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                await _kill(await starting)
+            raise
+
+    async def _execute(self, program: str, *arguments: str) -> _Answer:
+        try:
+            process = await self._spawn(program, *arguments)
         except OSError as error:
             raise SlurmUnavailable(f"cannot start {self._bin / program}: {error}") from None
         try:
@@ -274,10 +286,19 @@ async def _read(stream: asyncio.StreamReader, limit: int) -> bytes:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End the whole group, also when the caller was cancelled, and reap the process."""
+    """End the whole group, also when the caller was cancelled, and reap the process.
+
+    Our ends of its pipes are closed first: up to Python 3.12 `wait` returns only after end of file on both, and that is never read
+    from a stream that asyncio has paused because nobody takes its 128 KiB, nor from one that a process outside the group holds open.
+    """
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signals.SIGKILL)
+        transport: asyncio.SubprocessTransport = cast(Any, process)._transport  # asyncio offers no public way to it
+        for descriptor in (1, 2):
+            pipe = transport.get_pipe_transport(descriptor)
+            if pipe is not None:
+                pipe.close()
         await process.wait()
 
 

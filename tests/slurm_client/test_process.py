@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from holdfast_common.errors import InputError, SlurmRefused, SlurmUnavailable
 from holdfast_slurm import scontrol
 from holdfast_slurm.parse import COLUMNS
 from holdfast_slurm.scontrol import ScontrolClient
+
+pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def install(directory: Path, name: str, body: str) -> None:
     (directory / name).chmod(0o755)
 
 
-def make(directory: Path, timeout_s: float = 5.0) -> ScontrolClient:
+def make(directory: Path, timeout_s: float = 30.0) -> ScontrolClient:
     return ScontrolClient(directory, directory / "slurm.conf", timeout_s)
 
 
@@ -53,9 +56,13 @@ async def test_a_missing_program_is_no_answer(programs: Path) -> None:
 
 async def test_a_time_out_kills_the_whole_group(programs: Path) -> None:
     install(programs, "scontrol", f"sleep 60 & echo $! >{programs}/child; wait")
-    with pytest.raises(SlurmUnavailable, match=r"no answer within 0\.3 s"):
-        await make(programs, 0.3).version()
-    await _gone(int((programs / "child").read_text()))
+    child = programs / "child"
+    for timeout_s in (0.3, 3.0, 12.0):  # on a busy machine the first may pass before there is a child
+        with pytest.raises(SlurmUnavailable, match=rf"no answer within {timeout_s:g} s"):
+            await make(programs, timeout_s).version()
+        if child.exists() and child.read_text().strip():
+            break
+    await _gone(int(child.read_text()))
 
 
 async def test_cancelling_kills_it_too(programs: Path) -> None:
@@ -68,18 +75,35 @@ async def test_cancelling_kills_it_too(programs: Path) -> None:
     await _gone(int((programs / "child").read_text()))
 
 
+async def test_cancelling_at_any_point_of_the_start_kills_it_too(programs: Path) -> None:
+    install(programs, "scontrol", f"echo $$ >>{programs}/pids; sleep 60 & echo $! >>{programs}/pids; wait")
+    for turns in range(1, 9):
+        task = asyncio.ensure_future(make(programs).version())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.03)  # noqa: ASYNC251  (the program gets ahead of this loop, as on a busy machine)
+        task.cancel()
+        async with asyncio.timeout(20):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    for pid in (programs / "pids").read_text().split():
+        await _gone(int(pid))
+
+
 async def _until(check: Callable[[], bool]) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if check():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("not within 5 s")
+    raise AssertionError("not within 30 s")
 
 
 async def _gone(pid: int) -> None:
     def gone() -> bool:
-        state = Path(f"/proc/{pid}/stat")
-        return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
 
     await _until(gone)
 
@@ -89,6 +113,23 @@ async def test_output_is_bounded(programs: Path, monkeypatch: pytest.MonkeyPatch
     install(programs, "scontrol", "exec cat /dev/zero")
     with pytest.raises(SlurmUnavailable, match="more than 10000 bytes"):
         await make(programs).version()
+
+
+async def test_a_flood_that_nobody_reads_any_more_is_ended(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time of the kill asyncio has paused the pipe, so its end is never read: waiting for that would be for ever."""
+    kill = scontrol._kill
+
+    async def late(process: asyncio.subprocess.Process) -> None:
+        await asyncio.sleep(0.05)
+        await kill(process)
+
+    monkeypatch.setattr(scontrol, "MAX_OUTPUT_BYTES", 10_000)
+    monkeypatch.setattr(scontrol, "_kill", late)
+    install(programs, "scontrol", f"echo $$ >{programs}/child; exec cat /dev/zero")
+    async with asyncio.timeout(20):
+        with pytest.raises(SlurmUnavailable, match="more than 10000 bytes"):
+            await make(programs).version()
+    await _gone(int((programs / "child").read_text()))
 
 
 async def test_an_answer_that_is_not_understood_is_none(programs: Path) -> None:
