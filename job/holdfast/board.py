@@ -92,10 +92,17 @@ class Board:
         self._status.now(message=text[:1000])
 
     def state(self, state: str, *, rank: dict[str, Any] | None = None, **status: Any) -> None:
-        """A new state, at once: `rank` goes into the rank file, `status` into status.json, `notice_id` into both."""
+        """A new state, at once: `rank` goes into the rank file, `status` into status.json, `notice_id` into both.
+
+        A parked rank may be ended as soon as its file says so. So status.json, which then stays as it is, says it before the file
+        does, and until after the file has ceased to.
+        """
         both = {key: status[key] for key in ("notice_id", "step", "saved_step") if key in status}
+        if state == "parked":
+            self._status.now(state=state, **status)
         self._rank.now(state=state, **both, **(rank or {}))
-        self._status.now(state=state, **status)
+        if state != "parked":
+            self._status.now(state=state, **status)
 
     def seen(self, notice: Notice, t: float) -> None:
         """A notice was seen on this node (called from any thread)."""
@@ -105,8 +112,8 @@ class Board:
     def note(self, notice_id: str) -> None:
         """The notice that all reports refer to from now on."""
         self._notice_id = notice_id
-        self._rank.now(notice_id=notice_id)
         self._status.now(notice_id=notice_id)
+        self._rank.now(notice_id=notice_id)  # last: a parked rank that answers a notice may be ended
 
     def followed(self, notice: Notice, t: float, **identity: Any) -> None:
         """Record a notice; `identity` names the rank and node that saw it where it was another."""

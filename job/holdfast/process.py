@@ -22,9 +22,20 @@ def started() -> float:
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         since_boot_s = ticks / os.sysconf("SC_CLK_TCK")
-        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot_s
+        return _booted() + since_boot_s
     except (OSError, ValueError, IndexError, AttributeError):
         return IMPORTED
+
+
+def _booted() -> float:
+    """Unix time of the boot: the best of a few readings, since on a busy machine this process may have to wait between two clocks."""
+    readings = []
+    for _ in range(5):
+        before = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = time.time()
+        after = time.clock_gettime(time.CLOCK_BOOTTIME)
+        readings.append((after - before, now - before))
+    return min(readings)[1]
 
 
 def module(name: str) -> Any:

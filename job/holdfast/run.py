@@ -326,8 +326,8 @@ class Run:
 
     def _park(self, notice: Notice, *, own: bool) -> None:
         assert self._peers is not None
+        self._board.timeline.event("parked", step=self._step, notice_id=notice.id)  # before the state: then nobody waits for us
         self._board.state("parked", stopped_on_notice=True)
-        self._board.timeline.event("parked", step=self._step, notice_id=notice.id)
         self._board.tell(f"saved at step {self._step}, safe to kill (notice {notice.id}: {notice.reason or notice.kind})")
         why = parking.park(self._peers, self._watch, self._clock, notice.ends, self._learnt, own=own)
         self._stopping = False

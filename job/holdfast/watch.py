@@ -61,7 +61,8 @@ class WakeUp:
 class Watch:
     """Polls the notice file from the training loop and from a thread; remembers which notices have been dealt with.
 
-    `on_seen` is called once for each notice, from whichever thread saw it, with the Unix time of that moment.
+    `on_seen` is called once for each notice, from whichever thread saw it, with the Unix time of that moment; no other thread
+    gets the notice from here before it has returned.
     """
 
     def __init__(self, file: NoticeFile | None, clock: Clock, on_seen: Callable[[Notice, float], None]) -> None:
@@ -70,7 +71,7 @@ class Watch:
         self._on_seen = on_seen
         self._seen: dict[tuple[str, str], float] = {}
         self._handled: set[tuple[str, str]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a user's signal handler may ask `should_stop` in the middle of a poll
         self._changed = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -105,7 +106,7 @@ class Watch:
             if notice is None or notice.key in self._seen:
                 return notice
             seen_at = self._seen[notice.key] = self._clock.wall()
-        self._on_seen(notice, seen_at)
+            self._on_seen(notice, seen_at)  # held until told: else a thread that is late tells of it after a newer one, or after the save
         self._changed.set()
         return notice
 

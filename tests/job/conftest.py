@@ -140,7 +140,7 @@ def processes() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 def until() -> Callable[..., Any]:
     """Waits for a condition of another process to hold; its value."""
 
-    def wait(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
+    def wait(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < end, "waited in vain"

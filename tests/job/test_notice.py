@@ -10,6 +10,7 @@ from typing import Any
 
 import holdfast
 import pytest
+from holdfast import parking, reports
 
 Runs = Callable[..., holdfast.Run]
 
@@ -50,14 +51,15 @@ def test_a_reclaim_that_was_cancelled(
     clocks, counter = Clocks(), tally()
     run = runs(counter, clock=clocks.clock, every_s=1e9)
     parked: list[dict[str, Any]] = []
+    still: list[str] = []
 
     def agent() -> None:
         for number in (1, 2):
-            while (report := node.report()).get("state") != "parked" or report["notice_id"] != f"n{number}":
+            while (rank := node.report("rank.0")).get("state") != "parked" or rank["notice_id"] != f"n{number}":
                 time.sleep(0.005)
-            parked.append({**report, "rank": node.report("rank.0")})
+            parked.append({**node.report(), "rank": rank})
             time.sleep(0.05)
-            assert node.report()["state"] == "parked"
+            still.append(node.report()["state"])
             clocks.ahead_s += 185
 
     watcher = threading.Thread(target=agent)
@@ -69,6 +71,7 @@ def test_a_reclaim_that_was_cancelled(
     watcher.join()
     assert [(report["saved_step"], report["checkpoint"]) for report in parked] == [(2, "step-00000002.a0"), (4, "step-00000004.a0")]
     assert all(report["stopped_on_notice"] and report["saved_tier"] == "shared" and report["bytes"] > 0 for report in parked)
+    assert still == ["parked", "parked"]
     assert [report["rank"]["state"] for report in parked] == ["parked", "parked"]
     assert [report["rank"]["saved_step"] for report in parked] == [2, 4]
     told = capsys.readouterr().err
@@ -88,7 +91,7 @@ def test_a_notice_that_is_withdrawn(
     file = node.path / "node" / "notice.json"
 
     def agent() -> None:
-        while node.report().get("state") != "parked":
+        while node.report("rank.0").get("state") != "parked":
             time.sleep(0.005)
         file.unlink()
 
@@ -115,7 +118,7 @@ def test_a_new_notice_while_parked_prolongs_it(runs: Runs, tally: Any, node: Any
     seen: list[str] = []
 
     def agent() -> None:
-        while node.report().get("state") != "parked":
+        while node.report("rank.0").get("state") != "parked":
             time.sleep(0.005)
         node.notify(id="n2", deadline=time.time() + 1000)
         while node.report("rank.0")["notice_id"] != "n2":
@@ -258,11 +261,12 @@ def test_outside_holdfast_nothing_is_written_but_checkpoints(
     runs: Runs, tally: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    before = set(threading.enumerate())
     run = holdfast.Run(tally())
     assert list(run.steps(2)) == [0, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert run.attempt == 0
-    assert threading.active_count() == 1
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_script_that_has_finished_finishes_again_at_once(runs: Runs, tally: Any) -> None:
@@ -289,3 +293,30 @@ def test_arguments_that_cannot_work_are_refused(runs: Runs, keys: dict[str, Any]
 def test_objects_without_state_are_refused(runs: Runs) -> None:
     with pytest.raises(TypeError, match="sampler has no state_dict"):
         runs(sampler=object())
+
+
+def test_what_a_parked_rank_says_is_told_before(runs: Runs, tally: Any, node: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its node may end it at once: whenever the rank's file says that it is parked, status.json and the timeline have said so."""
+    clocks, wrong = Clocks(), []
+    write = reports.replace
+
+    def replace(path: Path, data: bytes) -> None:
+        write(path, data)
+        rank, status = node.report("rank.0"), node.report()
+        if rank.get("state") == "parked":
+            told = [line["event"] for line in events(tmp_path)][-1] in ("parked", "unparked")
+            if not told or (status["state"], status["stopped_on_notice"], status["notice_id"]) != ("parked", True, rank["notice_id"]):
+                wrong.append((rank, status))
+            seen.append(path.name)
+            clocks.ahead_s = 200
+
+    seen: list[str] = []
+    monkeypatch.setattr(reports, "replace", replace)
+    monkeypatch.setattr(parking, "ROUND_S", 0.01)
+    counter = tally()
+    for step in runs(counter, clock=clocks.clock).steps(4):
+        counter.train(step)
+        if step == 1:
+            node.notify()
+    assert "rank.0.json" in seen
+    assert wrong == []

@@ -30,7 +30,7 @@ def test_the_signal_wakes_the_thread(node: Any, monkeypatch: pytest.MonkeyPatch)
         node.notify()
         assert not seen.wait(0.02)
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert seen.wait(2)
+        assert seen.wait(8)
     finally:
         watch.close()
 
@@ -42,7 +42,7 @@ def test_a_lost_signal_costs_a_poll(node: Any, monkeypatch: pytest.MonkeyPatch) 
     try:
         watch.start()
         node.notify()
-        assert seen.wait(2)
+        assert seen.wait(8)
     finally:
         watch.close()
 
@@ -94,6 +94,7 @@ for step in run.steps(1000):
 """
 
 
+@pytest.mark.timeout(90)
 def test_a_parked_process_dies_of_term_at_once(
     node: Any, tmp_path: Path, processes: Callable[..., subprocess.Popen[str]], until: Callable[..., Any]
 ) -> None:
@@ -105,8 +106,11 @@ def test_a_parked_process_dies_of_term_at_once(
     os.kill(process.pid, rank["wake_signal"])
     until(lambda: node.report().get("state") == "parked")
     process.terminate()
-    assert process.wait(2) == -signal.SIGTERM
+    assert process.wait(10) == -signal.SIGTERM
     lines = [json.loads(line) for line in (node.path / "job" / "timeline.rank0.jsonl").read_text().splitlines()]
     assert lines[0]["event"] == "process_start"
     assert lines[-1]["event"] == "parked"
-    assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
+    told = [line["event"] for line in lines]
+    assert told.index("notice_seen") < told.index("save_began")
+    by_the_loop = [line["t"] for line in lines if line["event"] != "notice_seen"]  # that comes from another thread, between any two
+    assert by_the_loop == sorted(by_the_loop)
