@@ -49,7 +49,7 @@ def test_refused_everywhere_told_why_and_served_later(bed: Bed, until: Callable[
     waiting = until(lambda: (seen := bed.slurm.job(job.job_id))["JobState"] == "PENDING" and seen, 20, "the job to wait")
     bed.requeued_by_slurm[job.job_id] = int(waiting["Restarts"])
     bed.cloud.clear()
-    ended = job.finished(60)
+    ended = job.finished(20)  # after its backoff, and not after Slurm's own delay of half a minute
     bed.requeued_by_slurm[job.job_id] = int(ended["Restarts"])
     assert len(job.starts()) == 1
     assert job.result()["step"] == 3
