@@ -36,7 +36,7 @@ def start_training(job: FakeJob, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", TRAINING], env=env, cwd=folder)
 
 
-@pytest.mark.timeout(30)  # an interpreter that may have to share its core
+@pytest.mark.timeout(120)  # an interpreter that may have to share its core
 async def test_a_training_process_is_told_wakes_saves_parks_and_is_ended(
     run_dir: Path, make_job: Callable[..., FakeJob], processes: Processes, eventually: Callable[..., Awaitable[None]], tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def in_two_minutes() -> str:
     return datetime.fromtimestamp(time.time() + 120, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@pytest.mark.timeout(30)  # three interpreters start
+@pytest.mark.timeout(120)  # three interpreters start
 async def test_it_dies_where_it_is_told_goes_on_after_a_restart_and_ends_well(
     start: Start, make_job: Callable[..., FakeJob], metadata: FakeMetadata, eventually: Eventually, tmp_path: Path
 ) -> None:

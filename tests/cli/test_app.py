@@ -11,7 +11,7 @@ import time
 import pytest
 from holdfast_controller.cli import text
 
-pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
+pytestmark = pytest.mark.timeout(120)  # each test starts several processes, on what may be a busy machine
 COMMANDS = [("nodes",), ("events", "--follow"), ("explain", "job", "12"), ("policy", "show"), ("interrupt", "n1")]
 AS_NOBODY = """
 import contextlib, io, os, sys

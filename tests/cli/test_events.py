@@ -8,7 +8,7 @@ import pytest
 from holdfast_controller import commands as c
 from holdfast_controller import events as e
 
-pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
+pytestmark = pytest.mark.timeout(120)  # each test starts several processes, on what may be a busy machine
 
 EVENT_KEYS = {"seq", "at", "kind", "command", "text", "outcome", "body"}
 

@@ -8,7 +8,7 @@ import pytest
 from holdfast_controller import events as e
 from holdfast_controller.cli.waiting import ENDED_S, Progress
 
-pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
+pytestmark = pytest.mark.timeout(120)  # each test starts several processes, on what may be a busy machine
 
 
 async def until_doomed(stage, name: str) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ import pytest
 from holdfast_controller import events as e
 from holdfast_protos.v1 import agent_pb2
 
-pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
+pytestmark = pytest.mark.timeout(120)  # each test starts several processes, on what may be a busy machine
 
 NODE_KEYS = {
     "name",

@@ -6,7 +6,7 @@ import pty
 
 import pytest
 
-pytestmark = pytest.mark.timeout(40)  # each test starts several processes, on what may be a busy machine
+pytestmark = pytest.mark.timeout(120)  # each test starts several processes, on what may be a busy machine
 
 WIDER = 'nodes = "spot-[1-5]"'
 
