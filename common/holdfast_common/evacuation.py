@@ -25,6 +25,11 @@ REASON_PREFIX = "holdfast:"
 """Every reason and comment that Holdfast writes into Slurm starts so; only those are ever undone."""
 
 
+def reservation_of(job_id: int) -> str:
+    """Return the name of the reservation that keeps nodes for the job."""
+    return f"holdfast-{job_id}"
+
+
 LOST_REASONS = frozenset({"Not responding", "ResumeTimeout reached"})
 """What slurmctld itself writes when it sets a node DOWN for SlurmdTimeout and for ResumeTimeout."""
 

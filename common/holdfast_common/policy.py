@@ -101,6 +101,8 @@ class Requeue(Section):
     """An attempt that ends within so many seconds of its start counts as a crash …"""
     crash_loop_count: Annotated[int, Field(ge=1, le=1000)] = 5
     """… and after so many in a row the job is held, with the reason."""
+    keep_nodes_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """For how long its surviving nodes and its replacement are kept for a requeued job, where others wait for nodes; 0: they are not."""
 
 
 class Launch(Section):

@@ -73,6 +73,8 @@ class JobView:
     admin_comment: str = ""
     het_job_id: int = 0
     """Leader's id where the job is part of a heterogeneous one, else 0."""
+    reservation: str = ""
+    """The reservation that it uses, its user's or ours (`holdfast-JOBID`); empty: none."""
     signal: str = ""
     """The batch signal that the job declared with `--signal`, as Slurm prints it (`B:10@60`); empty without one."""
 

@@ -73,8 +73,12 @@ class PowerUpNode(NodeCommand):
     """POWER_UP: buy a node before the job that needs it is requeued; fence: powered down."""
 
     repeats: ClassVar[bool] = False
-
     for_job: int = 0
+
+
+def replacement_key(job: str, attempt: int, place: int) -> str:
+    """Return the key of the `PowerUpNode` that fills the `place`-th of the places which an attempt loses."""
+    return f"power_up:{job}:{attempt}:{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,26 @@ class StartJob(JobCommand):
 
     restarts: int = 0
     delay_s: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveNodes(JobCommand):
+    """Keep nodes for the job by a reservation, and let it use that; fence: it runs with `attempt` restarts, in no reservation but ours."""
+
+    repeats: ClassVar[bool] = False
+    attempt: int = 0
+    nodes: tuple[str, ...] = ()
+
+    def refs(self) -> tuple[str, ...]:
+        """The job and the nodes."""
+        return (f"job:{self.job_id}", *(f"node:{node}" for node in self.nodes))
+
+
+@dataclass(frozen=True, slots=True)
+class UnreserveNodes(JobCommand):
+    """End the reservation; the job, if it waits or runs, uses it no longer."""
+
+    repeats: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class ControllerEffects:
             c.SignalJob: deeds.signal,
             c.RequeueJob: deeds.requeue,
             c.StartJob: deeds.start,
+            c.ReserveNodes: deeds.reserve,
+            c.UnreserveNodes: deeds.unreserve,
             c.HoldJob: deeds.hold_job,
             c.ReleaseJob: deeds.release_job,
             c.TellJob: deeds.tell,

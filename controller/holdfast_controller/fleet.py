@@ -11,7 +11,17 @@ from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
 from holdfast_controller import events as e
-from holdfast_controller.commands import BindInstance, GiveUp, JobCommand, Launch, NodeCommand, PowerDownNode, PrepareJobs
+from holdfast_controller.commands import (
+    BindInstance,
+    GiveUp,
+    JobCommand,
+    Launch,
+    NodeCommand,
+    PowerDownNode,
+    PowerUpNode,
+    PrepareJobs,
+    replacement_key,
+)
 from holdfast_controller.providers.base import FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
@@ -92,6 +102,12 @@ class Fleet:
     def instance_of(self, node: Node) -> InstanceRecord | None:
         """Return the instance that holds the name, if any."""
         return self.instances.get(node.instance_id) if node.instance_id else None
+
+    def bought_for(self, job: str, attempt: int, places: int) -> tuple[str, ...]:
+        """Return the nodes that were ordered for an attempt which must leave, in the place of so many."""
+        records = (self.commands.get(replacement_key(job, attempt, place)) for place in range(places))
+        commands = (record.issued.command for record in records if record is not None and record.state in {"open", "ok"})
+        return tuple(command.node for command in commands if isinstance(command, PowerUpNode))
 
     def holder(self, name: str) -> str:
         """Return the id of the instance that holds the node name; empty: none."""

@@ -29,6 +29,8 @@ class Plan:
     """Sent to jobs that opted in (`checkpoint=auto`) without naming one."""
     max_attempts: int = 100
     """Interrupted attempts after which a job is held."""
+    keep_nodes_s: float = 300.0
+    """For how long nodes are kept for a requeued job while others wait for some; 0: they are not."""
     crash_loop_s: float = 30.0
     crash_loop_count: int = 5
     """A job that ended by itself within `crash_loop_s`, so often in a row, is held."""

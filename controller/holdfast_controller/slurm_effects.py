@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from holdfast_common.clock import Clock
-from holdfast_common.errors import Temporary
-from holdfast_common.evacuation import REASON_PREFIX, lost_its_machine
+from holdfast_common.errors import SlurmRefused, Temporary
+from holdfast_common.evacuation import REASON_PREFIX, lost_its_machine, reservation_of
 from holdfast_common.views import NodeView
 from holdfast_slurm.client import Slurm
 
@@ -125,6 +125,29 @@ class SlurmEffects:
         if job is None or job.restarts != command.restarts or not job.pending:
             return self._moot(command, "it does not wait any more" if job is None or not job.completing else "it still completes")
         await self._slurm.start_after(command.job, command.delay_s)
+        return ()
+
+    async def reserve(self, command: c.ReserveNodes, resumed: bool) -> tuple[Event, ...]:
+        """Keep nodes for the job. In this order: a job cannot use a reservation that is not there."""
+        job, name = await self._slurm.job(command.job), reservation_of(command.job_id)
+        if job is None or job.restarts != command.attempt or not job.active or job.completing:
+            return self._moot(command, "it has moved")
+        if job.reservation not in {"", name}:
+            return self._moot(command, f"it uses the reservation {job.reservation}")
+        await self._slurm.reserve(name, command.nodes, job.user)
+        try:
+            await self._slurm.use_reservation(command.job, name)
+        except SlurmRefused:
+            await self._slurm.unreserve(name)
+            raise
+        return ()
+
+    async def unreserve(self, command: c.UnreserveNodes, resumed: bool) -> tuple[Event, ...]:
+        """Let the nodes go. In this order: Slurm ends no reservation that a job uses."""
+        job, name = await self._slurm.job(command.job), reservation_of(command.job_id)
+        if job is not None and job.reservation == name and (job.active or job.state == "PENDING"):
+            await self._slurm.use_reservation(command.job, "")
+        await self._slurm.unreserve(name)
         return ()
 
     async def hold_job(self, command: c.HoldJob, resumed: bool) -> tuple[Event, ...]:

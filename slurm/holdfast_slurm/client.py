@@ -65,5 +65,18 @@ class Slurm(Protocol):
     async def release(self, key: str) -> None:
         """Release a held job and give its priority back to Slurm."""
 
+    async def reserve(self, name: str, nodes: Sequence[str], user: str) -> None:
+        """Keep the nodes, whoever runs on them now, for the user's jobs that use the reservation; one of that name gets these nodes.
+
+        Such a job goes to the head of the queue, and may use other nodes as well (FLEX). Refused where another reservation has a node.
+        A reservation that no job uses any more ends by itself after five minutes.
+        """
+
+    async def use_reservation(self, key: str, name: str) -> None:
+        """Let a job that waits or runs use the reservation; empty: none. A requeue leaves it as it is."""
+
+    async def unreserve(self, name: str) -> None:
+        """End the reservation, if there is one. Refused while a job that waits or runs uses it."""
+
     async def signal(self, key: str, signal: str, *, batch: bool = False) -> None:
         """`scancel --signal`: to the job's steps, or with `batch` to the batch shell only (never --full: an untrapped shell dies)."""

@@ -1,6 +1,6 @@
 """A Slurm in memory, with the behaviour that was measured on 22.05.8, for tests and the simulator. Its time is a `Clock`.
 
-Simplified: a job takes whole nodes, priority is the order of submission less Nice, and there are no QOS, reservations or preemption.
+Simplified: a job takes whole nodes, priority is the order of submission less Nice, and there is no QOS and no preemption.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -250,6 +250,29 @@ class FakeSlurm:
         self._alive(job)
         job.held, job.fixed_priority, job.reason = False, None, ""
         self.engine.look()
+
+    async def reserve(self, name: str, nodes: Sequence[str], user: str) -> None:
+        """Keep the nodes for the jobs that use the reservation."""
+        found = await self._nodes("reserve", nodes, name, user)
+        if any(node.reservation not in {"", name} for node in found):
+            raise SlurmRefused("Error creating the reservation: Requested reservation overlaps with another reservation")
+        self.engine.reserve(name, found)
+
+    async def use_reservation(self, key: str, name: str) -> None:
+        """Let the job use the reservation, or none."""
+        job = await self._job("use_reservation", key, name)
+        self._alive(job)
+        if name and not any(node.reservation == name for node in self.engine.fleet.values()):
+            raise SlurmRefused(f"Requested reservation is invalid for job {key}")
+        job.reservation = name
+        self.engine.look()
+
+    async def unreserve(self, name: str) -> None:
+        """End the reservation."""
+        await self._enter("unreserve", name)
+        if self.engine.uses(name):
+            raise SlurmRefused(f"delete_reservation ReservationName={name}: Requested reservation is in use")
+        self.engine.unreserve(name)
 
     async def signal(self, key: str, signal: str, *, batch: bool = False) -> None:
         """Send a signal to the job's processes, that is to its `on_signal`."""

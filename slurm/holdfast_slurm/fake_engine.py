@@ -74,7 +74,7 @@ class Engine:
         now = self.clock.now()
         waiting = [job for job in self.queue.values() if job.state == "PENDING" and not job.completing and not job.held]
         starved: set[str] = set()
-        for job in sorted(waiting, key=lambda job: (-job.current_priority(), job.job_id)):
+        for job in sorted(waiting, key=lambda job: (not job.reservation, -job.current_priority(), job.job_id)):
             if job.eligible_time > now:
                 job.reason = "BeginTime"
                 continue
@@ -88,6 +88,7 @@ class Engine:
 
     def _choose(self, job: FakeJob) -> tuple[str, ...]:
         free = [node for node in self.fleet.values() if node.free and job.partition in node.partitions]
+        free = [node for node in free if node.reservation in {"", job.reservation}]
         free.sort(key=lambda node: node.power == "off")  # powered-up and booting nodes first, else in the order of the configuration
         names = {node.name for node in free[: job.num_nodes]}
         return tuple(name for name in self.fleet if name in names) if len(names) == job.num_nodes else ()
@@ -149,6 +150,32 @@ class Engine:
         """End the run by itself, if it is still that one and its machines live."""
         if job.state == "RUNNING" and job.restarts == attempt and self.fleet[job.nodes[0]].machine:
             self.end(job, "FAILED" if exit_code else "COMPLETED", "NonZeroExitCode" if exit_code else "", exit_code)
+
+    # --- reservations
+
+    def reserve(self, name: str, nodes: Sequence[FakeNode]) -> None:
+        """Keep the nodes, and no others, for the jobs that use the reservation."""
+        if not any(node.reservation == name for node in self.fleet.values()):
+            self.later(self.settings.purge_s, lambda: self._purge(name))
+        self.unreserve(name)
+        for node in nodes:
+            node.reservation = name
+
+    def uses(self, name: str) -> bool:
+        """Whether a job that has not ended uses the reservation."""
+        return any(job.reservation == name and job.state not in ENDED for job in self.queue.values())
+
+    def unreserve(self, name: str) -> None:
+        """End the reservation."""
+        for node in self.fleet.values():
+            node.reservation = "" if node.reservation == name else node.reservation
+        self.look()
+
+    def _purge(self, name: str) -> None:
+        if self.uses(name):
+            self.later(self.settings.purge_s, lambda: self._purge(name))
+        else:
+            self.unreserve(name)
 
     # --- the end of a run
 

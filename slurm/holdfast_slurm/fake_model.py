@@ -40,6 +40,8 @@ class FakeSettings:
     return_to_service: bool = True
     """ReturnToService=2."""
     register_s: float = 0.3
+    purge_s: float = 300.0
+    """PURGE_COMP: a reservation that no job uses ends within this."""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class FakeNode:
     reason: str = ""
     address: str = ""
     boot_time: float | None = None
+    reservation: str = ""
+    """The one that it is in."""
     job: str = ""
     """Key of the job that it is allocated to, or that completes on it."""
     completing: bool = False
@@ -77,6 +81,7 @@ class FakeNode:
         flags |= {"POWER_UP", "POWERED_DOWN"} if self.power == "off_requested" else {power[self.power]} if self.power in power else set()
         flags |= {"DRAIN"} if self.drain else set()
         flags |= {"COMPLETING"} if self.completing else set()
+        flags |= {"RESERVED"} if self.reservation and state == "IDLE" and not self.completing else set()
         flags |= set() if self.responding else {"NOT_RESPONDING"}
         return NodeView(self.name, state, frozenset(flags), self.reason, self.address or self.name, self.partitions, self.boot_time)
 
@@ -109,6 +114,7 @@ class FakeJob:
     exit_code: int = 0
     comment: str = ""
     admin_comment: str = ""
+    reservation: str = ""
     duration_s: float | None = None
     """A run ends by itself after this long; None: by `finish` only."""
     stop_s: float | None = None
@@ -155,4 +161,5 @@ class FakeJob:
             exit_code=self.exit_code,
             comment=self.comment,
             admin_comment=self.admin_comment,
+            reservation=self.reservation,
         )

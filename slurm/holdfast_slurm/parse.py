@@ -18,7 +18,7 @@ COLUMNS: tuple[tuple[str, int], ...] = (
     ("JobID", 12), ("ArrayJobID", 12), ("ArrayTaskID", 512), ("HetJobID", 12), ("State", 24), ("Reason", 64),
     ("RestartCnt", 12), ("Requeue", 6), ("BatchFlag", 6), ("UserID", 12), ("UserName", 64), ("Partition", 256),
     ("NumNodes", 16), ("PriorityLong", 24), ("Nice", 16), ("SubmitTime", 24), ("EligibleTime", 24), ("StartTime", 24),
-    ("EndTime", 24), ("TimeUsed", 24), ("exit_code", 12), ("Comment", 1100),
+    ("EndTime", 24), ("TimeUsed", 24), ("exit_code", 12), ("Reservation", 64), ("Comment", 1100),
 )  # fmt: skip
 """All but the last column, NodeList, whose width the caller chooses. Slurm refuses comments of more than 1024 bytes."""
 
@@ -105,6 +105,7 @@ def _job(fields: dict[str, str], node_list: str) -> JobView:
         exit_signal=raw_exit & 0x7F,
         comment=_text(fields["Comment"]),
         het_job_id=het_job_id,
+        reservation=_text(fields["Reservation"]),
     )
 
 

@@ -24,6 +24,7 @@ BATCH = 500
 MAX_TEXT_BYTES = 1000
 NODE_LIST_WIDTHS = (1024, 65_536, 2_000_000)
 MAX_SINGLE_LOOKUPS = 20
+RESERVATION_FLAGS = "Flags=IGNORE_JOBS,FLEX,PURGE_COMP=00:05:00"
 
 _UNAVAILABLE = re.compile(
     r"unable to contact|socket timed out|connect(ion)? (failure|refused|timed out|reset)|zero bytes were transmitted"
@@ -34,6 +35,9 @@ _UNAVAILABLE = re.compile(
 )
 _NO_JOB = re.compile(r"invalid job id specified|job \S+ not found", re.IGNORECASE)
 _VERSION = re.compile(r"^SLURM_VERSION\s*=\s*(\d+)\.(\d+)", re.MULTILINE)
+_NO_RESERVATION = re.compile(r"requested reservation is invalid", re.IGNORECASE)
+_RESERVATION = re.compile(r"holdfast-[0-9]{1,10}\Z", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}\Z", re.ASCII)
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9]{1,9}\Z|[1-9]\d?\Z", re.ASCII)
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -173,6 +177,31 @@ class ScontrolClient:
         """Release a held job."""
         await self._run("scontrol", "release", parse.check_key(key))
 
+    async def reserve(self, name: str, nodes: Sequence[str], user: str) -> None:
+        """Create the reservation, or give it these nodes."""
+        if not _USER.match(user):
+            raise InputError(f"not a user's name: {user[:40]!r}")
+        what = (f"ReservationName={_reservation(name)}", f"Nodes={fold(nodes)}", f"Users={user}")
+        try:
+            await self._run("scontrol", "update", *what)
+        except SlurmRefused as error:
+            if not _NO_RESERVATION.search(str(error)):
+                raise
+            # Without an end: a job that outlives a reservation which it uses is killed (ResvOverRun).
+            await self._run("scontrol", "create", "reservation", *what, "StartTime=now", "Duration=UNLIMITED", RESERVATION_FLAGS)
+
+    async def use_reservation(self, key: str, name: str) -> None:
+        """Let the job use the reservation, or none."""
+        await self._update_job(key, f"ReservationName={_reservation(name) if name else ''}")
+
+    async def unreserve(self, name: str) -> None:
+        """Delete the reservation."""
+        try:
+            await self._run("scontrol", "delete", f"ReservationName={_reservation(name)}")
+        except SlurmRefused as error:
+            if not _NO_RESERVATION.search(str(error)):
+                raise
+
     async def signal(self, key: str, signal: str, *, batch: bool = False) -> None:
         """Send a signal by `scancel` to the steps, or to the batch shell alone."""
         if not _SIGNAL.match(signal):
@@ -309,6 +338,12 @@ def _fault(argv: Sequence[str], answer: _Answer) -> SlurmRefused | SlurmUnavaila
     if answer.code < 0 or _UNAVAILABLE.search(said):
         return SlurmUnavailable(message)
     return SlurmRefused(message)
+
+
+def _reservation(name: str) -> str:
+    if not _RESERVATION.match(name):
+        raise InputError(f"a reservation of ours is named 'holdfast-JOBID', not {name[:40]!r}")
+    return name
 
 
 def _parse_nodes(text: str) -> tuple[NodeView, ...]:

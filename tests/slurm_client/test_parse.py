@@ -11,7 +11,7 @@ FIELDS = {
     "JobID": "12", "ArrayJobID": "12", "ArrayTaskID": "N/A", "HetJobID": "N/A", "State": "RUNNING", "Reason": "None", "RestartCnt": "2",
     "Requeue": "1", "BatchFlag": "1", "UserID": "1000", "UserName": "ann", "Partition": "spot", "NumNodes": "2",
     "PriorityLong": "4294901759", "Nice": "-5", "SubmitTime": "1795487576", "EligibleTime": "1795487577", "StartTime": "1795487578",
-    "EndTime": "1795489558", "TimeUsed": "1:07", "exit_code": "0", "Comment": "(null)", "NodeList": "spot-[1-2]",
+    "EndTime": "1795489558", "TimeUsed": "1:07", "exit_code": "0", "Reservation": "(null)", "Comment": "(null)", "NodeList": "spot-[1-2]",
 }  # fmt: skip
 
 NODE = (

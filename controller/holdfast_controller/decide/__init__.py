@@ -8,7 +8,7 @@ in between.
 from collections.abc import Callable, Iterator
 
 from holdfast_controller.commands import Command
-from holdfast_controller.decide import announcement, binding, completion, evacuation, reclaim, registration, resume, revival
+from holdfast_controller.decide import announcement, binding, completion, evacuation, reclaim, registration, reservation, resume, revival
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 
@@ -19,6 +19,7 @@ POLICIES: tuple[Callable[[Fleet, Plans, float], Iterator[Command]], ...] = (
     resume.decide,  # nodes that Slurm waits for are bought
     completion.decide,  # jobs whose last node is switched off are let go of it
     revival.decide,  # names that Slurm holds DOWN for want of a machine become usable again
+    reservation.decide,  # nodes that were kept for a job are let go once it has them
     reclaim.decide,  # what nobody needs any more is terminated
     announcement.decide,  # each start is written where people, and slurmctld's own state, find it
 )

@@ -1,6 +1,6 @@
 """Jobs leave nodes that go away: the shared pure steps, fed from the fleet and turned into commands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from holdfast_common import evacuation as steps
@@ -18,8 +18,9 @@ from holdfast_controller.commands import (
     SignalJob,
     StartJob,
     UndrainNode,
+    replacement_key,
 )
-from holdfast_controller.decide import limits
+from holdfast_controller.decide import limits, reservation
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import Evacuation, JobRecord, Node
@@ -43,9 +44,10 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             yield from _node(fleet, node, leaving, seen=node.name in seen, ending=node.name in ending, now=now)
         elif node.doom is None:
             yield from _undrain(fleet, node, now)
+    waiting = reservation.rivals(fleet, now) if leaving else {}
     for job in fleet.jobs.values():
         if job.evacuation is not None:
-            yield from _job(fleet, plans, job, job.evacuation, now)
+            yield from _job(fleet, plans, job, job.evacuation, waiting, now)
         if job.prepared:
             yield from _untell(fleet, job)
         yield from _backoff(job, now)
@@ -116,7 +118,9 @@ def _was_requeued(job: JobRecord) -> bool:
     return job.evacuation is not None and job.evacuation.requeued_at is not None
 
 
-def _job(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, now: float) -> Iterator[Command]:
+def _job(
+    fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, waiting: Mapping[str, set[int]], now: float
+) -> Iterator[Command]:
     plan = next((plans.by_node[name] for name in evacuation.doomed if name in plans.by_node), None)
     if plan is None:
         return
@@ -126,13 +130,18 @@ def _job(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, now
     held = limits.why_held(job, plan)
     if job.view.restarts > evacuation.attempt:
         yield from limits.hold(job, held) if held else limits.unstick(job)
+    kept = reservation.kept(fleet, plans, job, evacuation, waiting)
+    if kept is not None:
+        yield kept
     if job.view.restarts == evacuation.attempt and job.view.active:
         yield from _tell(fleet, job, evacuation)
         yield from _replace(fleet, plans, case, plan, now)
+    # Without its reservation the job's nodes would go to the next in line: it comes first, as long as there is time.
+    first = kept is not None and reservation.under_way(fleet, kept, now) and (case.dead or now < steps.requeue_at(case, plan.limits))
     for step in steps.job_steps(case, now, plan.limits):
         if isinstance(step, steps.Signal):
             yield SignalJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.signal)
-        elif isinstance(step, steps.Requeue):
+        elif isinstance(step, steps.Requeue) and not first:
             yield RequeueJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.ended)
         elif isinstance(step, steps.StartAfter) and job.not_before is None and not held:
             yield StartJob(step.key, step.reason, step.job, job.view.job_id, step.restarts, step.delay_s)
@@ -184,7 +193,7 @@ def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) 
     for slot, node in zip(range(spare, len(case.doomed)), candidates, strict=False):
         why = f"job {job.key} will need a node in the place of {', '.join(sorted(case.doomed))}"
         # Named by the place that it fills: in the second until Slurm shows that it powers up, no other is bought for it.
-        yield PowerUpNode(f"power_up:{job.key}:{case.attempt}:{slot}", why, node.name, job.job_id)
+        yield PowerUpNode(replacement_key(job.key, case.attempt, slot), why, node.name, job.job_id)
 
 
 def _same_group(plans: Plans, name: str, plan: Plan) -> bool:
@@ -197,7 +206,7 @@ def _spare(fleet: Fleet, node: Node) -> bool:
     if node.wanted_since is not None:
         return node.wanted_by == 0
     view = node.view
-    if view is None or view.state != "IDLE" or "DRAIN" in view.flags or any(fleet.jobs_on(node.name)):
+    if view is None or view.state != "IDLE" or view.flags & {"DRAIN", "RESERVED"} or any(fleet.jobs_on(node.name)):
         return False
     return view.up or bool(view.flags & {"POWER_UP", "POWERING_UP"})
 
