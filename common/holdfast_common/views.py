@@ -70,7 +70,6 @@ class JobView:
     exit_code: int = 0
     exit_signal: int = 0
     comment: str = ""
-    admin_comment: str = ""
     het_job_id: int = 0
     """Leader's id where the job is part of a heterogeneous one, else 0."""
     reservation: str = ""

@@ -11,6 +11,7 @@ from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
 from holdfast_controller import events as e
+from holdfast_controller import index
 from holdfast_controller.commands import (
     BindInstance,
     GiveUp,
@@ -38,6 +39,7 @@ REPEAT_S = 10.0
 """A deed that is still due so long after it was done with success is done again: its fence makes that harmless."""
 REPEAT_MOOT_S = 1.0
 KEEP_COMMANDS_S = 3600.0
+FORGET_EVERY_S = 60.0
 SETTLES_S = 60.0
 MAX_EARLY = 10_000
 MOST_RETRY_S, MOST_RETRY_SLURM_S = 300.0, 10.0
@@ -71,6 +73,14 @@ class Fleet:
     """When looks at Slurm began to be answered, after the controller's start or an outage."""
     early: dict[str, e.JobReported] = field(default_factory=dict)
     """What agents said of jobs that no look at Slurm has shown yet."""
+    put_off: dict[int, GiveUp] = field(default_factory=dict)
+    """The same of jobs whose nodes every pool refused already."""
+    forgot_at: float = 0.0
+    """When old commands, instances and launches were last dropped."""
+    held: index.JobIds = field(default_factory=dict)
+    """Node → the jobs that Slurm has there (an index, as the next: not stored)."""
+    seen: index.JobIds = field(default_factory=dict)
+    """Node → the jobs whose processes its agent sees there."""
 
     def looked(self, at: float, *, after_outage: bool) -> None:
         """Note an answered look."""
@@ -97,7 +107,11 @@ class Fleet:
 
     def jobs_on(self, node: str) -> Iterator[JobRecord]:
         """Yield the jobs that Slurm has on the node (running, configuring or completing)."""
-        return (job for job in self.jobs.values() if job.view.active and node in job.view.nodes)
+        return (self.jobs[job_id] for job_id in sorted(self.held.get(node, index.NO_JOBS)))
+
+    def reindex(self) -> None:
+        """Build what a snapshot leaves out."""
+        self.held, self.seen = index.build(self.jobs)
 
     def instance_of(self, node: Node) -> InstanceRecord | None:
         """Return the instance that holds the name, if any."""
@@ -170,6 +184,9 @@ class Fleet:
         view = event.view
         known = view.job_id in self.jobs
         job = self.jobs.setdefault(view.job_id, JobRecord(view))
+        if known:
+            index.remove(self.held, index.held_by(job.view), view.job_id)
+        index.add(self.held, index.held_by(view), view.job_id)
         if not known:
             for report in [self.early.pop(key) for key in list(self.early) if key.startswith(f"{view.job_id} ")]:
                 self._job_reported(report)
@@ -188,13 +205,15 @@ class Fleet:
 
     def _put_off(self, job: JobRecord, at: float) -> None:
         """A hook may bring a job's nodes, and every pool refuse them, before Slurm's list brings the job."""
-        for record in self.commands.values():
-            command = record.issued.command
-            if isinstance(command, GiveUp) and command.job_id == job.view.job_id and command.until > at:
-                job.not_before, job.waits_for = command.until, command.reason
+        command = self.put_off.pop(job.view.job_id, None)
+        if command is not None and command.until > at:
+            job.not_before, job.waits_for = command.until, command.reason
 
     def _job_forgotten(self, event: e.JobForgotten) -> None:
-        self.jobs.pop(event.job_id, None)
+        job = self.jobs.pop(event.job_id, None)
+        if job is not None:
+            index.remove(self.held, index.held_by(job.view), event.job_id)
+            index.remove(self.seen, job.present, event.job_id)
 
     # -- clouds -----------------------------------------------------------------------------------------------------------------
 
@@ -244,7 +263,7 @@ class Fleet:
             notice = Notice(f"gone-{record.instance.instance_id}", NoticeKind.PREEMPT, at, at, reason)
             node.doom = Doom(notice, source="cloud")
         node.doom.dead = True
-        for job in self.jobs.values():
+        for job in self.jobs_on(node.name):
             self._doom_job(job, at)
 
     def _launch_ended(self, event: e.LaunchEnded) -> None:
@@ -320,10 +339,9 @@ class Fleet:
         strongest = min(pressing, key=lambda doom: doom.notice.deadline, default=None)
         if strongest is node.doom:
             return
-        gone = strongest is None
         node.doom = strongest
-        for job in self.jobs.values():
-            if gone:
+        for job in self.jobs_on(node.name):
+            if strongest is None:
                 _stay(job, node.name)
             else:
                 self._doom_job(job, at)
@@ -343,6 +361,7 @@ class Fleet:
         if job is not None:
             job.reports[event.node] = event
             job.present[event.node] = event.attempt
+            index.add(self.seen, (event.node,), event.job_id)
         elif len(self.early) < MAX_EARLY:
             self.early[f"{event.job_id} {event.node}"] = event
 
@@ -350,6 +369,7 @@ class Fleet:
         job = self.jobs.get(event.job_id)
         if job is not None and job.present.get(event.node) == event.attempt:
             del job.present[event.node]
+            index.remove(self.seen, (event.node,), event.job_id)
 
     def _doom_job(self, job: JobRecord, at: float) -> None:
         """Note the attempt that sits on a doomed node: it must leave."""
@@ -394,12 +414,15 @@ class Fleet:
             node = self.nodes.get(name)
             if node is not None:
                 node.wanted_since, node.wanted_by, node.launches, node.power_down_at = None, 0, 0, at
+        names = set(command.nodes)
         for launch in self.launches.values():
-            if set(launch.nodes) & set(command.nodes):
+            if not names.isdisjoint(launch.nodes):
                 launch.void = True
         job = self.jobs.get(command.job_id)
         if job is not None:
             job.not_before, job.waits_for = command.until, command.reason
+        elif command.job_id:
+            self.put_off[command.job_id] = command
 
     def _finished(self, event: e.CommandFinished) -> None:
         record = self.commands.get(event.key)
@@ -415,12 +438,16 @@ class Fleet:
                 job.prepared.pop(f"{command.node} {command.notice.id}", None)
         if isinstance(command, PowerDownNode) and event.outcome in {"failed", "refused"} and command.node in self.nodes:
             self.nodes[command.node].power_down_at = None  # it has not been given up: a job was on it, or Slurm did not answer
-        for key in [key for key, old in self.commands.items() if old.state != "open" and old.done_at < event.at - KEEP_COMMANDS_S]:
-            del self.commands[key]
-        self._forget(event.at - KEEP_COMMANDS_S)
+        if event.at >= self.forgot_at + FORGET_EVERY_S:
+            self.forgot_at = event.at
+            self._forget(event.at - KEEP_COMMANDS_S)
 
     def _forget(self, before: float) -> None:
-        """Drop instances that are long gone, and launches that have none left."""
+        """Drop commands that ended long ago, instances that are long gone, and launches that have none left."""
+        for key in [key for key, old in self.commands.items() if old.state != "open" and old.done_at < before]:
+            del self.commands[key]
+        for job_id in [job_id for job_id, command in self.put_off.items() if command.until < before]:
+            del self.put_off[job_id]
         for iid in [iid for iid, record in self.instances.items() if record.gone_at is not None and record.gone_at < before]:
             del self.instances[iid]
         for iid in [iid for iid, record in self.instances.items() if not record.instance.pool and not record.connected]:

@@ -89,7 +89,7 @@ def dump_fleet(fleet: Fleet) -> str:
     commands_ = [
         [*encode(record.issued), record.state, record.done_at, record.retry_at, record.tries] for record in fleet.commands.values()
     ]
-    return json.dumps({"fleet": _FLEET.dump_python(fleet, mode="json", exclude={"commands"}), "commands": commands_})
+    return json.dumps({"fleet": _FLEET.dump_python(fleet, mode="json", exclude={"commands", "held", "seen"}), "commands": commands_})
 
 
 def load_fleet(text: str) -> Fleet | None:
@@ -101,6 +101,7 @@ def load_fleet(text: str) -> Fleet | None:
             issued = decode(kind, body)
             if isinstance(issued, events.CommandIssued):
                 fleet.commands[issued.command.key] = CommandRecord(issued, *state)
+        fleet.reindex()
     except (ValidationError, KeyError, ValueError, TypeError):
         log.warning("a snapshot cannot be read: the events are replayed instead")
         return None

@@ -160,6 +160,5 @@ class FakeJob:
             end_time=self.end_time,
             exit_code=self.exit_code,
             comment=self.comment,
-            admin_comment=self.admin_comment,
             reservation=self.reservation,
         )

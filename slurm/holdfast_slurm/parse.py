@@ -3,11 +3,12 @@
 Why jobs come from `squeue -O` and not from `scontrol show jobs -o`: a job's name, account, comment, command and paths may hold
 spaces, `=` and newlines, and scontrol prints them bare, the name first. `--job-name $'x JobState=FAILED\\nJobId=7 ...'` forges any
 field and even another job's record (measured on 22.05.8). squeue pads or cuts each column to the width we ask for, in bytes, so the
-position of every column is known whatever stands in it. Only AdminComment is not among its columns; see `split_records`. JSON would
-be safe too, at ten times the cost.
+position of every column is known whatever stands in it. AdminComment is not among its columns, and is written only. JSON would be
+safe too, at ten times the cost.
 """
 
 import re
+from hashlib import blake2b
 
 from holdfast_common.errors import InputError
 from holdfast_common.views import JobView, NodeView
@@ -34,6 +35,8 @@ _FLAG_STATES = {
     "SIGNALING": ("RUNNING", False),
     "RESIZING": ("RUNNING", False),
 }
+_BEFORE_TIME_USED = sum(width for _, width in COLUMNS[: [name for name, _ in COLUMNS].index("TimeUsed")])
+_AFTER_TIME_USED = _BEFORE_TIME_USED + dict(COLUMNS)["TimeUsed"]
 _TIMES_UNKNOWN = {"", "N/A", "NONE", "None", "Unknown", "(null)"}
 _KEY = re.compile(r"\d{1,10}(?:_(?:\d{1,10}|\[[\d,:-]{1,500}\]))?\Z", re.ASCII)
 
@@ -50,11 +53,19 @@ def check_key(key: str) -> str:
     return key
 
 
-def parse_jobs(output: bytes, node_list_width: int) -> tuple[JobView, ...] | None:
+Lines = dict[bytes, JobView]
+"""Digest of a line of squeue → the job that it means."""
+
+
+def parse_jobs(output: bytes, node_list_width: int, known: Lines | None = None) -> tuple[JobView, ...] | None:
     """Return the jobs in the output of `squeue -h -a -t all --array-unique -O column_format(width)`, run with SLURM_TIME_FORMAT=%s.
 
     None means that a node list did not fit its column: ask again with a wider one. Raises `InputError` for anything else that does not fit.
+    `known` holds the lines of the last answer and is brought up to date: of 10,000 jobs few change from one look to the next, and
+    recognising a line costs a tenth of reading it.
     """
+    known = {} if known is None else known
+    lines: Lines = {}
     size = sum(width for _, width in COLUMNS) + node_list_width
     if len(output) % (size + 1):
         raise InputError(f"squeue printed {len(output)} bytes, which is no multiple of {size + 1}")
@@ -62,16 +73,33 @@ def parse_jobs(output: bytes, node_list_width: int) -> tuple[JobView, ...] | Non
     for offset in range(0, len(output), size + 1):
         if output[offset + size] != 0x0A:
             raise InputError("a line of squeue does not end where it should")
-        fields: dict[str, str] = {}
-        start = offset
-        for name, width in COLUMNS:
-            fields[name] = output[start : start + width].decode("utf-8", "replace").rstrip(" ")
-            start += width
-        nodes = output[start : start + node_list_width].decode("utf-8", "replace").rstrip(" ")
-        if len(nodes) >= node_list_width:
+        digest = _digest(output, offset, size)
+        job = known.get(digest) or _read(output, offset, node_list_width)
+        if job is None:
             return None
-        jobs.append(_job(fields, nodes))
+        lines[digest] = job
+        jobs.append(job)
+    known.clear()
+    known.update(lines)
     return tuple(sorted(jobs, key=lambda job: job.job_id))
+
+
+def _digest(output: bytes, offset: int, size: int) -> bytes:
+    """Return what stands for the line; of the time used, which changes by itself, only what `_waits_again` looks at."""
+    used = offset + _BEFORE_TIME_USED
+    found = blake2b(output[offset:used], digest_size=16)
+    found.update(b"0" if output.startswith(b"0:00 ", used) else b"1")
+    found.update(output[offset + _AFTER_TIME_USED : offset + size])
+    return found.digest()
+
+
+def _read(output: bytes, start: int, node_list_width: int) -> JobView | None:
+    fields: dict[str, str] = {}
+    for name, width in COLUMNS:
+        fields[name] = output[start : start + width].decode("utf-8", "replace").rstrip(" ")
+        start += width
+    nodes = output[start : start + node_list_width].decode("utf-8", "replace").rstrip(" ")
+    return None if len(nodes) >= node_list_width else _job(fields, nodes)
 
 
 def _job(fields: dict[str, str], node_list: str) -> JobView:
@@ -155,36 +183,6 @@ def _integer(value: str) -> int:
 
 def _time(value: str) -> float:
     return 0.0 if value in _TIMES_UNKNOWN else float(_integer(value))
-
-
-# --- AdminComment -----------------------------------------------------------------------------------------------------------------
-
-_RECORD = re.compile(r"^JobId=(\d{1,10}) ", re.MULTILINE)
-_ADMIN_COMMENT = re.compile(r" AdminComment=(.*?) ? (?:SystemComment|Comment|Extra|StdErr|Power|TresPerJob|MailUser)=", re.DOTALL)
-
-
-def split_records(text: str) -> dict[int, str | None]:
-    """Return the records of `scontrol show jobs -o` by job id; None for an id that begins more than one line.
-
-    A newline in some job's text can forge the start of another job's record, which then is there twice: ask for that job by itself, since
-    the first record of an answer about one job cannot be forged.
-    """
-    records: dict[int, str | None] = {}
-    starts = list(_RECORD.finditer(text))
-    ends = [match.start() for match in starts[1:]] + [len(text)]
-    for match, end in zip(starts, ends, strict=False):  # no record, one end
-        job_id = int(match.group(1))
-        records[job_id] = None if job_id in records else text[match.start() : end]
-    return records
-
-
-def admin_comment(record: str) -> str:
-    """Return the AdminComment in one record of `scontrol show job -o`, or an empty string.
-
-    A job can forge its own (by its name or directory), so it is shown and compared, and never decides anything for the job's benefit.
-    """
-    found = _ADMIN_COMMENT.search(record.partition("\nJobId=")[0])
-    return found.group(1) if found else ""
 
 
 # --- Nodes ------------------------------------------------------------------------------------------------------------------------

@@ -206,6 +206,10 @@ class World:
         """Return whether the batch script caught USR1."""
         raise NotImplementedError
 
+    def admin_comment(self, key: str) -> str:
+        """Return the job's AdminComment as Slurm has it."""
+        raise NotImplementedError
+
     def hooks(self) -> list[str]:
         """Return what hooks were called, such as `resume spot-1`."""
         raise NotImplementedError
@@ -273,6 +277,10 @@ class RealWorld(World):
     def signalled(self, key: str) -> bool:
         return (self.cluster.directory / "signals").exists()
 
+    def admin_comment(self, key: str) -> str:
+        record = self.cluster.run("scontrol", "show", "job", key, "-o")
+        return record.partition(" AdminComment=")[2]
+
     def hooks(self) -> list[str]:
         log = self.cluster.directory / "hooks.log"
         return log.read_text().splitlines() if log.exists() else []
@@ -310,6 +318,9 @@ class FakeWorld(World):
 
     def signalled(self, key: str) -> bool:
         return [(name, batch) for _, name, batch in self.fake.fake_job(key).signals] == [("USR1", True)]
+
+    def admin_comment(self, key: str) -> str:
+        return self.fake.fake_job(key).admin_comment
 
     def hooks(self) -> list[str]:
         return self.called

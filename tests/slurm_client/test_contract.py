@@ -90,7 +90,7 @@ async def test_requeue_and_cutting_the_delay_short(world: Any) -> None:
     view = await world.job(key)
     assert view.pending
     assert (view.restarts, view.nodes) == (1, ())
-    assert view.eligible_time - view.submit_time == 121
+    assert view.eligible_time - view.submit_time in {120, 121}  # the two are read off the clock one after the other
     await world.slurm.requeue(key)  # again: nothing happens
     with pytest.raises(SlurmRefused, match="pending"):
         await world.slurm.requeue(key, ended=True)
@@ -111,7 +111,7 @@ async def test_a_start_time_set_while_the_job_completes_is_overwritten(world: An
     await world.slurm.start_after(key, 0)
     await world.is_state(key, "PENDING")
     view = await world.job(key)
-    assert view.eligible_time - view.submit_time == 121
+    assert view.eligible_time - view.submit_time in {120, 121}  # the two are read off the clock one after the other
 
 
 async def test_a_dead_node_keeps_a_requeued_job_completing_until_it_is_powered_down(world: Any) -> None:
@@ -230,14 +230,14 @@ async def test_hold_release_and_what_an_operator_sets(world: Any) -> None:
     await world.slurm.update_job(key, admin_comment="holdfast: waits for H100\nJobId=1 JobState=FAILED", nice=-5)
     view = await world.job(key)
     assert (view.nice, view.priority) == (-5, before + 5)
-    assert view.admin_comment.startswith("holdfast: waits for H100")
+    assert world.admin_comment(key).startswith("holdfast: waits for H100")
     await world.slurm.update_job(key, priority=900_000)
     assert (await world.job(key)).priority == 900_000
     await world.slurm.hold(key)
     assert ((await world.job(key)).priority, (await world.job(key)).reason) == (0, "JobHeldAdmin")
     await world.slurm.release(key)
     assert (await world.job(key)).priority > 0
-    assert (await world.job(running)).admin_comment == ""
+    assert world.admin_comment(running) == ""
 
 
 async def test_a_task_of_an_array_is_requeued_alone(world: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 from holdfast_common.errors import InputError
-from holdfast_slurm.parse import COLUMNS, admin_comment, only_missing, parse_jobs, parse_nodes, split_records
+from holdfast_slurm.parse import COLUMNS, Lines, only_missing, parse_jobs, parse_nodes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +20,6 @@ NODE = (
     "AllocMem=0 FreeMem=23457 Sockets=4 Boards=1 State={state} ThreadsPerCore=1 TmpDisk=0 Weight=1 Owner=N/A MCS_label=N/A "
     "Partitions={partitions}  BootTime={boot} SlurmdStartTime=1795487354 LastBusyTime=1795487354 CfgTRES=cpu=4,mem=1M,billing=4 "
     "AllocTRES= CapWatts=n/a CurrentWatts=0 AveWatts=0 ExtSensorsJoules=n/s ExtSensorsWatts=0 ExtSensorsTemp=n/s{reason}\n"
-)
-RECORD = (
-    "JobId={id} JobName={name} UserId=root(0) GroupId=root(0) MCS_label=N/A Priority=4294901759 Nice=0 Account=(null) QOS=(null) "
-    "JobState=RUNNING Reason=None Requeue=1 Restarts=0 BatchFlag=1 Command=(null) WorkDir=/tmp/x{admin}{comment} StdErr=/dev/null "
-    "StdIn=/dev/null StdOut=/dev/null Power= \n"
 )
 
 
@@ -53,6 +48,19 @@ def test_a_plain_job() -> None:
     )
     assert (job.uid, job.user, job.nice, job.priority, job.num_nodes, job.reason, job.comment) == (1000, "ann", -5, 4294901759, 2, "", "")
     assert (job.submit_time, job.eligible_time, job.start_time) == (1795487576.0, 1795487577.0, 1795487578.0)
+
+
+@given(st.lists(st.lists(st.fixed_dictionaries({}, optional={
+    "JobID": st.sampled_from(["1", "2", "3"]), "TimeUsed": st.sampled_from(["0:00", "0:01", "0:02", "10:00"]),
+    "State": st.sampled_from(["COMPLETING", "RUNNING", "PENDING"]), "EndTime": st.sampled_from(["NONE", "1795487590"]),
+    "Comment": st.text("ab ", max_size=1100), "NodeList": st.sampled_from(["", "spot-1", "spot-[1-3]"]),
+}), max_size=4), max_size=5))  # fmt: skip
+def test_lines_that_are_known_mean_what_they_meant(looks: list[list[dict[str, str]]]) -> None:
+    known: Lines = {}
+    for changes in looks:
+        output = b"".join(line(**one) for one in changes)
+        assert parse_jobs(output, WIDTH, known) == parse_jobs(output, WIDTH)
+        assert len(known) <= len(changes), "what is listed no more is forgotten"
 
 
 @given(
@@ -182,17 +190,3 @@ def test_missing_nodes_are_told_from_faults() -> None:
     assert only_missing(node() + "Node ghost not found\n")
     assert not only_missing("slurm_load_node error: Unable to contact slurm controller\n")
     assert not only_missing("")
-
-
-def test_admin_comments() -> None:
-    plain = RECORD.format(id=1, name="x", admin=" AdminComment=holdfast: a b ", comment=" Comment=c AdminComment=forged ")
-    assert admin_comment(plain) == "holdfast: a b"
-    assert admin_comment(RECORD.format(id=1, name="x", admin="", comment="")) == ""
-
-
-def test_a_record_forged_by_a_newline_is_seen() -> None:
-    text = RECORD.format(id=1, name="x\nJobId=2 JobName=y", admin=" AdminComment=forged ", comment="")
-    text += RECORD.format(id=2, name="z", admin=" AdminComment=real ", comment="")
-    records = split_records(text)
-    assert records[2] is None
-    assert admin_comment(records[1] or "") == ""

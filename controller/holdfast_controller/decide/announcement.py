@@ -16,9 +16,12 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield one announcement for each attempt that runs on nodes of ours."""
     for job in fleet.jobs.values():
         view = job.view
-        if view.state == "RUNNING" and not view.completing and any(name in plans.by_node for name in view.nodes):
+        if view.state != "RUNNING" or view.completing or not any(name in plans.by_node for name in view.nodes):
+            continue
+        key = f"tell:{view.key}:{view.restarts}"
+        if fleet.may_issue(key, now):  # asked here already: the text of each running job, each time, would be most of what deciding costs
             why = f"job {view.key} began its attempt {view.restarts}"
-            yield TellJob(f"tell:{view.key}:{view.restarts}", why, view.key, view.job_id, _text(fleet, job))
+            yield TellJob(key, why, view.key, view.job_id, _text(fleet, job))
 
 
 def _text(fleet: Fleet, job: JobRecord) -> str:

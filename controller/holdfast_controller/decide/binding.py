@@ -1,11 +1,12 @@
 """An instance whose agent asks gets the name of a node; an agent that comes back is told its name again; a stranger is turned away."""
 
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from holdfast_controller.commands import BindInstance, Command, TurnAwayAgent
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
-from holdfast_controller.records import InstanceRecord, Node
+from holdfast_controller.records import InstanceRecord, LaunchRecord, Node
 
 UNKNOWN_GRACE_S = 30.0
 """How long an agent of an instance that no launch and no listing has named yet may wait."""
@@ -13,55 +14,77 @@ UNKNOWN_GRACE_S = 30.0
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield a name for each agent that waits for one."""
-    taken: set[str] = set()
+    names = _Names(fleet)
     for record in fleet.instances.values():
         agent = record.agent
         if agent is None or not record.connected or not record.alive:
             continue
         iid = record.instance.instance_id
-        node = _name_for(fleet, record, taken)
+        node = names.of(record)
         if node is not None:
-            taken.add(node.name)
-            why = f"instance {iid} is {node.name}"
-            address = agent.address or record.instance.address
-            yield BindInstance(f"bind:{iid}:{node.name}:{record.arrivals}", why, node.name, iid, address)
+            key = f"bind:{iid}:{node.name}:{record.arrivals}"
+            if fleet.may_issue(key, now):
+                yield BindInstance(key, f"instance {iid} is {node.name}", node.name, iid, agent.address or record.instance.address)
         elif fleet.cloud_listed and now >= agent.at + UNKNOWN_GRACE_S:
             yield TurnAwayAgent(f"turn_away:{iid}:{record.arrivals}", f"no node waits for instance {iid}", iid)
 
 
-def _name_for(fleet: Fleet, record: InstanceRecord, taken: set[str]) -> Node | None:
-    """Return the node that the instance is, or shall be."""
-    assert record.agent is not None
-    if record.node:
-        node = fleet.nodes.get(record.node)
-        return node if node is not None and node.instance_id == record.instance.instance_id else None
-    if not record.instance.pool:
-        return None  # no cloud has named it yet: its launch is still being answered
-    launch = fleet.launches.get(record.instance.launch_id)
-    if launch is not None and record.agent.launch_id == launch.launch_id:
-        if launch.void:
-            return None
-        free = [fleet.nodes[name] for name in launch.nodes if name in fleet.nodes and name not in taken]
-        free = [node for node in free if not node.instance_id]
+class _Names:
+    """The names that are to be had, in one round of decisions: each is given once. What many instances ask for is looked up once."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._taken: set[str] = set()
+        self._free: dict[str, deque[Node]] = {}
+        self._addresses: dict[str, int] | None = None
+
+    def of(self, record: InstanceRecord) -> Node | None:
+        """Return the node that the instance is, or shall be."""
+        assert record.agent is not None
+        fleet = self._fleet
+        if record.node:
+            node = fleet.nodes.get(record.node)
+            return node if node is not None and node.instance_id == record.instance.instance_id else None
+        if not record.instance.pool:
+            return None  # no cloud has named it yet: its launch is still being answered
+        launch = fleet.launches.get(record.instance.launch_id)
+        if launch is not None and record.agent.launch_id == launch.launch_id:
+            node = None if launch.void else self._of_launch(record, launch)
+        else:
+            node = self._adopted(record)
+        if node is not None:
+            self._taken.add(node.name)
+        return node
+
+    def _of_launch(self, record: InstanceRecord, launch: LaunchRecord) -> Node | None:
+        assert record.agent is not None
+        free = self._free.get(launch.launch_id)
+        if free is None:
+            nodes = (self._fleet.nodes[name] for name in launch.nodes if name in self._fleet.nodes)
+            free = self._free[launch.launch_id] = deque(node for node in nodes if not node.instance_id)
+        while free and free[0].name in self._taken:
+            free.popleft()
         claimed = record.agent.node
         # It may have been named before a journal was lost: then it is that node, or none.
-        return next((node for node in free if (node.name == claimed if claimed else not _spoken_for(fleet, record, node))), None)
-    return _adopted(fleet, record, taken)
+        open_names = (node for node in free if node.name not in self._taken)
+        return next((node for node in open_names if (node.name == claimed if claimed else not self._spoken_for(record, node))), None)
 
+    def _spoken_for(self, record: InstanceRecord, node: Node) -> bool:
+        """With a lost journal: whether the name was given to another instance already, which has not come back yet to say so."""
+        view = node.view
+        if view is None:
+            return False
+        if view.up or not view.address:
+            return view.up
+        if self._addresses is None:
+            alive = (other for other in self._fleet.instances.values() if other.alive)
+            self._addresses = Counter(other.instance.address for other in alive)
+        return self._addresses.get(view.address, 0) > (record.alive and record.instance.address == view.address)
 
-def _spoken_for(fleet: Fleet, record: InstanceRecord, node: Node) -> bool:
-    """With a lost journal: whether the name was given to another instance already, which has not come back yet to say so."""
-    view = node.view
-    if view is None:
-        return False
-    others = (other for other in fleet.instances.values() if other is not record and other.alive)
-    return view.up or any(other.instance.address == view.address for other in others if view.address)
-
-
-def _adopted(fleet: Fleet, record: InstanceRecord, taken: set[str]) -> Node | None:
-    """With a lost journal: the name that the agent says it was given, where Slurm has the node at this instance's address."""
-    assert record.agent is not None
-    node = fleet.nodes.get(record.agent.node)
-    if node is None or node.instance_id or node.name in taken or node.view is None:
-        return None
-    return node if node.view.address and node.view.address == record.instance.address else None
+    def _adopted(self, record: InstanceRecord) -> Node | None:
+        """With a lost journal: the name that the agent says it was given, where Slurm has the node at this instance's address."""
+        assert record.agent is not None
+        node = self._fleet.nodes.get(record.agent.node)
+        if node is None or node.instance_id or node.name in self._taken or node.view is None:
+            return None
+        return node if node.view.address and node.view.address == record.instance.address else None

@@ -1,6 +1,7 @@
 """Jobs leave nodes that go away: the shared pure steps, fed from the fleet and turned into commands."""
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
 from holdfast_common import evacuation as steps
@@ -22,7 +23,7 @@ from holdfast_controller.commands import (
 )
 from holdfast_controller.decide import limits, reservation
 from holdfast_controller.fleet import Fleet
-from holdfast_controller.plan import Plan, Plans
+from holdfast_controller.plan import Plans
 from holdfast_controller.records import Evacuation, JobRecord, Node
 
 UNDRAIN_AFTER_S = 5.0
@@ -34,20 +35,24 @@ UNDRAIN_QUIET_S = 2.0
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield what is due for doomed nodes and the jobs on them, and for jobs that were requeued."""
-    leaving = [job for job in fleet.jobs.values() if job.evacuation is not None]
-    seen = {name for job in fleet.jobs.values() for name in job.present}
-    # A job that was ending already when the notice came: its epilog is not cut off.
-    ending = {name for job in fleet.jobs.values() if job.view.completing and not _was_requeued(job) for name in job.view.nodes}
-    for node in fleet.nodes.values():
-        plan = plans.by_node.get(node.name)
-        if node.doom is not None and plan is not None:
-            yield from _node(fleet, node, leaving, seen=node.name in seen, ending=node.name in ending, now=now)
-        elif node.doom is None:
-            yield from _undrain(fleet, node, now)
-    waiting = reservation.rivals(fleet, now) if leaving else {}
-    for job in fleet.jobs.values():
+    leaving: dict[str, list[JobCase]] = defaultdict(list)
+    cases: dict[int, JobCase] = {}
+    for job_id, job in fleet.jobs.items():
         if job.evacuation is not None:
-            yield from _job(fleet, plans, job, job.evacuation, waiting, now)
+            case = cases[job_id] = case_of(job, job.evacuation, fleet)
+            for name in job.evacuation.doomed:
+                leaving[name].append(case)
+    for node in fleet.nodes.values():
+        if node.doom is None:
+            yield from _undrain(fleet, node, now)
+        elif node.name in plans.by_node:
+            # A job that was ending already when the notice came: its epilog is not cut off.
+            ending = any(job.view.completing and not _was_requeued(job) for job in fleet.jobs_on(node.name))
+            yield from _node(fleet, node, tuple(leaving.get(node.name, ())), ending=ending, now=now)
+    round_ = _Round(fleet, plans, now) if cases else None
+    for job_id, job in fleet.jobs.items():
+        if job.evacuation is not None and round_ is not None:
+            yield from _job(round_, job, job.evacuation, cases[job_id])
         if job.prepared:
             yield from _untell(fleet, job)
         yield from _backoff(job, now)
@@ -89,12 +94,9 @@ def _goes(fleet: Fleet, name: str) -> bool:
     return bool(node.view.flags & {"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "POWERING_UP"})
 
 
-def _node(fleet: Fleet, node: Node, leaving: list[JobRecord], *, seen: bool, ending: bool, now: float) -> Iterator[Command]:
-    """Yield what is due for a doomed node. `seen`: an agent sees processes there; `ending`: Slurm a job that ends by itself."""
+def _node(fleet: Fleet, node: Node, jobs: tuple[JobCase, ...], *, ending: bool, now: float) -> Iterator[Command]:
+    """Yield what is due for a doomed node. `ending`: Slurm has a job there that ends by itself."""
     assert node.doom is not None
-    jobs = tuple(
-        case_of(job, job.evacuation, fleet) for job in leaving if job.evacuation is not None and node.name in job.evacuation.doomed
-    )
     record = fleet.instance_of(node)
     case = NodeCase(
         view=node.view or NodeView(node.name, "UNKNOWN"),
@@ -102,7 +104,7 @@ def _node(fleet: Fleet, node: Node, leaving: list[JobRecord], *, seen: bool, end
         instance_id=node.instance_id,
         dead=node.doom.dead,
         jobs=jobs,
-        occupied=not node.doom.dead and (ending or (seen and record is not None and record.connected)),
+        occupied=not node.doom.dead and (ending or (node.name in fleet.seen and record is not None and record.connected)),
         power_down_at=node.power_down_at,
     )
     for step in steps.node_steps(case, now):
@@ -118,24 +120,36 @@ def _was_requeued(job: JobRecord) -> bool:
     return job.evacuation is not None and job.evacuation.requeued_at is not None
 
 
-def _job(
-    fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, waiting: Mapping[str, set[int]], now: float
-) -> Iterator[Command]:
+class _Round:
+    """What the evacuations of one round of decisions look up together."""
+
+    def __init__(self, fleet: Fleet, plans: Plans, now: float) -> None:
+        self.fleet, self.plans, self.now = fleet, plans, now
+        self.waiting = reservation.rivals(fleet, now)
+        self._spares: dict[str, _Spares] = {}
+
+    def spares(self, group: str) -> "_Spares":
+        if group not in self._spares:
+            self._spares[group] = _Spares(self.fleet, self.plans, group)
+        return self._spares[group]
+
+
+def _job(round_: _Round, job: JobRecord, evacuation: Evacuation, case: JobCase) -> Iterator[Command]:
+    fleet, plans, now = round_.fleet, round_.plans, round_.now
     plan = next((plans.by_node[name] for name in evacuation.doomed if name in plans.by_node), None)
     if plan is None:
         return
-    case = case_of(job, evacuation, fleet)
     if job.auto and not job.signal:
         case = replace(case, signal=plan.signal)
     held = limits.why_held(job, plan)
     if job.view.restarts > evacuation.attempt:
         yield from limits.hold(job, held) if held else limits.unstick(job)
-    kept = reservation.kept(fleet, plans, job, evacuation, waiting)
+    kept = reservation.kept(fleet, plans, job, evacuation, round_.waiting)
     if kept is not None:
         yield kept
     if job.view.restarts == evacuation.attempt and job.view.active:
         yield from _tell(fleet, job, evacuation)
-        yield from _replace(fleet, plans, case, plan, now)
+        yield from _replace(round_.spares(plan.group), case)
     # Without its reservation the job's nodes would go to the next in line: it comes first, as long as there is time.
     first = kept is not None and reservation.under_way(fleet, kept, now) and (case.dead or now < steps.requeue_at(case, plan.limits))
     for step in steps.job_steps(case, now, plan.limits):
@@ -178,7 +192,7 @@ def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
         yield PrepareJobs(key, why, told.node, record.instance.instance_id, (job.view.job_id,), told.notice, cancelled=True)
 
 
-def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) -> Iterator[Command]:
+def _replace(spares: "_Spares", case: JobCase) -> Iterator[Command]:
     """While the job still saves, buy what it will miss, unless idle nodes of its group would do.
 
     A job whose machine is gone is requeued in this same moment: Slurm then picks a node and asks for it itself, and seldom the one that
@@ -187,18 +201,22 @@ def _replace(fleet: Fleet, plans: Plans, case: JobCase, plan: Plan, now: float) 
     job = case.view
     if case.dead or not job.batch or not job.requeue or job.completing:
         return
-    peers = [node for name, node in fleet.nodes.items() if _same_group(plans, name, plan) and node.doom is None]
-    candidates = [node for node in peers if _can_buy(fleet, node)]
-    spare = sum(_spare(fleet, node) for node in peers)
-    for slot, node in zip(range(spare, len(case.doomed)), candidates, strict=False):
+    had = min(spares.idle, len(case.doomed))
+    spares.idle -= had
+    for slot, node in zip(range(had, len(case.doomed)), spares.to_buy, strict=False):
         why = f"job {job.key} will need a node in the place of {', '.join(sorted(case.doomed))}"
         # Named by the place that it fills: in the second until Slurm shows that it powers up, no other is bought for it.
         yield PowerUpNode(replacement_key(job.key, case.attempt, slot), why, node.name, job.job_id)
 
 
-def _same_group(plans: Plans, name: str, plan: Plan) -> bool:
-    other = plans.by_node.get(name)
-    return other is not None and other.group == plan.group
+class _Spares:
+    """What one node group has for jobs that must leave, in one round of decisions: each node serves one of them."""
+
+    def __init__(self, fleet: Fleet, plans: Plans, group: str) -> None:
+        peers = [fleet.nodes[name] for name, plan in plans.by_node.items() if plan.group == group and name in fleet.nodes]
+        stay = [node for node in peers if node.doom is None]
+        self.idle = sum(_spare(fleet, node) for node in stay)
+        self.to_buy = iter([node for node in stay if _can_buy(node)])
 
 
 def _spare(fleet: Fleet, node: Node) -> bool:
@@ -206,12 +224,12 @@ def _spare(fleet: Fleet, node: Node) -> bool:
     if node.wanted_since is not None:
         return node.wanted_by == 0
     view = node.view
-    if view is None or view.state != "IDLE" or view.flags & {"DRAIN", "RESERVED"} or any(fleet.jobs_on(node.name)):
+    if view is None or view.state != "IDLE" or view.flags & {"DRAIN", "RESERVED"} or node.name in fleet.held:
         return False
     return view.up or bool(view.flags & {"POWER_UP", "POWERING_UP"})
 
 
-def _can_buy(fleet: Fleet, node: Node) -> bool:
+def _can_buy(node: Node) -> bool:
     view = node.view
     return (
         view is not None

@@ -14,12 +14,13 @@ from holdfast_controller.records import InstanceRecord, Node
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield terminations."""
     grace_s = max((plan.orphan_grace_s for plan in plans.by_node.values()), default=300.0)
+    homes = Homes(fleet)
     for record in fleet.instances.values():
         if not record.alive or not record.instance.pool:
             continue
         node = fleet.nodes.get(record.node)
         bound = node is not None and node.instance_id == record.instance.instance_id
-        why = _given_back(fleet, node) if bound and node is not None else _unwanted(fleet, record, grace_s, now)
+        why = _given_back(fleet, node) if bound and node is not None else _unwanted(fleet, record, homes, grace_s, now)
         if why:
             iid = record.instance.instance_id
             yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, record.node)
@@ -35,20 +36,20 @@ def _given_back(fleet: Fleet, node: Node) -> str:
     if "POWERING_DOWN" not in view.flags:
         return ""
     # On a live node a job may still have KillWait: the machine goes when its last process has.
-    occupied = any(fleet.jobs_on(node.name)) or any(node.name in job.present for job in fleet.jobs.values())
+    occupied = node.name in fleet.held or node.name in fleet.seen
     if not occupied or (node.doom is not None and node.doom.notice.deadline <= node.viewed_at):
         return f"{node.name} is powering down and empty"
     return ""
 
 
-def _unwanted(fleet: Fleet, record: InstanceRecord, grace_s: float, now: float) -> str:
+def _unwanted(fleet: Fleet, record: InstanceRecord, homes: "Homes", grace_s: float, now: float) -> str:
     launch = fleet.launches.get(record.instance.launch_id)
     iid = record.instance.instance_id
     if launch is not None and launch.void and launch.ended:
         return f"instance {iid} belongs to a launch that was given up"
-    if launch is not None and launch.ended and not has_home(fleet, record) and all(_served(fleet, name, iid) for name in launch.nodes):
+    if launch is not None and launch.ended and not homes.has(record) and all(_served(fleet, name, iid) for name in launch.nodes):
         return f"instance {iid} is not needed any more"
-    if launch is None and fleet.cloud_listed and not record.connected and not has_home(fleet, record):
+    if launch is None and fleet.cloud_listed and not record.connected and not homes.has(record):
         first = max(record.first_seen, record.instance.launched)
         if now >= first + grace_s:
             return f"instance {iid} is an orphan: no launch, no node and no agent have claimed it for {grace_s:.0f} s"
@@ -64,7 +65,16 @@ def _served(fleet: Fleet, name: str, instance_id: str) -> bool:
     return node.wanted_since is None and view is not None and (view.powered_down or bool(view.flags & {"POWERING_DOWN", "POWER_DOWN"}))
 
 
-def has_home(fleet: Fleet, record: InstanceRecord) -> bool:
-    """Whether a node that is up in Slurm has this instance's address: then it is one of ours, whatever the journal says."""
-    address = record.instance.address
-    return bool(address) and any(node.view is not None and node.view.address == address and node.view.up for node in fleet.nodes.values())
+class Homes:
+    """The addresses of the nodes that are up in Slurm; looked up once for a round of decisions, and only if somebody asks."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._addresses: set[str] | None = None
+
+    def has(self, record: InstanceRecord) -> bool:
+        """Whether such a node has this instance's address: then it is one of ours, whatever the journal says."""
+        if self._addresses is None:
+            views = [node.view for node in self._fleet.nodes.values() if node.view is not None]
+            self._addresses = {view.address for view in views if view.address and view.up}
+        return record.instance.address in self._addresses

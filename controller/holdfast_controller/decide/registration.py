@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from holdfast_controller.commands import Command, TerminateInstance
-from holdfast_controller.decide.reclaim import has_home
+from holdfast_controller.decide.reclaim import Homes
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield the termination of instances that have been silent for too long."""
+    homes = Homes(fleet)
     for launch in fleet.launches.values():
         plan = next((plans.by_node[name] for name in launch.nodes if name in plans.by_node), None)
         if plan is None or not launch.ended or launch.void:
@@ -22,7 +23,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             if record is None or not record.alive:
                 continue
             node = fleet.nodes.get(record.node)
-            if has_home(fleet, record) or (node is not None and (node.wanted_since is None or node.instance_id != instance_id)):
+            if (node is not None and (node.wanted_since is None or node.instance_id != instance_id)) or homes.has(record):
                 continue
             name = record.node or "no node"
             why = f"instance {instance_id} ({name}) did not register within {plan.registration_timeout_s:.0f} s"

@@ -24,9 +24,11 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     for node in fleet.nodes.values():
         if node.wanted_since is not None and node.name in plans.by_node:
             gangs[(node.wanted_by, "" if node.wanted_by else node.name)].append(node)
-    made = 0
+    if not gangs:
+        return
+    made, taken = 0, covered(fleet)
     for (job_id, _), nodes in gangs.items():
-        for command in _gang(fleet, plans, job_id, sorted(nodes, key=lambda node: node.name), now, made):
+        for command in _gang(fleet, plans, job_id, sorted(nodes, key=lambda node: node.name), taken, now, made):
             made += isinstance(command, Launch)
             yield command
 
@@ -47,19 +49,15 @@ def covered(fleet: Fleet) -> set[str]:
     for launch in fleet.launches.values():
         if launch.void:
             continue
-        free = [name for name in launch.nodes if name in fleet.nodes and not _held_by(fleet, name, launch.instances)]
-        spare = sum(1 for iid in launch.instances if (record := fleet.instances.get(iid)) and record.alive and not record.node)
+        records = [record for iid in launch.instances if (record := fleet.instances.get(iid))]
+        given = {record.node for record in records}
+        free = [name for name in launch.nodes if name in fleet.nodes and name not in given]
+        spare = sum(record.alive and not record.node for record in records)
         names.update(free if not launch.ended else free[:spare])
     return names
 
 
-def _held_by(fleet: Fleet, name: str, instances: tuple[str, ...]) -> bool:
-    """Whether one of the launch's instances was already given this name."""
-    return any((record := fleet.instances.get(iid)) is not None and record.node == name for iid in instances)
-
-
-def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], now: float, made: int) -> Iterator[Command]:
-    taken = covered(fleet)
+def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set[str], now: float, made: int) -> Iterator[Command]:
     missing = [node for node in nodes if node.name not in taken]
     if not missing:
         return
