@@ -194,6 +194,20 @@ class Launch(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class RedirectLaunch(NodeCommand):
+    """What was bought ahead for `node` serves `to`, which Slurm chose instead; `node` is powered down. Fence: no job is on `node`."""
+
+    repeats: ClassVar[bool] = False
+    launch_id: str = ""
+    to: str = ""
+    job_id: int = 0
+
+    def refs(self) -> tuple[str, ...]:
+        """Both nodes and the job."""
+        return (f"node:{self.node}", f"node:{self.to}", f"job:{self.job_id}")
+
+
+@dataclass(frozen=True, slots=True)
 class BindInstance(NodeCommand):
     """Give the instance the node's name: tell slurmctld the address, then the agent its name."""
 

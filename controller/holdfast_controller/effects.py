@@ -50,6 +50,7 @@ class ControllerEffects:
             c.SetNodeDown: deeds.set_down,
             c.ReviveNode: deeds.revive,
             c.PowerUpNode: deeds.power_up,
+            c.RedirectLaunch: deeds.let_go,
             c.SignalJob: deeds.signal,
             c.RequeueJob: deeds.requeue,
             c.StartJob: deeds.start,

@@ -21,6 +21,7 @@ from holdfast_controller.commands import (
     PowerDownNode,
     PowerUpNode,
     PrepareJobs,
+    RedirectLaunch,
     replacement_key,
 )
 from holdfast_controller.providers.base import FaultKind, Instance
@@ -156,7 +157,7 @@ class Fleet:
             if node is None:
                 continue
             if node.wanted_since is None:
-                node.wanted_since, node.launches, node.power_down_at = event.at, 0, None
+                node.wanted_since, node.launches, node.power_down_at, node.meant_for = event.at, 0, None, 0
                 if node.view is None or not node.view.up:
                     # Nothing of the name's last life counts in this one. (A hook that comes late finds the node up: then it stays doomed.)
                     node.doom = None
@@ -400,6 +401,8 @@ class Fleet:
             self._bind(command, event.at)
         elif isinstance(command, GiveUp):
             self._given_up(command, event.at)
+        elif isinstance(command, RedirectLaunch):
+            self._redirected(command)
         elif isinstance(command, PowerDownNode) and command.node in self.nodes:
             self.nodes[command.node].power_down_at = event.at
         elif isinstance(command, PrepareJobs) and command.notice is not None and not command.cancelled:
@@ -424,6 +427,21 @@ class Fleet:
         elif command.job_id:
             self.put_off[command.job_id] = command
 
+    def _redirected(self, command: RedirectLaunch) -> None:
+        launch, node = self.launches.get(command.launch_id), self.nodes.get(command.node)
+        if launch is not None:
+            launch.nodes = tuple(command.to if name == command.node else name for name in launch.nodes)
+        if node is not None:
+            # If a job is found to be on it, reconcile asks for it anew.
+            node.wanted_since, node.wanted_by, node.launches, node.meant_for = None, 0, 0, 0
+
+    def _asked_for(self, command: PowerUpNode, at: float) -> None:
+        """Slurm was asked to power the node up: it is bought now, and not when slurmctld calls ResumeProgram (up to 1.5 s later)."""
+        node = self.nodes.get(command.node)
+        if node is not None and not node.instance_id:
+            self._requested(e.NodesRequested(at, (command.node,)))
+            node.meant_for = command.for_job
+
     def _finished(self, event: e.CommandFinished) -> None:
         record = self.commands.get(event.key)
         if record is None or record.command_id != event.command_id:
@@ -438,6 +456,10 @@ class Fleet:
                 job.prepared.pop(f"{command.node} {command.notice.id}", None)
         if isinstance(command, PowerDownNode) and event.outcome in {"failed", "refused"} and command.node in self.nodes:
             self.nodes[command.node].power_down_at = None  # it has not been given up: a job was on it, or Slurm did not answer
+        if isinstance(command, PowerUpNode) and event.outcome == "ok":
+            self._asked_for(command, event.at)
+        if isinstance(command, RedirectLaunch) and event.outcome == "ok" and command.node in self.nodes:
+            self.nodes[command.node].power_down_at = event.at
         if event.at >= self.forgot_at + FORGET_EVERY_S:
             self.forgot_at = event.at
             self._forget(event.at - KEEP_COMMANDS_S)

@@ -36,6 +36,8 @@ class Node:
     wanted_since: float | None = None
     """Slurm waits for it since then, Unix seconds."""
     wanted_by: int = 0
+    meant_for: int = 0
+    """The job for which we asked Slurm to power it up, ahead of its requeue; 0: none."""
     launches: int = 0
     """Launches for this want that brought instances: more than one means that the first ones never registered."""
     instance_id: str = ""

@@ -89,6 +89,21 @@ class SlurmEffects:
         await self._slurm.power_up([command.node])
         return ()
 
+    async def let_go(self, command: c.RedirectLaunch, resumed: bool) -> tuple[Event, ...]:
+        """Power a node down that boots for nobody: drained first, so that no job comes to it between the look and the power-down."""
+        view = await self._node(command.node)
+        if view is None or view.up or view.powered_down or view.flags & POWERING_DOWN:
+            return self._moot(command, f"{command.node} does not wait for a machine any more")
+        if view.state == "IDLE":
+            reason = f"{REASON_PREFIX} {command.reason}"[:200]
+            await self._slurm.drain([command.node], reason)
+            view = await self._node(command.node)
+            if view is not None and view.state == "IDLE":
+                await self._slurm.power_down([command.node], reason)
+                return ()
+            await self._slurm.resume([command.node])
+        return self._moot(command, f"a job is on {command.node}")
+
     async def set_address(self, node: str, address: str) -> None:
         """Tell slurmctld where the node is, if it does not know."""
         view = await self._node(node)

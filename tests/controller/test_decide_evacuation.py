@@ -25,7 +25,10 @@ def test_the_whole_sequence_of_a_two_node_job(world, kinds) -> None:
         world.finish(command)
     world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt")
     world.parked(7, "n1", notice)
-    assert world.due() == [], "one rank has not parked"
+    (launch,) = world.due()
+    assert launch.nodes == ("n3",), "bought at once, and not when slurmctld calls ResumeProgram"
+    world.apply(e.NodesRequested(world.now, ("n3",)))
+    assert world.due() == [], "it is under way, and one rank has not parked"
     world.parked(7, "n2", notice)
     (requeue,) = world.due()
     assert isinstance(requeue, RequeueJob)
@@ -147,10 +150,10 @@ def test_a_withdrawn_notice_lets_the_job_go_on_and_undoes_only_our_drain(world, 
     world.later(6)
     world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt")  # Slurm is looked at all the time
     assert kinds(world.due()) == ["UndrainNode"]
-    world.running(8, "n2")
-    world.node("n2", "ALLOCATED", "CLOUD", "DRAIN", reason="disk is full")
+    world.running(8, "n3")
+    world.node("n3", "ALLOCATED", "CLOUD", "DRAIN", reason="disk is full")
     world.later(60)
-    assert [command for command in world.due() if getattr(command, "node", "") == "n2"] == []
+    assert [command for command in world.due() if getattr(command, "node", "") == "n3"] == []
 
 
 def test_a_withdrawn_notice_is_taken_back_from_the_jobs_other_nodes(world) -> None:

@@ -1,7 +1,9 @@
 """Jobs leave nodes that go away: with and without notice, when it is withdrawn, in every kind of job, and what is left of the names."""
 
 import pytest
+from holdfast_controller.commands import RedirectLaunch
 from holdfast_controller.providers.fake_faults import hang
+from holdfast_slurm.fake_model import FakeSettings
 from sim_invariants import settle
 from sim_training import running
 
@@ -229,3 +231,17 @@ def test_a_machine_that_hangs_is_given_up_and_paid_for_no_longer(world):
     settle(world)
     assert machine not in world.room.living()
     assert len(job.attempts) == 2
+
+
+def test_what_was_bought_under_a_name_that_slurm_passed_over_serves_the_one_it_chose(make_world):
+    """Slurm gives a node to no job in the second between POWER_UP and ResumeProgram, and takes another that is off."""
+    world = make_world(slurm=FakeSettings(power_s=4.0, suspend_timeout_s=20.0))
+    job = world.submit(work=60)
+    world.until(running(job), 60)
+    world.wait(9.8)
+    world.reclaim(job.running.nodes[0], 120)
+    world.until(running(job, 1), 60)
+    assert len(world.room.machines) == 2, "one machine in the place of one"
+    redirects = [record.issued.command for record in world.fleet.commands.values() if isinstance(record.issued.command, RedirectLaunch)]
+    assert [command.to for command in redirects] == list(job.running.nodes), world.story()
+    settle(world)

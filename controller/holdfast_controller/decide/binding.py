@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 
 from holdfast_controller.commands import BindInstance, Command, TurnAwayAgent
+from holdfast_controller.decide.resume import passed_over
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.records import InstanceRecord, LaunchRecord, Node
@@ -27,6 +28,14 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
                 yield BindInstance(key, f"instance {iid} is {node.name}", node.name, iid, agent.address or record.instance.address)
         elif fleet.cloud_listed and now >= agent.at + UNKNOWN_GRACE_S:
             yield TurnAwayAgent(f"turn_away:{iid}:{record.arrivals}", f"no node waits for instance {iid}", iid)
+
+
+def _may_be_redirected(fleet: Fleet, node: Node) -> bool:
+    """Whether the job that it was powered up for has come to other nodes, one of which has no machine yet (see `resume`)."""
+    job = fleet.jobs.get(node.meant_for)
+    if job is None or job.view.state != "CONFIGURING" or not passed_over(fleet, node):
+        return False
+    return any(name in fleet.nodes and not fleet.nodes[name].instance_id for name in job.view.nodes)
 
 
 class _Names:
@@ -66,7 +75,9 @@ class _Names:
             free.popleft()
         claimed = record.agent.node
         # It may have been named before a journal was lost: then it is that node, or none.
-        open_names = (node for node in free if node.name not in self._taken)
+        if claimed and claimed not in launch.nodes:
+            return self._adopted(record)  # its launch was redirected, which its tags do not say
+        open_names = (node for node in free if node.name not in self._taken and not _may_be_redirected(self._fleet, node))
         return next((node for node in open_names if (node.name == claimed if claimed else not self._spoken_for(record, node))), None)
 
     def _spoken_for(self, record: InstanceRecord, node: Node) -> bool:
