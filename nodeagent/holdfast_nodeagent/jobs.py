@@ -119,6 +119,12 @@ class Jobs:
             elif len(job.prepared) < MAX_PREPARED:
                 job.prepared.setdefault(notice.id, notice)
 
+    def disown(self, given_here: Callable[[Notice], bool]) -> None:
+        """Stop telling jobs of notices which were for this node and are no longer among those that `set_own` got."""
+        for job in self._jobs.values():
+            for notice in [notice for notice in job.prepared.values() if given_here(notice)]:
+                del job.prepared[notice.id]
+
     def occupied(self) -> bool:
         """Whether any job's process is left on this node, also of jobs without a directory of ours."""
         return bool(self._processes.steps()) or any(rank.alive for job in self._jobs.values() for rank in self._ranks(job).values())

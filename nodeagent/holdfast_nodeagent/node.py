@@ -15,7 +15,7 @@ from holdfast_nodeagent import __version__
 from holdfast_nodeagent.claims import Report
 from holdfast_nodeagent.jobdirs import JobKey
 from holdfast_nodeagent.jobs import Jobs
-from holdfast_nodeagent.notices.base import Answer, Identity, NoticeSource, Unclear, follow, strongest
+from holdfast_nodeagent.notices.base import Answer, Identity, NoticeSource, Unclear, follow, notice_id, strongest
 from holdfast_nodeagent.record import Record
 from holdfast_nodeagent.slurmd import Slurmd
 
@@ -76,10 +76,28 @@ class Node:
 
     async def watch_notices(self, source: NoticeSource, poll_s: float) -> None:
         """Ask the metadata service until cancelled."""
+        heard: set[str] = set()
+        unheard: set[str] = set()
+        settled = False
         while True:
-            for name, answer in (await source.look()).items():
+            answers = await source.look()
+            for name, answer in answers.items():
                 self.take(name, answer)
+            heard |= {name for name, answer in answers.items() if not isinstance(answer, Unclear)}
+            unheard = (unheard | set(answers)) - heard
+            if not settled and not unheard:
+                self._settle()
+                settled = True
             await self._clock.sleep(poll_s)
+
+    def _settle(self) -> None:
+        """Each source has answered since our start: a notice for this node that a job was told of and that none gives any more is over.
+
+        We were ended between telling it and remembering it, and took it for another node's.
+        """
+        self._tick()
+        self._jobs.disown(lambda notice: notice.id == notice_id(self.identity.instance_id, notice.kind, notice.deadline))
+        self._changed.set()
 
     def take(self, source: str, answer: Answer) -> None:
         """Act on one answer: jobs are told first, then it is remembered, then the controller is told."""

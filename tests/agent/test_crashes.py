@@ -8,7 +8,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from holdfast_common.notice import Notice, NoticeKind
 from holdfast_nodeagent.app import Agent
 from holdfast_nodeagent.claims import Report
 from holdfast_nodeagent.config import AgentConfig
-from holdfast_nodeagent.fakes import FakeController, FakeJob, FakeMetadata
+from holdfast_nodeagent.fakes import FakeController, FakeJob, FakeMetadata, http_answer
 from holdfast_nodeagent.fallback import Fallback
 from holdfast_nodeagent.jobdirs import JobKey
 from holdfast_nodeagent.notices.aws import AwsMetadata
@@ -61,29 +61,43 @@ def test_without_the_variable_nothing_happens(monkeypatch: pytest.MonkeyPatch) -
     faults.fault_point("a.point")
 
 
-@pytest.mark.parametrize("point", ["agent.node_file", "agent.notice_told", "agent.record:2", "agent.notice_kept"])
-async def test_a_notice_is_told_and_sent_whatever_happens_meanwhile(
-    point: str,
-    die_at: Callable[[str], None],
-    run_dir: Path,
-    metadata: FakeMetadata,
-    controller: FakeController,
-    processes: Processes,
-    make_job: Callable[..., FakeJob],
-    clock: VirtualClock,
-) -> None:
-    metadata.notice(datetime.fromtimestamp(time.time() + 120, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+@pytest.fixture
+def start(
+    run_dir: Path, metadata: FakeMetadata, controller: FakeController, processes: Processes, clock: VirtualClock
+) -> Iterator[Callable[[], asyncio.Task[None]]]:
+    """Start an agent, over what the one before it has left on disk."""
     (run_dir / "boot").write_text("b")
     config = AgentConfig(
         controller="127.0.0.1:1", cluster="lab", run_dir=run_dir, boot_id_path=run_dir / "boot", metadata_url=metadata.url, poll_s=0.05
     )
+    http = MetadataHttp(metadata.url)
 
-    def start() -> asyncio.Task[None]:
+    def begin() -> asyncio.Task[None]:
         source = AwsMetadata(http, SystemClock())
         slurm = FakeSlurm(clock, ["spot-1"])
         return asyncio.ensure_future(Agent(config, SystemClock(), controller.channel, slurm, source, processes).run())
 
-    http = MetadataHttp(metadata.url)
+    yield begin
+    http.close()
+
+
+Start = Callable[[], "asyncio.Task[None]"]
+
+
+def in_two_minutes() -> str:
+    return datetime.fromtimestamp(time.time() + 120, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.mark.parametrize("point", ["agent.node_file", "agent.notice_told", "agent.record:2", "agent.notice_kept"])
+async def test_a_notice_is_told_and_sent_whatever_happens_meanwhile(
+    point: str,
+    die_at: Callable[[str], None],
+    start: Start,
+    metadata: FakeMetadata,
+    controller: FakeController,
+    make_job: Callable[..., FakeJob],
+) -> None:
+    metadata.notice(in_two_minutes())
     job = make_job()
     die_at(point)
     with pytest.raises((Died, BaseExceptionGroup)):
@@ -94,7 +108,33 @@ async def test_a_notice_is_told_and_sent_whatever_happens_meanwhile(
     assert (job.node("notice.json") or {})["id"] == notice.id
     agent.cancel()
     await asyncio.gather(agent, return_exceptions=True)
-    http.close()
+
+
+async def test_a_notice_that_was_told_but_not_remembered_is_taken_back_once_the_cloud_has_none(
+    die_at: Callable[[str], None],
+    start: Start,
+    metadata: FakeMetadata,
+    make_job: Callable[..., FakeJob],
+    eventually: Callable[[Callable[[], object]], Awaitable[None]],
+) -> None:
+    metadata.notice(in_two_minutes())
+    job = make_job()
+    die_at("agent.notice_told")
+    with pytest.raises((Died, BaseExceptionGroup)):
+        await start()
+    assert job.node("notice.json") is not None
+    die_at("nowhere")
+    metadata.notice(None)
+    path = "/latest/meta-data/spot/instance-action"
+    metadata.raw[path] = http_answer(500)  # no answer is not the word that there is nothing
+    asked = len(metadata.requests)
+    agent = start()
+    await eventually(lambda: metadata.requests[asked:].count(f"GET {path}") >= 3)
+    assert job.node("notice.json") is not None
+    del metadata.raw[path]
+    await eventually(lambda: job.node("notice.json") is None)
+    agent.cancel()
+    await asyncio.gather(agent, return_exceptions=True)
 
 
 class Here:
