@@ -127,6 +127,7 @@ class Link:
             except Exception as error:
                 log.exception("fault in the stream")
                 ended = StreamEndedError(f"{type(error).__name__}: {error}")
+            _end_if_cancelled()
             self._contact = self._clock.now() - self.silence_s()
             self.welcomed = False
             self._report(str(ended))
@@ -246,6 +247,13 @@ class Link:
         log.info("welcomed as node %s of cluster %s", welcome.node, welcome.cluster)
         self._listener.on_welcome(welcome)
         self._wake.set()
+
+
+def _end_if_cancelled() -> None:
+    """Raise CancelledError where our task was cancelled and the stream ended by something else in that moment, as grpc.aio has it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

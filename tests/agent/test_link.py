@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from holdfast_common.clock import SystemClock
+from holdfast_common.errors import Temporary
 from holdfast_nodeagent.fakes import FakeController
 from holdfast_nodeagent.link import Link
 from holdfast_nodeagent.outbox import Outbox
@@ -154,3 +155,37 @@ async def test_a_refusal_waits_and_tries_again_where_it_says_so(
     await controller.until("hello", 2)
     assert "refused: no such instance" in caplog.text
     assert "secret" not in caplog.text
+
+
+class Converting:
+    """A channel whose stream answers a cancellation with a fault of its own, as grpc.aio's may."""
+
+    def __init__(self) -> None:
+        self.read = asyncio.Event()
+
+    def stream_stream(self, *_: object, **__: object) -> Callable[..., "Converting"]:
+        return lambda *_: self
+
+    def __aiter__(self) -> "Converting":
+        return self
+
+    async def __anext__(self) -> pb.ControllerMessage:
+        self.read.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise Temporary("the call was cancelled") from None
+        raise AssertionError("not reached")
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_cancellation_ends_it_whatever_the_stream_makes_of_it(listener: Listener) -> None:
+    channel = Converting()
+    task = asyncio.ensure_future(Link(lambda: channel, listener, Outbox(), SystemClock(), lambda: True, 0.3).run())
+    await channel.read.wait()
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    assert done, "it goes on for ever"
+    assert task.cancelled()
