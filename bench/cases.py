@@ -18,6 +18,8 @@ NODES = 12
 NOTICE_S = 60.0
 POLL_S = 0.1
 LONGEST_S = 90.0
+BEFORE_KILL_S = 1.5
+"""A job that writes no notes of its own is left to run for so long."""
 GOLDEN = 0.618034
 """Its multiples spread evenly over a second: notices come at ever other places within Slurm's rounds, so that no one phase is measured."""
 
@@ -29,6 +31,10 @@ class Case:
     name: str
     nodes: int
     fresh: bool
+    lost: bool = False
+    """The machine goes without a notice."""
+    step: bool = True
+    """Of two nodes: whether a step of srun runs on the survivor."""
 
 
 CASES = (
@@ -37,6 +43,13 @@ CASES = (
     Case("2 nodes, survivor + idle", 2, False),
     Case("2 nodes, survivor + fresh", 2, True),
 )
+LOSSES = (
+    Case("1 node lost, an idle node free", 1, False, lost=True),
+    Case("1 node lost, fresh node", 1, True, lost=True),
+    Case("2 nodes, one lost, srun step", 2, False, lost=True),
+    Case("2 nodes, one lost, no step", 2, False, lost=True, step=False),
+)
+"""Without a notice. Of two nodes the second goes: the batch script's own stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,13 @@ def plan(count: int) -> list[Case]:
     return [case for nodes in (1, 2) for case in chosen if case.nodes == nodes]
 
 
+def plan_losses(count: int) -> list[Case]:
+    """Return `count` losses: three in five of a single-node job, those of one job together."""
+    order = [LOSSES[number] for number in (0, 1, 2, 0, 3)] + [LOSSES[number] for number in (0, 1, 2, 1, 3)]
+    chosen = [order[number % len(order)] for number in range(count)]
+    return sorted(chosen, key=lambda case: (case.nodes, not case.step))
+
+
 class Bed:
     """A sandbox in which interruptions are made."""
 
@@ -81,18 +101,18 @@ class Bed:
     def run(self, cases: list[Case], cold_starts: int) -> Outcome:
         """Interrupt, and measure `cold_starts` further first starts. Raises TimeoutError, CalledProcessError, CloudControlError."""
         made: list[Interruption] = []
-        for nodes in sorted({case.nodes for case in cases}):
-            job = Job(self._folder / f"job-{nodes}", nodes)
-            job_id = self._start(job)
-            for number, case in enumerate(case for case in cases if case.nodes == nodes):
+        for kind in dict.fromkeys((case.nodes, case.step) for case in cases):
+            job = Job(self._folder / f"job-{kind[0]}{'' if kind[1] else '-bare'}", kind[0])
+            job_id = self._start(job, registers=kind[1])
+            for number, case in enumerate(case for case in cases if (case.nodes, case.step) == kind):
                 made.append(self._interrupt(case, job, job_id, number))
             self._end(job_id)
         for number in range(cold_starts):
             self._cold_start(number)
         return Outcome(tuple(made), tuple(self._first), self._records())
 
-    def _start(self, job: Job) -> int:
-        script = job.write_script(self._sandbox.site.python)
+    def _start(self, job: Job, *, registers: bool) -> int:
+        script = job.write_script(self._sandbox.site.python) if registers else job.write_plain_script("sleep 100000")
         return self._submit(job, script, "--exclusive", f"--nodes={job.nodes}")
 
     def _submit(self, job: Job, script: Path, *arguments: str) -> int:
@@ -115,15 +135,22 @@ class Bed:
 
     def _interrupt(self, case: Case, job: Job, job_id: int, number: int) -> Interruption:
         attempt = job.starts()[-1].attempt
-        _wait(lambda: job.training(attempt), f"attempt {attempt} of job {job_id} to train")
+        if case.step:
+            _wait(lambda: job.training(attempt), f"attempt {attempt} of job {job_id} to train")
+        else:
+            time.sleep(BEFORE_KILL_S)
         self._set_idle(0 if case.fresh else 1)
         time.sleep(0.5 + (number * GOLDEN - time.time()) % 1.0)
         before = job.starts()[-1].nodes
-        doomed = before[number // 2 % len(before)]
+        doomed = before[-1] if case.lost else before[number // 2 % len(before)]
         instance_id = self._sandbox.instances.instance_of(doomed)
-        self._sandbox.cloud.reclaim(instance_id, notice_s=NOTICE_S)
+        killed_at = time.time() if case.lost else None
+        if case.lost:
+            self._sandbox.cloud.kill(instance_id)
+        else:
+            self._sandbox.cloud.reclaim(instance_id, notice_s=NOTICE_S)
         start = self._await_start(job, attempt + 1)
-        made = Interruption(case.name, job, job_id, attempt, doomed, instance_id, before, start.nodes, start.at, case.fresh)
+        made = Interruption(case.name, job, job_id, attempt, doomed, instance_id, before, start.nodes, start.at, case.fresh, killed_at)
         self._say(f"{case.name}: {doomed} of {', '.join(before)} went away, attempt {start.attempt} runs on {', '.join(start.nodes)}")
         return made
 

@@ -29,6 +29,8 @@ PARTS = {
 }
 """Part → whose it is, in the order in which they come.
 
+Of a loss without notice: the first three are nothing, and the time begins when the loss is known (`known_at`).
+
 detection: notice in the cloud's record → the agent has read it. telling: → the job's last rank has seen it. save: → that rank has parked.
 decision: → the controller's requeue command. requeue: → slurmctld has the job PENDING, out of COMPLETING. expedite: → StartTime is set.
 scheduling: → slurmctld has allocated nodes. ordering: → the cloud has the order for the fresh node, where that came later (slurmctld's
@@ -63,6 +65,8 @@ class Interruption:
     first_line: float
     booted: bool
     """Whether the new node had to be bought."""
+    killed_at: float | None = None
+    """When the machine was taken away without notice; None: a notice came."""
 
     @property
     def fresh(self) -> tuple[str, ...]:
@@ -95,11 +99,9 @@ def read_slurmctld_log(path: Path) -> list[LogLine]:
 def parts_of(interruption: Interruption, records: Records) -> dict[str, float]:
     """Return the seconds of each part; they add up to the whole. A moment that no record names costs its part nothing.
 
-    Raises LookupError where the notice itself is not in the cloud's record.
+    Raises LookupError where the notice, or the loss, is in no record.
     """
-    notice = cloud_time(records, "notice", interruption.instance_id)
-    if notice is None:
-        raise LookupError(f"the cloud has no record of a notice for {interruption.instance_id}")
+    notice = known_at(interruption, records)
     ends = {
         **_controller_side(interruption, records.journal, notice),
         **_job_side(interruption),
@@ -114,24 +116,63 @@ def parts_of(interruption: Interruption, records: Records) -> dict[str, float]:
     return parts
 
 
+def known_at(interruption: Interruption, records: Records) -> float:
+    """Return when the time begins: the notice in the cloud's record, or the moment at which the controller knew of the loss.
+
+    That is the first event in the journal by which the instance is gone, whoever told of it: the cloud's list, which is asked at once when
+    the agent's stream breaks. Raises LookupError where there is none.
+    """
+    iid = interruption.instance_id
+    if interruption.killed_at is None:
+        notice = cloud_time(records, "notice", iid)
+        if notice is None:
+            raise LookupError(f"the cloud has no record of a notice for {iid}")
+        return notice
+    for event in records.journal:
+        instance = event.get("instance") or {}
+        if event["kind"] == "InstanceChanged" and instance.get("instance_id") == iid and instance.get("state") == "gone":
+            return float(event["at"])
+    raise LookupError(f"the journal does not know that {iid} is gone")
+
+
 def cloud_time(records: Records, event: str, instance_id: str) -> float | None:
     """Return when the cloud recorded the event of an instance."""
     return next((line["t"] for line in records.cloud if line["event"] == event and line.get("instance_id") == instance_id), None)
 
 
 def order_of(nodes: Sequence[str], records: Records, until: float) -> float | None:
-    """Return when the cloud got the last order for instances that are these nodes, before `until`; None where there was none."""
-    orders = [
-        line["t"]
-        for line in records.cloud
-        if line["event"] == "requested" and line["t"] < until and set(expand(line["tags"].get("holdfast:nodes", ""))) & set(nodes)
+    """Return when the cloud got the last order for instances that are these nodes, before `until`; None where there was none.
+
+    An instance is the node that its name was bound to: what it was bought for (its tag) can have been passed over by Slurm.
+    """
+    bound = {event["command"]["instance_id"]: event["command"]["node"] for event in _bindings(records, until)}
+
+    def names(line: dict[str, Any]) -> set[str]:
+        name = bound.get(line["instance_id"])
+        return {name} if name else set(expand(line["tags"].get("holdfast:nodes", "")))
+
+    orders = [line for line in records.cloud if line["event"] == "requested" and line["t"] < until]
+    return max((line["t"] for line in orders if names(line) & set(nodes)), default=None)
+
+
+def waited_for_name(nodes: Sequence[str], records: Records, since: float, until: float) -> float:
+    """Return for how long the last of the nodes' machines was there, and waited until Slurm had chosen the name that it got."""
+    arrived = {event["instance_id"]: event["at"] for event in reversed(records.journal) if event["kind"] == "AgentArrived"}
+    waits = [
+        event["at"] - max(since, arrived.get(event["command"]["instance_id"], event["at"]))
+        for event in _bindings(records, until)
+        if event["at"] > since and event["command"]["node"] in nodes
     ]
-    return max(orders, default=None)
+    return max(0.0, *waits) if waits else 0.0
+
+
+def _bindings(records: Records, until: float) -> list[dict[str, Any]]:
+    return [event for event in records.journal if event["kind"] == "BindInstance" and event["at"] < until]
 
 
 def bought_in_vain(interruption: Interruption, records: Records) -> tuple[str, ...]:
     """Return the nodes that the controller bought ahead for the job, and that slurmctld passed over."""
-    notice = cloud_time(records, "notice", interruption.instance_id) or interruption.first_line
+    notice = known_at(interruption, records)
     ahead = [
         event["command"]["node"]
         for event in records.journal
@@ -139,7 +180,15 @@ def bought_in_vain(interruption: Interruption, records: Records) -> tuple[str, .
         and notice <= event["at"] <= interruption.first_line
         and event["command"]["for_job"] == interruption.job_id
     ]
-    return tuple(node for node in dict.fromkeys(ahead) if node not in interruption.after)
+    served = {event["command"]["node"] for event in records.journal if event["kind"] == "RedirectLaunch"}
+    return tuple(node for node in dict.fromkeys(ahead) if node not in interruption.after and node not in served)
+
+
+def redirected(interruption: Interruption, records: Records) -> tuple[str, ...]:
+    """Return the nodes that slurmctld passed over, and whose machine then served the name that it chose."""
+    since = known_at(interruption, records)
+    events = [event for event in records.journal if event["kind"] == "RedirectLaunch" and since <= event["at"] <= interruption.first_line]
+    return tuple(event["command"]["node"] for event in events if event["command"]["job_id"] == interruption.job_id)
 
 
 def registration(log: Sequence[LogLine], nodes: Sequence[str], since: float, until: float) -> float | None:
@@ -200,6 +249,11 @@ def _cloud_side(interruption: Interruption, records: Records, notice: float) -> 
         return {}
     registered = registration(records.slurmctld, interruption.fresh, notice, interruption.first_line)
     ordered = order_of(interruption.fresh, records, interruption.first_line)
+    allocated = allocation(records.slurmctld, interruption.job_id, notice, interruption.first_line)
+    waited = waited_for_name(interruption.fresh, records, allocated or notice, interruption.first_line)
+    if waited and allocated is not None:
+        # A machine that is there and has no name yet waits for slurmctld's call, as one does that has not been ordered.
+        ordered = max(ordered or notice, allocated) + waited
     found = {"ordering": ordered, "boot": registered}
     return {name: at for name, at in found.items() if at is not None}
 

@@ -68,7 +68,9 @@ def _measure(options: argparse.Namespace, folder: Path, say: Callable[[str], Non
                 signals.waiting.wait()  # from here on plain Slurm only waits for its own timers, and disturbs nothing
             with Sandbox(folder / "sb", cases.config(options.boot_delay)) as sandbox:
                 setup = _setup(sandbox, options)
-                outcome = cases.Bed(sandbox, folder / "jobs", say).run(cases.plan(options.interruptions), options.cold_starts)
+                outcome = cases.Bed(sandbox, folder / "jobs", say).run(
+                    [*cases.plan(options.interruptions), *cases.plan_losses(options.losses)], options.cold_starts
+                )
             rows, gate = summary.rows_of(outcome), summary.registered_to_start(outcome)
         except BaseException:
             signals.stop.set()
@@ -95,7 +97,8 @@ def _setup(sandbox: Sandbox, options: argparse.Namespace) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench/interruption", description=__doc__.splitlines()[0])
-    parser.add_argument("--interruptions", type=_positive, default=12, help="how many (12): as many of each of the four cases")
+    parser.add_argument("--interruptions", type=_positive, default=20, help="how many (20): as many of each of the four cases")
+    parser.add_argument("--losses", type=int, default=10, help="of machines without a notice (10): three in five of a single-node job")
     parser.add_argument("--cold-starts", type=int, default=2, help="further first starts on nodes that are bought for them (2)")
     parser.add_argument("--boot-delay", type=float, default=BOOT_DELAY_S, help=f"of the simulated cloud, in seconds ({BOOT_DELAY_S:g})")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="leave plain Slurm out: it takes three minutes")

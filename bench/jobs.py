@@ -69,6 +69,17 @@ class Job:
             found.append([json.loads(line) for line in lines if line.endswith("\n")])
         return found
 
+    def loading(self, attempt: int) -> dict[str, float] | None:
+        """Return when the slowest rank's interpreter began, had the library, had resumed, and had done a step (Unix seconds)."""
+        wanted = ("process_start", "library_imported", "resumed", "first_step_done")
+        found: dict[str, float] = {}
+        for rank in self.events():
+            times = {event["event"]: float(event["t"]) for event in reversed(rank) if event["attempt"] == attempt}
+            if any(name not in times for name in wanted):
+                return None
+            found = {name: max(found.get(name, 0.0), times[name]) for name in wanted}
+        return found or None
+
     def training(self, attempt: int) -> bool:
         """Whether every rank has done a step in the attempt."""
         done = [any(event["event"] == "first_step_done" and event["attempt"] == attempt for event in rank) for rank in self.events()]

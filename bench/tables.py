@@ -15,7 +15,11 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """Print everything."""
     console.print(_interruptions(found))
     console.print(_starts(found))
-    console.print(f"instances bought ahead whose name slurmctld then passed over: {found['bought_in_vain']}", highlight=False)
+    console.print(
+        f"names bought ahead that slurmctld then passed over: {found['passed_over']}, of which bought in vain: {found['bought_in_vain']}",
+        highlight=False,
+    )
+    _show_loading(found, console)
     for name, met in found["targets_met"].items():
         console.print(f"target {name} <= {found['targets_s'][name]:g}: {'met' if met else 'MISSED'}", highlight=False)
     for name, value in found["setup"].items():
@@ -23,7 +27,9 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def _interruptions(found: Mapping[str, Any]) -> Table:
-    table = Table(title="Seconds from the notice to the first line of the next batch script, and what they were spent on (median, worst)")
+    table = Table(
+        title="Seconds from the notice, or the loss being known, to the first line of the next batch script, and what they were spent on"
+    )
     table.add_column("", no_wrap=True)
     for name in ("n", "", "total"):
         table.add_column(name, justify="right")
@@ -44,7 +50,7 @@ def _interruptions(found: Mapping[str, Any]) -> Table:
 def _add_overall(table: Table, found: Mapping[str, Any]) -> None:
     overall, blank = found["overall"], [""] * len(PARTS)
     for kind in ("median", "worst"):
-        first = ("all", str(overall["total_s"]["count"])) if kind == "median" else ("", "")
+        first = ("all with a notice", str(overall["total_s"]["count"])) if kind == "median" else ("", "")
         table.add_row(*first, kind, _s(overall["total_s"][kind]), *blank, _s(overall["net_s"][kind]))
     for title, key in (("  of it Holdfast (H)", "holdfast_s"), ("  of it Slurm (S)", "slurm_s")):
         for kind in ("median", "worst"):
@@ -57,6 +63,8 @@ def _add_plain(table: Table, plain: Mapping[str, Any]) -> None:
     table.add_row(
         "plain Slurm, dead node (1)", "1", "", f"{plain['dead_node_computed_s']:.0f}", *blank, f"x {plain['ratio_dead_node']:.0f}"
     )
+    if "ratio_dead_node_to_loss" in plain:
+        table.add_row("  beside a single-node loss (1)", "", "", "", *blank, f"x {plain['ratio_dead_node_to_loss']:.0f}")
     table.add_row(
         "plain Slurm, requeue on notice (2)", "1", "", f"{plain['bare_requeue_s']:.0f}", *blank, f"x {plain['ratio_bare_requeue']:.0f}"
     )
@@ -65,8 +73,28 @@ def _add_plain(table: Table, plain: Mapping[str, Any]) -> None:
         f"{plain['dead_node_measured_s']:.1f} s were measured with SlurmdTimeout=10 (the node was declared down after "
         f"{plain['dead_node_detection_s']:.1f} s, the requeue delay of 121 s waited for in full), and the default's further 290 s added.\n"
         "(2) DRAIN and `scontrol requeue` at the moment of the notice, no Holdfast, Slurm's defaults, idle nodes free; measured in full.\n"
-        "x: ratio to the median of Holdfast's 'without save and boot'."
+        "x: ratio to the median of Holdfast's 'without save and boot' after a notice, and after a single-node loss.\n"
+        "Of several nodes, one lost: Slurm collects the answers of the dead node's job for MessageTimeout (10 s), unless a step runs there."
     )
+
+
+def _show_loading(found: Mapping[str, Any], console: Console) -> None:
+    """Print what comes after the measured time: the job's own start."""
+    said = {
+        "process_start": "interpreter began",
+        "library_imported": "library imported",
+        "resumed": "resumed",
+        "first_step_done": "first step",
+    }
+    parts = [f"{said[name]} {_s(value['median'])}" for name, value in found["loading_s"].items()]
+    if parts:
+        text = f"after the first line, not counted above (interpreter start and load, bytecode cache, median s): {', '.join(parts)}"
+        console.print(text, highlight=False)
+    waits = {name: case["known_after_s"] for name, case in found["cases"].items() if case.get("known_after_s")}
+    for name, wait in waits.items():
+        console.print(
+            f"{name}: known {_s(wait['median'])} s (worst {_s(wait['worst'])} s) after the loss, not counted above", highlight=False
+        )
 
 
 def _starts(found: Mapping[str, Any]) -> Table:

@@ -89,7 +89,8 @@ class Engine:
     def _choose(self, job: FakeJob) -> tuple[str, ...]:
         free = [node for node in self.fleet.values() if node.free and job.partition in node.partitions]
         free = [node for node in free if node.reservation in {"", job.reservation}]
-        free.sort(key=lambda node: node.power == "off")  # powered-up and booting nodes first, else in the order of the configuration
+        # Measured: nodes that are up, then names that never had a machine, then booting ones; else in the order of the configuration.
+        free.sort(key=lambda node: (node.power != "on", node.boot_time is not None, node.power == "off"))
         names = {node.name for node in free[: job.num_nodes]}
         return tuple(name for name in self.fleet if name in names) if len(names) == job.num_nodes else ()
 

@@ -1,5 +1,7 @@
 """What was bought ahead for a name that Slurm passed over serves the name that it chose: one machine, whatever comes first."""
 
+from dataclasses import replace
+
 import pytest
 from holdfast_controller import events as e
 from holdfast_controller.commands import BindInstance, Launch, PowerUpNode, RedirectLaunch
@@ -11,7 +13,13 @@ def by_kind(commands, kind):
 
 @pytest.fixture
 def ahead(world):
-    """Job 7 has left n1; n2 was powered up for it, and is being bought."""
+    """Job 7 has left n1; n2, which had a machine before, was powered up for it, and is being bought."""
+    world.running(6, "n2")
+    world.job(6, "COMPLETED")
+    world.apply(e.InstanceChanged(world.now, replace(world.fleet.instances["i-n2"].instance, state="gone")))
+    world.later(1)
+    world.node("n2", "IDLE", "CLOUD", "POWERED_DOWN")
+    world.due()
     world.running(7, "n1")
     notice = world.notice("n1")
     for command in world.due():

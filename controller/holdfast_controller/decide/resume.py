@@ -69,10 +69,20 @@ def _redirected(fleet: Fleet, plans: Plans, job_id: int, missing: list[Node], ta
         return
     ahead = [node for node in fleet.nodes.values() if node.meant_for == job_id and node.name in taken and passed_over(fleet, node)]
     for node, old in zip(missing, ahead, strict=False):
-        launch = next((launch for launch in fleet.launches.values() if not launch.void and old.name in launch.nodes), None)
+        launch = _launch_for(fleet, old.name)
         if launch is not None and _may_serve(plans, launch, old, node):
             why = f"Slurm gave job {job_id} {node.name} and not {old.name}, for which a machine is being bought: it serves {node.name}"
             yield RedirectLaunch(f"redirect:{launch.launch_id}:{old.name}:{node.name}", why, old.name, launch.launch_id, node.name, job_id)
+
+
+def _launch_for(fleet: Fleet, name: str) -> LaunchRecord | None:
+    """Return the launch that is to bring the name its machine: not one of the name's earlier lives."""
+    for launch in reversed(fleet.launches.values()):
+        if not launch.void and name in launch.nodes:
+            records = (fleet.instances.get(iid) for iid in launch.instances)
+            if not launch.ended or any(record is not None and record.alive and not record.node for record in records):
+                return launch
+    return None
 
 
 def passed_over(fleet: Fleet, node: Node) -> bool:
