@@ -34,7 +34,9 @@ class Case:
     lost: bool = False
     """The machine goes without a notice."""
     step: bool = True
-    """Of two nodes: whether a step of srun runs on the survivor."""
+    """Of two nodes: whether a step of srun runs on both."""
+    host: bool = False
+    """Of two nodes: whether the one that goes is the batch script's."""
 
 
 CASES = (
@@ -46,10 +48,11 @@ CASES = (
 LOSSES = (
     Case("1 node lost, an idle node free", 1, False, lost=True),
     Case("1 node lost, fresh node", 1, True, lost=True),
-    Case("2 nodes, one lost, srun step", 2, False, lost=True),
-    Case("2 nodes, one lost, no step", 2, False, lost=True, step=False),
+    Case("2 nodes, srun step, one lost", 2, False, lost=True),
+    Case("2 nodes, srun step, batch host lost", 2, False, lost=True, host=True),
+    Case("2 nodes, no step, batch host lost", 2, False, lost=True, step=False, host=True),
 )
-"""Without a notice. Of two nodes the second goes: the batch script's own stays."""
+"""Without a notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,9 @@ def plan(count: int) -> list[Case]:
 
 
 def plan_losses(count: int) -> list[Case]:
-    """Return `count` losses: three in five of a single-node job, those of one job together."""
-    order = [LOSSES[number] for number in (0, 1, 2, 0, 3)] + [LOSSES[number] for number in (0, 1, 2, 1, 3)]
-    chosen = [order[number % len(order)] for number in range(count)]
+    """Return `count` losses: six in ten of a single-node job, those of one job together."""
+    order = (0, 1, 2, 0, 1, 4, 0, 1, 3, 4)
+    chosen = [LOSSES[order[number % len(order)]] for number in range(count)]
     return sorted(chosen, key=lambda case: (case.nodes, not case.step))
 
 
@@ -142,7 +145,7 @@ class Bed:
         self._set_idle(0 if case.fresh else 1)
         time.sleep(0.5 + (number * GOLDEN - time.time()) % 1.0)
         before = job.starts()[-1].nodes
-        doomed = before[-1] if case.lost else before[number // 2 % len(before)]
+        doomed = before[0 if case.host else -1] if case.lost else before[number // 2 % len(before)]
         instance_id = self._sandbox.instances.instance_of(doomed)
         killed_at = time.time() if case.lost else None
         if case.lost:

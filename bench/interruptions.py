@@ -98,7 +98,7 @@ def _setup(sandbox: Sandbox, options: argparse.Namespace) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench/interruption", description=__doc__.splitlines()[0])
     parser.add_argument("--interruptions", type=_positive, default=20, help="how many (20): as many of each of the four cases")
-    parser.add_argument("--losses", type=int, default=10, help="of machines without a notice (10): three in five of a single-node job")
+    parser.add_argument("--losses", type=int, default=10, help="of machines without a notice (10): six in ten of a single-node job")
     parser.add_argument("--cold-starts", type=int, default=2, help="further first starts on nodes that are bought for them (2)")
     parser.add_argument("--boot-delay", type=float, default=BOOT_DELAY_S, help=f"of the simulated cloud, in seconds ({BOOT_DELAY_S:g})")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="leave plain Slurm out: it takes three minutes")

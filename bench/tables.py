@@ -74,7 +74,8 @@ def _add_plain(table: Table, plain: Mapping[str, Any]) -> None:
         f"{plain['dead_node_detection_s']:.1f} s, the requeue delay of 121 s waited for in full), and the default's further 290 s added.\n"
         "(2) DRAIN and `scontrol requeue` at the moment of the notice, no Holdfast, Slurm's defaults, idle nodes free; measured in full.\n"
         "x: ratio to the median of Holdfast's 'without save and boot' after a notice, and after a single-node loss.\n"
-        "Of several nodes, one lost: Slurm collects the answers of the dead node's job for MessageTimeout (10 s), unless a step runs there."
+        "Of several nodes, one lost (no target): with a step, srun waits for the dead node until KillWait ends it; with nothing of\n"
+        "the job on the survivor, slurmctld collects the nodes' answers until MessageTimeout. Both are in `requeue`."
     )
 
 

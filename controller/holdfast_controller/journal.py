@@ -10,11 +10,11 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from holdfast_common.errors import Permanent
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from holdfast_controller import commands, events
 from holdfast_controller.fleet import Fleet
-from holdfast_controller.records import CommandRecord
+from holdfast_controller.records import CommandRecord, InstanceRecord, JobRecord, LaunchRecord, Node
 
 SCHEMA_VERSION = 1
 SNAPSHOT_EVERY = 5000
@@ -40,6 +40,14 @@ _COMMANDS: dict[str, TypeAdapter[commands.Command]] = {
     cls.__name__: TypeAdapter(cls) for cls in vars(commands).values() if isinstance(cls, type) and issubclass(cls, commands.Command)
 }
 _FLEET = TypeAdapter(Fleet)
+_PARTS: dict[str, TypeAdapter[Any]] = {
+    "nodes": TypeAdapter(dict[str, Node]),
+    "instances": TypeAdapter(dict[str, InstanceRecord]),
+    "launches": TypeAdapter(dict[str, LaunchRecord]),
+    "jobs": TypeAdapter(dict[int, JobRecord]),
+}
+"""What a fleet has many of. pydantic lets no other thread run while it writes (0.2 s for 1,000 nodes and 2,000 jobs): few at a time."""
+_AT_A_TIME = 50
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -85,11 +93,17 @@ def decode(kind: str, body: str) -> events.Event | None:
 
 
 def dump_fleet(fleet: Fleet) -> str:
-    """Return the fleet as JSON; commands are stored as the journal stores them."""
-    commands_ = [
-        [*encode(record.issued), record.state, record.done_at, record.retry_at, record.tries] for record in fleet.commands.values()
-    ]
-    return json.dumps({"fleet": _FLEET.dump_python(fleet, mode="json", exclude={"commands", "held", "seen"}), "commands": commands_})
+    """Return the fleet as JSON; commands are stored as the journal stores them. For a thread: the loop goes on meanwhile."""
+    rest = _FLEET.dump_json(fleet, exclude={"commands", "held", "seen", *_PARTS}).decode()
+    parts = ",".join(f'"{name}":{{{",".join(_pieces(adapter, getattr(fleet, name)))}}}' for name, adapter in _PARTS.items())
+    rows = ((*encode(record.issued), record.state, record.done_at, record.retry_at, record.tries) for record in fleet.commands.values())
+    return f'{{"fleet":{rest[:-1]},{parts}}},"commands":[{",".join(json.dumps(row) for row in rows)}]}}'
+
+
+def _pieces(adapter: TypeAdapter[Any], records: dict[Any, Any]) -> Iterator[str]:
+    items = list(records.items())
+    for start in range(0, len(items), _AT_A_TIME):
+        yield adapter.dump_json(dict(items[start : start + _AT_A_TIME])).decode()[1:-1]
 
 
 def load_fleet(text: str) -> Fleet | None:
@@ -130,8 +144,8 @@ class Journal:
         """Store the fleet as of `seq` every `SNAPSHOT_EVERY` events, and drop what is older than the retention."""
         if self._since_snapshot >= SNAPSHOT_EVERY:
             self._since_snapshot = 0
-            text = dump_fleet(fleet)
-            await self._run(lambda: self._snapshot(text, seq, now))
+            # The reactor, which alone changes what the fleet holds, waits for it; a policy that is set meanwhile adds nodes or drops them.
+            await self._run(lambda: self._snapshot(dump_fleet(fleet), seq, now))
 
     async def read(self, after_seq: int = 0, ref: str = "", newest: int = 0, limit: int = 1000) -> list[Entry]:
         """Return entries after a sequence number, or the `newest` N, in order; only those about `ref` (`node:NAME`) where given."""

@@ -13,9 +13,22 @@ COMMAND = Path(__file__).parents[2] / "bench" / "interruption"
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
 
 
-def test_two_interruptions(tmp_path):
+def test_two_interruptions_and_a_loss(tmp_path):
     output = tmp_path / "figures.json"
-    arguments = ["--interruptions", "2", "--cold-starts", "0", "--boot-delay", "0.2", "--no-plain", "--no-targets", "--output", str(output)]
+    arguments = [
+        "--interruptions",
+        "2",
+        "--losses",
+        "1",
+        "--cold-starts",
+        "0",
+        "--boot-delay",
+        "0.2",
+        "--no-plain",
+        "--no-targets",
+        "--output",
+        str(output),
+    ]
     done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=140)
     assert done.returncode == 0, done.stderr
     assert "1 node, an idle node free" in done.stdout
@@ -23,6 +36,7 @@ def test_two_interruptions(tmp_path):
     found = json.loads(output.read_text())
     assert [(row["case"], len(row["before"])) for row in found["interruptions"]] == [
         ("1 node, an idle node free", 1),
+        ("1 node lost, an idle node free", 1),
         ("2 nodes, survivor + idle", 2),
     ]
     for row in found["interruptions"]:
@@ -31,7 +45,11 @@ def test_two_interruptions(tmp_path):
         assert row["doomed"] in row["before"]
         assert row["doomed"] not in row["after"]
         # Each record was found: no part that always costs something is nothing. Far looser than the targets: the machine may be busy.
-        assert all(row["parts_s"][part] > 0 for part in ("detection", "save", "requeue", "expedite", "scheduling", "start"))
+        noticed = ("detection", "save", "requeue", "expedite")
+        assert all((row["parts_s"][part] > 0) == (not row["lost"]) for part in noticed[:2])
+        assert all(row["parts_s"][part] > 0 for part in (*(() if row["lost"] else noticed), "scheduling", "start"))
+        assert (row["known_after_s"] is not None) == row["lost"]
+        assert 0 <= row["loading_s"]["process_start"] <= row["loading_s"]["first_step_done"] < 60
         assert 0.1 < row["net_s"] < 30
     assert found["registered_to_start_s"]["with_gate"]["count"] >= 1, "a job began on nodes bought for it"
     assert 0 < found["registered_to_start_s"]["with_gate"]["median"] < 10

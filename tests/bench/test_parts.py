@@ -2,16 +2,18 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from holdfast_common.notice import Notice, NoticeKind
-from holdfast_controller.commands import PowerUpNode, RequeueJob, StartJob
-from holdfast_controller.events import CommandFinished, CommandIssued, NoticeReceived
+from holdfast_controller.commands import BindInstance, PowerUpNode, RedirectLaunch, RequeueJob, StartJob
+from holdfast_controller.events import AgentArrived, CommandFinished, CommandIssued, InstanceChanged, NoticeReceived
 from holdfast_controller.journal import encode
+from holdfast_controller.providers.base import Instance
 from rich.console import Console
 
 from bench import summary, tables
-from bench.cases import CASES, FirstStart, Outcome, plan
+from bench.cases import CASES, LOSSES, FirstStart, Outcome, plan, plan_losses
 from bench.evidence import PARTS, Interruption, LogLine, Records, parts_of, read_slurmctld_log
 from bench.jobs import Job, Start
 from bench.plain import PlainOutcome
@@ -96,6 +98,56 @@ def test_a_moment_that_nobody_recorded_costs_its_part_nothing_and_the_sum_stays(
 def test_an_interruption_without_a_notice_is_refused(interruption, records):
     with pytest.raises(LookupError, match=IID):
         parts_of(interruption, Records(records.cloud[:1], records.journal, records.slurmctld))
+
+
+def test_a_loss_is_counted_from_when_it_is_known(interruption, records):
+    lost = replace(interruption, killed_at=T - 0.5)
+    with pytest.raises(LookupError, match="gone"):
+        parts_of(lost, records)
+    gone = as_read(InstanceChanged(T + 0.3, Instance(IID, "hf-1", "a", "gone")))
+    known = Records(records.cloud, [*records.journal, gone], records.slurmctld)
+    parts = parts_of(lost, known)
+    assert sum(parts.values()) == pytest.approx(5.7)
+    (row,) = summary.rows_of(Outcome((lost,), (), known))
+    assert (row.lost, row.kind) == (True, ""), "two nodes: Slurm waits there, and no target is for it"
+    assert row.known_after_s == pytest.approx(0.8)
+    (one,) = summary.rows_of(Outcome((replace(lost, before=("spot-1",)),), (), known))
+    assert one.kind == "loss_fresh"
+
+
+def test_an_instance_is_the_node_that_its_name_was_bound_to(interruption, records):
+    cloud = [*records.cloud, {"event": "requested", "t": T + 0.2, "instance_id": "i-9", "tags": {"holdfast:nodes": "spot-9"}}]
+    journal = [
+        *records.journal,
+        as_read(CommandIssued(T + 1.2, 10, RedirectLaunch("x", "", "spot-9", "hf-9", "spot-3", 7))),
+        as_read(AgentArrived(T + 2.0, "i-9")),
+        as_read(CommandIssued(T + 2.5, 11, BindInstance("b", "", "spot-3", "i-9", "127.77.0.9"))),
+        as_read(AgentArrived(T + 2.9, "i-2")),
+        as_read(CommandIssued(T + 2.9, 12, BindInstance("c", "", "spot-4", "i-2", "127.77.0.2"))),
+    ]
+    served = Records(cloud, journal, records.slurmctld)
+    (row,) = summary.rows_of(Outcome((interruption,), (), served))
+    assert (row.bought_in_vain, row.redirected) == ((), ("spot-9",))
+    assert row.whole_boot_s == pytest.approx(4.8)
+    assert row.parts_s["ordering"] == pytest.approx(0.5), "it was there, and waited half a second for its name"
+    assert row.parts_s["boot"] == pytest.approx(3.4)
+    assert sum(row.parts_s.values()) == pytest.approx(6.0)
+
+
+def test_loading_is_the_slowest_ranks(job):
+    assert job.loading(1) is None
+    for rank, late in enumerate((0.0, 0.5)):
+        lines = [(name, late + at) for at, name in enumerate(("process_start", "library_imported", "resumed", "first_step_done"))]
+        text = "".join(json.dumps({"event": name, "attempt": 1, "t": T + at}) + "\n" for name, at in lines)
+        (job.folder / f"rank-{rank}" / "attempts.jsonl").write_text(text)
+    assert job.loading(1) == {"process_start": T + 0.5, "library_imported": T + 1.5, "resumed": T + 2.5, "first_step_done": T + 3.5}
+
+
+def test_losses_are_of_each_kind_and_mostly_of_single_node_jobs():
+    chosen = plan_losses(10)
+    assert set(chosen) == set(LOSSES)
+    assert sum(case.nodes == 1 for case in chosen) == 6
+    assert plan_losses(1) == [LOSSES[0]]
 
 
 def test_figures_and_tables(interruption, records):

@@ -193,13 +193,12 @@ def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
 
 
 def _replace(spares: "_Spares", case: JobCase) -> Iterator[Command]:
-    """While the job still saves, buy what it will miss, unless idle nodes of its group would do.
+    """While the job still saves, or leaves a machine that is gone, buy what it will miss, unless idle nodes of its group would do.
 
-    A job whose machine is gone is requeued in this same moment: Slurm then picks a node and asks for it itself, and seldom the one that
-    is being bought.
+    Where Slurm then gives the job another name, what is being bought serves that one (`resume`): it is a second or two ahead.
     """
     job = case.view
-    if case.dead or not job.batch or not job.requeue or job.completing:
+    if not job.batch or not job.requeue or job.completing:
         return
     had = min(spares.idle, len(case.doomed))
     spares.idle -= had
