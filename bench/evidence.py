@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from holdfast_common.nodeset import expand
+from holdfast_controller.launch_tags import nodes_of
 
 from bench.jobs import Job
 
@@ -149,7 +149,7 @@ def order_of(nodes: Sequence[str], records: Records, until: float) -> float | No
 
     def names(line: dict[str, Any]) -> set[str]:
         name = bound.get(line["instance_id"])
-        return {name} if name else set(expand(line["tags"].get("holdfast:nodes", "")))
+        return {name} if name else set(nodes_of(line["tags"]))
 
     orders = [line for line in records.cloud if line["event"] == "requested" and line["t"] < until]
     return max((line["t"] for line in orders if names(line) & set(nodes)), default=None)

@@ -72,7 +72,6 @@ def measure(directory: Path, repeats: Mapping[int, int], say: Callable[[str], No
         nodes=max(repeats),
         boot_delay_s=NEVER_S,
         resume_timeout_s=1200,
-        suspend_timeout_s=5,
         controller=own_timing(default_controller()),
         write_hooks=write_timed_hooks,
     )
@@ -81,9 +80,9 @@ def measure(directory: Path, repeats: Mapping[int, int], say: Callable[[str], No
         found = []
         for size, count in repeats.items():
             for _ in range(count):
+                bed.have_free(size)
                 found.append(bed.request(size))
                 say(f"{size} node(s): hook {found[-1].hook_s:.2f} s, calls begun after {found[-1].calls_s:.2f} s")
-                bed.give_back()
         return found
 
 
@@ -114,6 +113,7 @@ class _Bed:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._seen = 0
+        self._jobs: list[int] = []
 
     def request(self, size: int) -> Request:
         submitted = time.time()
@@ -129,11 +129,16 @@ class _Bed:
             return bool(calls)
 
         _wait(launched, f"the cloud to be asked for job {job_id}'s nodes")
-        self._sandbox.run(["scancel", str(job_id)])
+        self._jobs.append(job_id)  # it keeps its nodes, so that the next request is for others
         return Request(size, float(began) - submitted, float(ended) - float(began), max(calls) - float(began), len(calls))
 
-    def give_back(self) -> None:
-        """Have all nodes powered down, and all machines gone."""
+    def have_free(self, size: int) -> None:
+        """Have so many nodes powered down; where there are fewer, all of them, and all machines gone."""
+        free = self._sandbox.run(["sinfo", "-h", "-N", "-p", PARTITION, "-o", "%t"]).stdout.split().count("idle~")
+        if free >= size:
+            return
+        self._sandbox.run(["scancel", *map(str, self._jobs)])
+        self._jobs.clear()
         names = f"{PARTITION}-[1-{self._sandbox.config.nodes}]"
         states = ["sinfo", "-h", "-p", PARTITION, "-o", "%t"]
         time.sleep(1.0)

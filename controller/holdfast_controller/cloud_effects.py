@@ -8,7 +8,7 @@ from holdfast_common.errors import ConfigError, ProviderTransient
 
 from holdfast_controller import commands as c
 from holdfast_controller.events import Event, LaunchEnded
-from holdfast_controller.fleet import JOB_TAG, NODES_TAG
+from holdfast_controller.launch_tags import tags_of
 from holdfast_controller.plan import Plans
 from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Pool, Provider, ProviderError
 
@@ -61,7 +61,7 @@ class CloudEffects:
             minimum=count,
             template=pool.template,
             user_data=self._user_data(command.launch_id),
-            tags={NODES_TAG: ",".join(command.nodes), **({JOB_TAG: str(command.job_id)} if command.job_id else {})},
+            tags=tags_of(command.nodes, command.job_id),
         )
         result = LaunchResult(command.launch_id)
         for attempt in range(TRIES):

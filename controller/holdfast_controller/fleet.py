@@ -24,6 +24,7 @@ from holdfast_controller.commands import (
     RedirectLaunch,
     replacement_key,
 )
+from holdfast_controller.launch_tags import job_of, nodes_of
 from holdfast_controller.providers.base import FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
@@ -44,8 +45,6 @@ FORGET_EVERY_S = 60.0
 SETTLES_S = 60.0
 MAX_EARLY = 10_000
 MOST_RETRY_S, MOST_RETRY_SLURM_S = 300.0, 10.0
-NODES_TAG, JOB_TAG = "holdfast:nodes", "holdfast:job"
-"""Tags of an instance: the names that its launch was for, separated by commas, and the job. A lost journal is rebuilt from them."""
 BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.0}
 """For how long a pool is left alone after a failure that is no refusal, where the cloud did not say."""
 
@@ -237,11 +236,12 @@ class Fleet:
     def _launch_of(self, instance: Instance, at: float) -> LaunchRecord | None:
         """Return the launch that an instance came from; after the loss of the journal, as its tags tell it."""
         launch = self.launches.get(instance.launch_id)
-        names = tuple(name for name in instance.tags.get(NODES_TAG, "").split(",") if name in self.nodes)
-        if launch is not None or not names or not instance.launch_id or instance.state == "gone":
+        if launch is not None or not instance.launch_id or instance.state == "gone":
             return launch
-        job = instance.tags.get(JOB_TAG, "")
-        launch = LaunchRecord(instance.launch_id, instance.pool, names, int(job) if job.isdecimal() else 0, at, ended=True)
+        names = tuple(name for name in nodes_of(instance.tags) if name in self.nodes)
+        if not names:
+            return None
+        launch = LaunchRecord(instance.launch_id, instance.pool, names, job_of(instance.tags), at, ended=True)
         self.launches[instance.launch_id] = launch
         return launch
 

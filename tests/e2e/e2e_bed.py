@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from holdfast_controller.launch_tags import nodes_of
 from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.record import read_record
 
@@ -187,7 +188,7 @@ class Bed:
         """Wait until an instance was launched for a node that had none before, and return its id."""
 
         def look() -> list[str]:
-            return [line["instance_id"] for line in self.record("requested") if node in line["tags"]["holdfast:nodes"].split(",")]
+            return [line["instance_id"] for line in self.record("requested") if node in nodes_of(line["tags"])]
 
         return until(look, timeout_s, f"a launch for {node}")[-1]
 

@@ -42,7 +42,7 @@ def loss(world):
     return job
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("story", [launch, evacuation, loss])
 @pytest.mark.parametrize("part", range(4))
 def test_dying_at_any_step_changes_nothing(make_world, story, part):
@@ -60,7 +60,7 @@ def test_dying_at_any_step_changes_nothing(make_world, story, part):
         world.close()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("story", [launch, evacuation, loss])
 def test_dying_at_any_step_with_the_journal_loses_no_job_and_no_machine(make_world, story):
     undisturbed = make_world()
