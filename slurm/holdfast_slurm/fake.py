@@ -1,6 +1,6 @@
 """A Slurm in memory, with the behaviour that was measured on 22.05.8, for tests and the simulator. Its time is a `Clock`.
 
-Simplified: a job takes whole nodes, priority is the order of submission less Nice, and there is no QOS and no preemption.
+Simplified: a job takes whole nodes, priority is the order of submission (or age) less Nice, and there is no QOS and no preemption.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from holdfast_common.errors import HoldfastError, InputError, SlurmRefused, Slur
 from holdfast_common.views import JobView, NodeView
 
 from holdfast_slurm.fake_engine import Engine
-from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode, FakeSettings, Gate, Hook
+from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode, FakeSettings, Gate, Hook, by_age
 from holdfast_slurm.nodeset import check_name
 from holdfast_slurm.parse import check_key
 
@@ -75,6 +75,7 @@ class FakeSlurm:
         duration_s: float | None = None,
         stop_s: float | None = None,
         nice: int = 0,
+        time_limit_s: float | None = None,
         array_tasks: Sequence[int] = (),
         on_signal: Callable[[FakeJob, str], None] | None = None,
     ) -> str:
@@ -82,9 +83,9 @@ class FakeSlurm:
         array_id, now = self._next_id, self._clock.now()
         for task in array_tasks or (None,):
             job = FakeJob(self._next_id, str(array_id) if task is None else f"{array_id}_{task}", num_nodes, partition, now, now)
-            job.comment, job.requeue, job.batch, job.nice = comment, requeue, batch, nice
+            job.comment, job.requeue, job.batch, job.nice, job.time_limit_s = comment, requeue, batch, nice, time_limit_s
             job.duration_s, job.stop_s, job.on_signal = duration_s, stop_s, on_signal
-            job.priority = 4_294_901_760 - job.job_id
+            job.priority = by_age(now) if self.settings.age else 4_294_901_760 - job.job_id
             self.engine.queue[job.key] = job
             self._next_id += 1
         self.engine.look()
@@ -181,10 +182,7 @@ class FakeSlurm:
         if not all(node.drain or node.down or node.power == "suspending" for node in nodes):
             raise SlurmRefused("slurm_update error: Invalid node state specified")
         for node in nodes:
-            self.engine.powered_down(node)
-            node.drain, node.down, node.reason = False, False, ""
-            node.responding = node.machine or node.power == "off"
-        self.engine.look()
+            self.engine.resumed(node)
 
     async def down(self, names: Sequence[str], reason: str) -> None:
         """Set DOWN and get the jobs off."""

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from holdfast_common.clock import Clock
 
-from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode, FakeSettings, Gate, Hook
+from holdfast_slurm import fake_schedule
+from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode, FakeSettings, Gate, Hook, by_age
 
 
 class Engine:
@@ -25,7 +26,7 @@ class Engine:
         self.observer: Callable[[str, str], None] | None = None
         """Called with each entry of the log at once: event, node or job."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._look_due = False
+        self._look_due = self._backfill_due = False
 
     # --- timers
 
@@ -71,28 +72,28 @@ class Engine:
 
     def _schedule(self) -> None:
         self._look_due = False
-        now = self.clock.now()
-        waiting = [job for job in self.queue.values() if job.state == "PENDING" and not job.completing and not job.held]
-        starved: set[str] = set()
-        for job in sorted(waiting, key=lambda job: (not job.reservation, -job.current_priority(), job.job_id)):
-            if job.eligible_time > now:
-                job.reason = "BeginTime"
-                continue
-            chosen = self._choose(job)
-            if chosen and job.partition not in starved:
-                self._allocate(job, chosen)
-            else:
-                # Strict order within the partition: nobody overtakes the job that waits for nodes.
-                job.reason = "Priority" if job.partition in starved else "Resources"
-                starved.add(job.partition)
+        for job, names in fake_schedule.main(self.queue.values(), self.fleet, self.clock.now()):
+            self._allocate(job, names)
+        waits = any(job.reason in {"Resources", "Priority"} for job in self.queue.values() if job.state == "PENDING")
+        if waits and self.settings.backfill_s is not None and not self._backfill_due:
+            self._backfill_due = True
+            self.later(self.settings.backfill_s, self._backfill)
 
-    def _choose(self, job: FakeJob) -> tuple[str, ...]:
-        free = [node for node in self.fleet.values() if node.free and job.partition in node.partitions]
-        free = [node for node in free if node.reservation in {"", job.reservation}]
-        # Measured: nodes that are up, then names that never had a machine, then booting ones; else in the order of the configuration.
-        free.sort(key=lambda node: (node.power != "on", node.boot_time is not None, node.power == "off"))
-        names = {node.name for node in free[: job.num_nodes]}
-        return tuple(name for name in self.fleet if name in names) if len(names) == job.num_nodes else ()
+    def _backfill(self) -> None:
+        self._backfill_due = False
+        now = self.clock.now()
+        for job, names in fake_schedule.backfill(self.queue.values(), self.fleet, self._ends(now), now):
+            self.note("backfill", job.key)
+            self._allocate(job, names)
+
+    def _ends(self, now: float) -> dict[str, float]:
+        """Return until when each node in use may be in use."""
+        ends = {}
+        for job in self.queue.values():
+            limit_s = fake_schedule.UNLIMITED_S if job.time_limit_s is None else job.time_limit_s
+            until = now if job.completing else job.start_time + limit_s
+            ends.update(dict.fromkeys(job.nodes if job.state in {"RUNNING", "CONFIGURING"} else job.completing_on, max(now, until)))
+        return ends
 
     def _allocate(self, job: FakeJob, names: tuple[str, ...]) -> None:
         job.nodes, job.reason, job.start_time, job.end_time = names, "", self.clock.now(), 0.0
@@ -243,6 +244,8 @@ class Engine:
         now = self.clock.now()
         job.nodes = ()
         job.submit_time = now
+        if self.settings.age:
+            job.priority = by_age(now + self.settings.requeue_delay_s)
         job.reason = "JobHeldAdmin" if job.held else "BeginTime"
         self.put_off(job, self.settings.requeue_delay_s)
 
@@ -320,6 +323,22 @@ class Engine:
         # Measured: POWER_DOWN_FORCE of a dead node requeues the job that runs there, and only the next one frees the node.
         if node.completing and (frees_dead or not died):
             self.release(node, fresh=True)
+
+    def resumed(self, node: FakeNode) -> None:
+        """RESUME. Measured: a node that is up then reads NOT_RESPONDING, and gets no job, until it has answered a ping."""
+        self.powered_down(node)
+        node.drain, node.down, node.reason = False, False, ""
+        node.responding = node.power == "off"
+        epoch = node.power_epoch
+
+        def answers() -> None:
+            if node.machine and node.power_epoch == epoch and not node.down:
+                node.responding = True
+                self.look()
+
+        if not node.responding:
+            self.later(self.settings.ping_s, answers)
+        self.look()
 
     def set_down(self, node: FakeNode, reason: str) -> None:
         """DOWN. A live machine that ran a job answers the kill, and ReturnToService=2 takes it back then; an idle one stays DOWN."""

@@ -13,6 +13,14 @@ Gate = Callable[["FakeJob"], Awaitable[None]]
 """PrologSlurmctld: returns when the job's nodes are up."""
 
 
+MOST_PRIORITY = 4_294_000_000
+
+
+def by_age(since: float) -> int:
+    """Return the priority of a job whose age counts from `since`: a point a second, relative to all others'."""
+    return MOST_PRIORITY - int(since % 1_000_000_000)
+
+
 @dataclass(frozen=True, slots=True)
 class FakeSettings:
     """Durations in seconds. The defaults are slurm.conf's as Holdfast proposes it, or what was measured."""
@@ -22,6 +30,12 @@ class FakeSettings:
     """cred_expire + 1."""
     schedule_s: float = 0.1
     """From a change to the scheduler's next look."""
+    backfill_s: float | None = 1.0
+    """From a look that left somebody waiting to that of the backfill scheduler; None: there is none."""
+    age: bool = False
+    """priority/multifactor with an age that outweighs all else: a requeued job loses its place. False: priority/basic, it keeps it."""
+    ping_s: float = 1.5
+    """After RESUME a node does not respond for so long (measured: up to 2)."""
     tick_s: float = 30.0
     """Without a gate slurmctld looks at configuring jobs this often."""
     gate: bool = True
@@ -69,9 +83,14 @@ class FakeNode:
     left_at: dict[str, float] = field(default_factory=dict)
 
     @property
+    def in_service(self) -> bool:
+        """Whether the backfill scheduler counts on it at some time."""
+        return not (self.down or self.drain) and (self.power == "resuming" or (self.power in {"off", "on"} and self.responding))
+
+    @property
     def free(self) -> bool:
         """Whether the scheduler may use it; measured: also while it powers up, and then before nodes that are off."""
-        return not (self.job or self.down or self.drain) and (self.power == "resuming" or (self.power in {"off", "on"} and self.responding))
+        return not self.job and self.in_service
 
     def view(self) -> NodeView:
         """Return it as scontrol shows it."""
@@ -115,6 +134,8 @@ class FakeJob:
     comment: str = ""
     admin_comment: str = ""
     reservation: str = ""
+    time_limit_s: float | None = None
+    """None: unlimited. It only counts for the backfill scheduler: nobody is ended for it."""
     duration_s: float | None = None
     """A run ends by itself after this long; None: by `finish` only."""
     stop_s: float | None = None

@@ -1,7 +1,7 @@
 """What holds at every moment, and what holds once everything has come to rest (design, section 1)."""
 
 from holdfast_controller.fleet import Fleet
-from holdfast_slurm.fake_model import FakeNode
+from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode
 from sim_edges import SimJournal
 from sim_world import World
 
@@ -57,6 +57,7 @@ def at_rest(world: World) -> list[str]:
         if machine.hung or node is None or node.power != "on":
             found.append(f"{machine.iid} is an orphan: {machine.name or 'no name'}, {node.view() if node else 'never registered'}")
     found += [fault for node in world.slurm.engine.fleet.values() if (fault := _fault_of(world, node))]
+    found += [fault for job in world.slurm.engine.queue.values() if (fault := _left_on(job))]
     if not world.fleet.cloud_listed:
         found.append("the clouds have not been listed yet")
     if world.fleet.busy():
@@ -64,9 +65,18 @@ def at_rest(world: World) -> list[str]:
     return found
 
 
+def _left_on(job: FakeJob) -> str:
+    """Nothing of ours is left on a job that has ended."""
+    ours = {"hold": job.held, "Nice": job.nice, "Priority": job.fixed_priority, "reservation": job.reservation and job.state not in ENDED}
+    left = [name for name, there in ours.items() if there]
+    return f"job {job.key} is left with a {left[0]} of ours" if left else ""
+
+
 def _fault_of(world: World, node: FakeNode) -> str:
     if node.drain and node.reason.startswith(REASON):
         return f"{node.name} is left with our drain: {node.reason}"
+    if node.reservation:
+        return f"{node.name} is left in reservation {node.reservation}"
     if node.down:
         return f"{node.name} is left DOWN: {node.reason}"
     if node.power == "on" and world.room.holder(node.name) is None:

@@ -71,6 +71,7 @@ class SimMachine:
         record = MemoryRecord(Path("/nonexistent"), "boot-1")
         record.identity = Identity(instance_id=self.iid, provider="fake")
         jobs = JobsHere(self)
+        self._record = record
         self._fallback = Fallback(self, jobs, world.slurm, record, world.clock, Limits(), self.agent.silence_s, PATIENCE_S)
         self._tasks = [world.spawn(self._life())]
 
@@ -78,6 +79,11 @@ class SimMachine:
     def well(self) -> bool:
         """Whether processes run on it."""
         return self.alive and not self.hung
+
+    @property
+    def acted(self) -> bool:
+        """Whether its agent has evacuated it by itself."""
+        return bool(self._record.kept.acted)
 
     def doom(self) -> Notice | None:
         """The notice because of which jobs must leave now (for the fallback)."""

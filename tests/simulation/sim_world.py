@@ -28,7 +28,7 @@ from sim_machines import Room, SimMachine
 from sim_training import EXIT_CODE, SimJob, Training
 
 T = TypeVar("T")
-NOTICE_S, CALM_S = 29.0, 15.0
+NOTICE_S, CALM_S, KNOWN_S, KEPT_S = 29.0, 15.0, 3.0, 290.0
 SECRET = b"s" * 32
 QUICK = Timing(watch_busy_s=0.2, watch_idle_s=2.0, cloud_poll_s=10.0, cloud_poll_busy_s=2.0)
 
@@ -85,7 +85,9 @@ class World:
         self.requests = self.provider.requests = {}
         self.room = Room(self, self._died)
         self.provider.on_change = self.room.changed
-        settings = slurm or FakeSettings(suspend_timeout_s=20.0, resume_timeout_s=200.0, slurmd_timeout_s=100.0, min_job_age_s=150.0)
+        settings = slurm or FakeSettings(
+            suspend_timeout_s=20.0, resume_timeout_s=200.0, slurmd_timeout_s=100.0, min_job_age_s=150.0, age=True
+        )
         self.hooks = Hooks(self)
         self.slurm = SimSlurm(
             self.clock, self.names, settings, on_resume=self.hooks.resume, on_suspend=self.hooks.suspend,
@@ -109,6 +111,8 @@ class World:
         self.die_without_journal = False
         """The next death at a point takes the journal along."""
         self.deaths = 0
+        self.kept: dict[str, tuple[float, set[str]]] = {}
+        """Jobs that were made to leave: when, and their nodes that stay."""
 
     # -- running ----------------------------------------------------------------------------------------------------------------
 
@@ -258,7 +262,7 @@ class World:
             extra = {"comment": f"holdfast: signal=USR1 exit_code={EXIT_CODE}", "on_signal": lambda fake, _: self.training.signalled(fake)}
         elif kind == "salloc":
             extra = {"batch": False}
-        key = self.slurm_call(lambda: self.slurm.submit(num_nodes, **extra))
+        key = self.slurm_call(lambda: self.slurm.submit(num_nodes, time_limit_s=more.pop("time_limit_s", None), **extra))
         job = self.training.jobs[key] = SimJob(key, num_nodes, work, **more)
         return job
 
@@ -347,8 +351,33 @@ class World:
         attempts = [job for job in [self.training.jobs[fake.key]] if job.done_at is not None]
         if attempts:
             self.wrong(f"job {fake.key} is requeued although it had finished")
+        self._note_survivors(fake)
+
+    def _takes_kept_nodes(self, rival: FakeJob) -> None:
+        """A job that has waited for long gets a node that was kept for one which had to leave."""
+        for key, (at, survivors) in self.kept.items():
+            waits = self.slurm.engine.queue.get(key)
+            taken = survivors & set(rival.nodes)
+            if waits is None or waits.state != "PENDING" or self.clock.now() > at + KEPT_S or rival is waits or not taken:
+                continue
+            if max(rival.submit_time, rival.eligible_time) < at - KNOWN_S and self.calm_since < at - CALM_S:
+                self.wrong(
+                    f"job {rival.key} gets {', '.join(taken)}, which job {key} had left for a notice {self.clock.now() - at:.1f} s ago"
+                )
+
+    def _note_survivors(self, fake: FakeJob) -> None:
+        """The controller has a job leave: the nodes that stay are kept for it, if the queue was known to be there."""
+        machines = {name: self.room.holder(name) for name in fake.nodes}
+        acted = any(machine is not None and machine.acted for machine in machines.values())
+        if self.controller is None or acted or not fake.batch:
+            return
+        stay = {name for name, machine in machines.items() if machine is not None and not machine.warned and machine.well}
+        self.kept[fake.key] = (self.clock.now(), stay)
 
     def _observe(self, event: str, subject: str) -> None:
+        if event == "allocate":
+            self._takes_kept_nodes(self.slurm.fake_job(subject))
+            self.kept.pop(subject, None)
         if event == "start":
             self.training.began(self.slurm.fake_job(subject))
         elif event == "requeue" or event in ENDED:

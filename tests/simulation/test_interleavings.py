@@ -69,6 +69,13 @@ class Interleavings(RuleBasedStateMachine):
         if sum(not job.finished for job in self.world.training.jobs.values()) < 4:
             self.world.submit(nodes, work=work, kind=kind, save_s=save_s)
 
+    @rule(count=st.integers(2, 5), limit_s=st.sampled_from([None, 30.0, 600.0]))
+    def others_queue_up(self, count: int, limit_s: float | None) -> None:
+        """Jobs of one node that wait for theirs; some of them short enough for the backfill scheduler."""
+        if sum(not job.finished for job in self.world.training.jobs.values()) < 6:
+            for _ in range(count):
+                self.world.submit(work=8.0, kind="plain", time_limit_s=limit_s)
+
     @rule(number=st.integers(0, 4))
     def user_cancels(self, number: int) -> None:
         live = [job for job in self.world.training.jobs.values() if not job.finished]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from holdfast_common.errors import InputError, SlurmRefused
+from holdfast_common.views import NodeView
 
 
 async def test_it_answers_and_tells_its_release(world: Any) -> None:
@@ -48,6 +49,32 @@ async def test_drain_and_resume(world: Any) -> None:
         assert view.reason == "holdfast: notice until 18:00"
     await world.slurm.resume(["spot-1", "spot-2"])
     assert not any("DRAIN" in view.flags or view.reason for view in await world.slurm.nodes())
+    assert "NOT_RESPONDING" in (await world.node("spot-1")).flags, "until it has answered a ping"
+
+    async def up() -> bool:
+        view: NodeView = await world.node("spot-1")
+        return view.up
+
+    await world.until(up, 5)
+
+
+async def test_a_requeued_job_is_passed_while_it_is_not_eligible_and_then_waits_at_its_old_place(world: Any) -> None:
+    await world.bring_up("spot-1", "spot-2", "spot-3")
+    first, other = world.submit(2), world.submit()
+    await world.is_state(first, "RUNNING")
+    await world.is_state(other, "RUNNING")
+    second = world.submit()
+    await world.slurm.requeue(first)
+    await world.is_state(second, "RUNNING")
+    third = world.submit()  # fits beside the second
+    await world.is_state(third, "RUNNING")
+    fourth = world.submit()
+    await world.slurm.start_after(first, 1)
+    await world.pause(2.0)
+    world.finish(second, 0)
+    world.finish(third, 0)
+    await world.is_state(first, "RUNNING")
+    assert ((await world.job(fourth)).state, (await world.job(first)).restarts) == ("PENDING", 1)
 
 
 async def test_an_unknown_node_refuses_the_whole_update(world: Any) -> None:
@@ -85,11 +112,12 @@ async def test_requeue_and_cutting_the_delay_short(world: Any) -> None:
     await world.bring_up("spot-1")
     key = world.submit()
     await world.is_state(key, "RUNNING")
+    priority = (await world.job(key)).priority
     await world.slurm.requeue(key)
     await world.is_state(key, "PENDING")
     view = await world.job(key)
     assert view.pending
-    assert (view.restarts, view.nodes) == (1, ())
+    assert (view.restarts, view.nodes, view.priority) == (1, (), priority)
     assert view.eligible_time - view.submit_time in {120, 121}  # the two are read off the clock one after the other
     await world.slurm.requeue(key)  # again: nothing happens
     with pytest.raises(SlurmRefused, match="pending"):

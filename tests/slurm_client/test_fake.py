@@ -144,6 +144,53 @@ async def test_nobody_overtakes_the_job_that_waits_for_nodes(make: Any, clock: V
     assert slurm.fake_job(small).state == "CONFIGURING"
 
 
+async def test_the_backfill_scheduler_lets_those_pass_who_put_nobody_off(make: Any, clock: VirtualClock) -> None:
+    slurm = make(3)
+    await start(slurm, clock, time_limit_s=600.0)
+    big = slurm.submit(3)
+    long, short = slurm.submit(1), slurm.submit(1, time_limit_s=60.0)
+    await clock.advance(3)
+    assert [slurm.fake_job(key).state for key in (big, long, short)] == ["PENDING", "PENDING", "CONFIGURING"]
+    await slurm.drain(["spot-2"], "holdfast: x")  # now nobody can say when the big one will start
+    slurm.engine.look()
+    await clock.advance(3)
+    assert [slurm.fake_job(key).state for key in (big, long)] == ["PENDING", "CONFIGURING"]
+
+
+@pytest.mark.parametrize("age", [False, True])
+async def test_with_age_a_requeued_job_goes_to_the_end_of_the_line(make: Any, clock: VirtualClock, age: bool) -> None:
+    slurm = make(1, FakeSettings(age=age))
+    first = await start(slurm, clock)
+    await clock.advance(5)
+    second = slurm.submit()
+    await slurm.requeue(first)
+    await clock.advance(0.15)
+    assert [slurm.fake_job(key).state for key in (first, second)] == ["PENDING", "PENDING"]
+    ahead = slurm.fake_job(first).current_priority() > slurm.fake_job(second).current_priority()
+    assert ahead == (not age)
+    await clock.advance(0.5)
+    assert slurm.fake_job(second).state == "RUNNING", "the first is not eligible yet, and holds nothing against the next in line"
+
+
+async def test_a_job_that_cannot_start_in_the_moment_of_a_resume_is_passed(make: Any, clock: VirtualClock) -> None:
+    """Measured: a survivor that was held by DRAIN goes to the next in line when it is resumed."""
+    slurm = make(2, FakeSettings(suspend_timeout_s=100))
+    first = await start(slurm, clock, num_nodes=2)
+    second = slurm.submit()
+    await slurm.drain(["spot-1", "spot-2"], "holdfast: x")
+    await slurm.requeue(first)
+    await slurm.power_down(["spot-2"], "holdfast: x")
+    await clock.advance(0.2)
+    await slurm.start_after(first, 1)
+    await clock.advance(1.2)
+    await slurm.resume(["spot-1"])
+    assert "NOT_RESPONDING" in (await slurm.nodes())[0].flags
+    await clock.advance(1.4)
+    assert slurm.fake_job(second).state == "PENDING"
+    await clock.advance(2)
+    assert [slurm.fake_job(key).state for key in (first, second)] == ["PENDING", "RUNNING"]
+
+
 async def test_resume_timeout(make: Any, clock: VirtualClock) -> None:
     failed: list[tuple[str, ...]] = []
 
