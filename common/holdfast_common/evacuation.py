@@ -167,7 +167,8 @@ def job_steps(case: JobCase, now: float, limits: Limits) -> tuple[Step, ...]:
     """Return what is due for the job at `now` (Unix seconds)."""
     job = case.view
     if job.restarts > case.attempt:
-        return _expedite(case, now)
+        # A relaunch on a node within the second in which it was left ends FAILED (`Job credential revoked`).
+        return expedite(job, now, delay_s=1 if case.survivors or job.restarts > case.attempt + 1 else 0)
     if job.completing or not job.batch or not job.requeue:
         return ()  # it ends by itself: judged when it has; salloc and --no-requeue: told, and lost only with the node
     if not job.active:
@@ -218,14 +219,12 @@ def _ended_by_itself(case: JobCase) -> tuple[Step, ...]:
     return (Requeue(f"requeue:{job.key}:{case.attempt}", why, job.key, case.attempt, ended=True),)
 
 
-def _expedite(case: JobCase, now: float) -> tuple[Step, ...]:
-    job = case.view
+def expedite(job: JobView, now: float, *, delay_s: int) -> tuple[StartAfter, ...]:
+    """Return what spares a requeued job Slurm's delay, if that is what it waits for."""
     if not job.pending or job.priority == 0 or job.eligible_time <= now + ELIGIBLE_SOON_S:
         return ()
     if job.submit_time and job.eligible_time - job.submit_time > LONGEST_DELAY_S:
         return ()  # not Slurm's delay, but a StartTime that somebody has set
-    # A relaunch on a node within the second in which it was left ends FAILED (`Job credential revoked`).
-    delay_s = 1 if case.survivors else 0
     why = f"job {job.key} is out of its nodes: Slurm's delay of two minutes is not needed"
     return (StartAfter(f"start:{job.key}:{job.restarts}", why, job.key, job.restarts, delay_s),)
 

@@ -101,6 +101,8 @@ class Requeue(Section):
     """An attempt that ends within so many seconds of its start counts as a crash …"""
     crash_loop_count: Annotated[int, Field(ge=1, le=1000)] = 5
     """… and after so many in a row the job is held, with the reason."""
+    never_launched_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """A job that Slurm has RUNNING for so long, and of which none of its nodes ever saw a process, is requeued; 0: it is not."""
     keep_nodes_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     """For how long its surviving nodes and its replacement are kept for a requeued job, where others wait for nodes; 0: they are not."""
 

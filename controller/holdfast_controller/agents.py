@@ -16,7 +16,7 @@ from holdfast_common.errors import AuthError, InputError, Temporary
 from holdfast_common.notice import Notice
 from holdfast_protos.v1 import agent_pb2, agent_pb2_grpc
 
-from holdfast_controller.events import AgentArrived, AgentLost, JobLeftNode
+from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, JobLeftNode
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
 from holdfast_controller.wire import from_hello, notice_message, to_events
@@ -24,6 +24,7 @@ from holdfast_controller.wire import from_hello, notice_message, to_events
 ACK_TIMEOUT_S = 2.0
 SEEN_IDS = 4096
 MAX_ID = 200
+MAX_STEPS = 10_000
 MAX_QUEUE = 1000
 MAX_PROGRESS = 10_000
 
@@ -145,6 +146,9 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         first = await anext(aiter(request_iterator), None)
         try:
             arrived = self._admit(first)
+            if isinstance(arrived, AgentRebooted):
+                await self._reactor.record(arrived)
+                raise AuthError(str(arrived))
         except (AuthError, InputError) as error:
             log.warning("an agent was refused", reason=str(error))
             yield agent_pb2.ControllerMessage(id="refused", refused=agent_pb2.Refused(reason="not one of ours", retry=False))
@@ -169,17 +173,26 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
                 self._reactor.post(AgentLost(self._clock.now(), arrived.instance_id))
                 self._on_lost()
 
-    def _admit(self, first: agent_pb2.AgentMessage | None) -> AgentArrived:
+    def _admit(self, first: agent_pb2.AgentMessage | None) -> AgentArrived | AgentRebooted:
+        """Return the arrival, or that the machine has been rebooted: it is then given up. Raises AuthError, InputError.
+
+        A launch token is good for one boot. Who shows it with another boot id gets no name and speaks for no node; the most that one can
+        do who has got hold of it, and of root's munge credential, is to have that machine given up, while its own agent is not here.
+        """
         if first is None or first.WhichOneof("body") != "hello":
             raise InputError("the first message is not a Hello")
         arrived = from_hello(first.hello, launch_of(self._secret, first.hello.launch_token), self._clock.now())
         record = self._reactor.fleet.instances.get(arrived.instance_id)
         if record is None:
             return arrived
-        if record.agent is not None and record.agent.boot_id != arrived.boot_id:
-            raise AuthError(f"instance {arrived.instance_id} was bound to another boot: its launch token was used before")
         if record.instance.pool and record.instance.launch_id != arrived.launch_id:
             raise AuthError(f"instance {arrived.instance_id} shows the token of another launch")
+        if record.agent is not None and record.agent.boot_id != arrived.boot_id:
+            if record.rebooted or arrived.instance_id in self._streams or record.agent.launch_id != arrived.launch_id:
+                raise AuthError(f"instance {arrived.instance_id} was bound to another boot: its launch token was used before")
+            return AgentRebooted(arrived.at, arrived.instance_id, arrived.boot_id)
+        if record.rebooted:
+            raise AuthError(f"instance {arrived.instance_id} was rebooted, and is given up")
         return arrived
 
     async def _read(self, stream: Stream, messages: AsyncIterator[agent_pb2.AgentMessage]) -> None:
@@ -204,6 +217,10 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         # An instance that gave its name up speaks for it no longer.
         node = name if self._reactor.fleet.holder(name) == stream.instance_id else ""
         body = message.WhichOneof("body")
+        if body == "heartbeat":
+            beat = message.heartbeat
+            known = beat.steps_known and len(beat.step_jobs) <= MAX_STEPS
+            self._reactor.fleet.heard_steps(stream.instance_id, beat.step_jobs if known else None, self._clock.now())
         holder = self._reactor.fleet.nodes[node].instance_id if node in self._reactor.fleet.nodes else ""
         if body in {"notice", "notice_cancelled"} and holder != stream.instance_id:
             node = ""  # the name has gone on to another instance, which stays

@@ -109,6 +109,8 @@ class RequeueJob(JobCommand):
 
     attempt: int = 0
     ended: bool = False
+    began: bool = True
+    """Whether a process of the attempt ever ran: one that never did counts against no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,22 @@ class AgentLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRebooted(Event):
+    """The agent of an instance came back from another boot, with the token of the instance's own launch."""
+
+    instance_id: str = ""
+    boot_id: str = ""
+
+    def refs(self) -> tuple[str, ...]:
+        """The instance."""
+        return (f"instance:{self.instance_id}",)
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"instance {self.instance_id} was rebooted: what ran there is lost"
+
+
+@dataclass(frozen=True, slots=True)
 class NoticeReceived(Event):
     """A node goes away."""
 

@@ -27,8 +27,10 @@ class FakeAgent:
         on_welcome: Callable[[str], None],
         on_prepare: Prepared,
         boot_id: str = "boot-1",
+        heartbeat: Callable[[], pb.Heartbeat] = pb.Heartbeat,
     ) -> None:
         """Begin without a name. `on_welcome` gets the name and has what still holds said again; `on_prepare` gets other nodes' notices."""
+        self._heartbeat = heartbeat
         self.instance_id = instance_id
         self.node = ""
         self.refused = ""
@@ -84,7 +86,7 @@ class FakeAgent:
     async def _beat(self, queue: "asyncio.Queue[pb.AgentMessage]") -> None:
         while True:
             await self._clock.sleep(5.0)
-            queue.put_nowait(pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), heartbeat=pb.Heartbeat()))
+            queue.put_nowait(pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), heartbeat=self._heartbeat()))
 
     def _take(self, message: pb.ControllerMessage, queue: "asyncio.Queue[pb.AgentMessage]") -> None:
         kind = message.WhichOneof("body")

@@ -3,7 +3,7 @@ on replay of the journal and in the simulator. It changes the fleet in place (a 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from holdfast_controller.records import (
     LaunchRecord,
     Node,
     PoolMemory,
+    StepsSeen,
 )
 
 REPEAT_S = 10.0
@@ -44,6 +45,8 @@ KEEP_COMMANDS_S = 3600.0
 FORGET_EVERY_S = 60.0
 SETTLES_S = 60.0
 MAX_EARLY = 10_000
+BEATS_GAP_S = 20.0
+"""Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
 MOST_RETRY_S, MOST_RETRY_SLURM_S = 300.0, 10.0
 BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.0}
 """For how long a pool is left alone after a failure that is no refusal, where the cloud did not say."""
@@ -82,11 +85,25 @@ class Fleet:
     seen: index.JobIds = field(default_factory=dict)
     """Node → the jobs whose processes its agent sees there."""
 
+    steps: dict[str, StepsSeen] = field(default_factory=dict)
+    """Instance → the processes that its agent's heartbeats told of (a sample)."""
+
     def looked(self, at: float, *, after_outage: bool) -> None:
         """Note an answered look."""
         self.looked_at = at
         if after_outage or not self.steady_since:
             self.steady_since = at
+
+    def heard_steps(self, instance_id: str, jobs: Iterable[int] | None, at: float) -> None:
+        """Note which jobs have a slurmstepd on an instance; None: its agent does not know."""
+        seen = self.steps.get(instance_id)
+        if jobs is None:
+            self.steps.pop(instance_id, None)
+            return
+        if seen is None or at > seen.at + BEATS_GAP_S:
+            seen = self.steps[instance_id] = StepsSeen(at, at)
+        seen.at = at
+        seen.jobs |= dict.fromkeys(jobs, at)
 
     def apply(self, event: e.Event) -> "Fleet":
         """Take an event in and return the fleet. Unknown kinds change nothing."""
@@ -260,9 +277,12 @@ class Fleet:
             self._unbind(node)
             return
         reason = record.instance.state_reason or "the cloud says that the instance is gone"
+        self._lose(node, f"gone-{record.instance.instance_id}", reason, "cloud", at)
+
+    def _lose(self, node: Node, notice_id: str, reason: str, source: str, at: float) -> None:
+        """What ran on the node is lost, at this moment."""
         if node.doom is None:
-            notice = Notice(f"gone-{record.instance.instance_id}", NoticeKind.PREEMPT, at, at, reason)
-            node.doom = Doom(notice, source="cloud")
+            node.doom = Doom(Notice(notice_id, NoticeKind.PREEMPT, at, at, reason), source=source)
         node.doom.dead = True
         for job in self.jobs_on(node.name):
             self._doom_job(job, at)
@@ -312,10 +332,22 @@ class Fleet:
             pending = Instance(event.instance_id, event.launch_id, "", "pending", event.address)
             record = self.instances[event.instance_id] = InstanceRecord(pending, event.at)
         record.agent, record.connected, record.arrivals = event, True, record.arrivals + 1
+        self.steps.pop(event.instance_id, None)
 
     def _agent_lost(self, event: e.AgentLost) -> None:
         if event.instance_id in self.instances:
             self.instances[event.instance_id].connected = False
+        self.steps.pop(event.instance_id, None)
+
+    def _agent_rebooted(self, event: e.AgentRebooted) -> None:
+        record = self.instances.get(event.instance_id)
+        if record is None or record.rebooted:
+            return
+        record.rebooted, record.connected = True, False
+        node = self.nodes.get(record.node)
+        held = node is not None and node.instance_id == event.instance_id and node.wanted_since is None  # else it only booted
+        if node is not None and held and node.view is not None and not node.view.powered_down:
+            self._lose(node, f"rebooted-{event.instance_id}", "the machine was rebooted, and what ran on it is lost", "agent", event.at)
 
     def _bind(self, command: BindInstance, at: float) -> None:
         node, record = self.nodes.get(command.node), self.instances.get(command.instance_id)
@@ -549,6 +581,7 @@ _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
     e.LaunchEnded: Fleet._launch_ended,
     e.AgentArrived: Fleet._agent_arrived,
     e.AgentLost: Fleet._agent_lost,
+    e.AgentRebooted: Fleet._agent_rebooted,
     e.NoticeReceived: Fleet._notice,
     e.Ticked: Fleet._ticked,
     e.NoticeWithdrawn: Fleet._withdrawn,

@@ -29,6 +29,8 @@ class Plan:
     """Sent to jobs that opted in (`checkpoint=auto`) without naming one."""
     max_attempts: int = 100
     """Interrupted attempts after which a job is held."""
+    never_launched_s: float = 300.0
+    """After this long without any process a job that Slurm has RUNNING is requeued; 0: it is not."""
     keep_nodes_s: float = 300.0
     """For how long nodes are kept for a requeued job while others wait for some; 0: they are not."""
     crash_loop_s: float = 30.0

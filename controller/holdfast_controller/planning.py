@@ -47,6 +47,7 @@ def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
         orphan_grace_s=launch.orphan_grace_s,
         signal=partition.checkpoint.signal,
         max_attempts=partition.requeue.max_attempts,
+        never_launched_s=partition.requeue.never_launched_s,
         keep_nodes_s=partition.requeue.keep_nodes_s,
         crash_loop_s=partition.requeue.crash_loop_s,
         crash_loop_count=partition.requeue.crash_loop_count,

@@ -65,11 +65,25 @@ class InstanceRecord:
     price_usd_h: float | None = None
     on_demand_usd_h: float | None = None
     gone_at: float | None = None
+    rebooted: bool = False
+    """Its agent came back from another boot: what ran there is lost, and so is the machine."""
 
     @property
     def alive(self) -> bool:
         """Whether it is (or may be) paid for: pending or running."""
         return self.instance.state in {"pending", "running"}
+
+
+@dataclass(slots=True)
+class StepsSeen:
+    """What the heartbeats of one agent said of Slurm's processes on its node (a sample, never stored)."""
+
+    since: float
+    """Each heartbeat since then, without a gap, named every job that has a slurmstepd there."""
+    at: float
+    """The newest one, Unix seconds."""
+    jobs: dict[int, float] = field(default_factory=dict)
+    """Job → when one of its was seen last."""
 
 
 @dataclass(slots=True)

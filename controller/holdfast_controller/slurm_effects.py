@@ -131,8 +131,13 @@ class SlurmEffects:
         if job.state == "PENDING" or job.completing or (not job.active and not command.ended):
             return self._moot(command, f"it is {job.state}")
         await self._slurm.requeue(command.job, ended=command.ended)
+        after = await self._slurm.job(command.job)
+        if after is not None and after.restarts == command.attempt:
+            # Slurm reports success, and does nothing, for a job that ended since our look.
+            return self._moot(command, f"it ended in this moment: it is {after.state}")
         ran_s = job.end_time - job.start_time if command.ended and job.end_time > job.start_time > 0 else None
-        return (JobRequeued(self._clock.now(), command.job_id, command.attempt, job.state != "CONFIGURING", ran_s),)
+        began = command.began and job.state != "CONFIGURING"
+        return (JobRequeued(self._clock.now(), command.job_id, command.attempt, began, ran_s if began else None),)
 
     async def start(self, command: c.StartJob, resumed: bool) -> tuple[Event, ...]:
         """Cut Slurm's delay short (or put the job off), once nothing of its last run is left."""

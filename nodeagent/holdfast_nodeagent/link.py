@@ -46,8 +46,8 @@ class Listener(Protocol):
     def on_hazard(self, hazard: pb.Hazard) -> None:
         """The pool's risk has changed."""
 
-    def slurmd_running(self) -> bool:
-        """Whether slurmd runs on this node."""
+    def heartbeat(self) -> pb.Heartbeat:
+        """Return what a heartbeat says of this node."""
 
 
 class StreamEndedError(HoldfastError):
@@ -171,7 +171,7 @@ class Link:
             if self._clock.now() >= self._beat_at:
                 self._beat_at = self._clock.now() + self._beat_s()
                 if not self._outbox.waiting("heartbeat"):
-                    self.put("heartbeat", pb.AgentMessage(heartbeat=pb.Heartbeat(slurmd_running=self._listener.slurmd_running())))
+                    self.put("heartbeat", pb.AgentMessage(heartbeat=self._listener.heartbeat()))
             for entry in self._outbox.unsent():
                 if self.welcomed or entry.slot == "heartbeat":
                     entry.first_sent = self._clock.now()

@@ -264,9 +264,12 @@ class Node:
             self._hazard_per_h = hazard.hazard_per_h
             self._changed.set()
 
-    def slurmd_running(self) -> bool:
-        """Whether slurmd runs."""
-        return self._slurmd.running()
+    def heartbeat(self) -> pb.Heartbeat:
+        """Return whether slurmd runs, and which jobs have processes of Slurm's here."""
+        running = self._slurmd.running()
+        # Where we see no slurmd we would see no slurmstepd either (a container of our own): that says nothing.
+        steps = self._jobs.steps() if running else None
+        return pb.Heartbeat(slurmd_running=running, steps_known=steps is not None, step_jobs=sorted(steps or ()))
 
     async def keep_slurmd(self) -> None:
         """Start slurmd once the name is known; stop it once the node is given up and its last job is out. It stays stopped."""

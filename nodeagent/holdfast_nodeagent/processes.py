@@ -16,6 +16,8 @@ from pathlib import Path
 START_TOLERANCE_S = 2.0
 MAX_ANCESTORS = 64
 _STEPD = re.compile(rb"slurmstepd: \[(\d{1,10})(?:\+\d+)?\.[^\]]*\]")
+_NO_STEP = re.compile(rb"slurmstepd[\0: ]+infinity\b")
+"""It holds the cgroup of all steps, for as long as slurmd runs, and is none itself."""
 _HARMLESS = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT}
 
 
@@ -111,6 +113,21 @@ class Processes:
                 found.setdefault(job_id, []).append(process)
         return found
 
+    def step_jobs(self) -> frozenset[int] | None:
+        """Return the jobs that have a slurmstepd here; None where there is one whose title is not understood, as in its first moment."""
+        found = set()
+        for pid in self._pids():
+            process = self.get(pid) if self._name(pid) == b"slurmstepd" else None
+            if process is None or process.zombie or process.uid not in {0, os.geteuid()}:
+                continue
+            title = self._title(pid)
+            match = _STEPD.match(title)
+            if match is not None:
+                found.add(int(match[1]))
+            elif title and not _NO_STEP.search(title):
+                return None
+        return frozenset(found)
+
     def running(self, name: str) -> bool:
         """Whether a process of root's, or of our own user, has this name (`slurmd`)."""
         for pid in self._pids():
@@ -153,15 +170,17 @@ class Processes:
         except OSError:
             return b""
 
+    def _title(self, pid: int) -> bytes:
+        try:
+            return (self._root / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return b""
+
     def _step_of(self, pid: int) -> int | None:
         """Return the job whose slurmstepd this is. Only root's (or our own user's) count: a job could call itself so."""
         if self._name(pid) != b"slurmstepd":
             return None
-        try:
-            title = (self._root / str(pid) / "cmdline").read_bytes()
-        except OSError:
-            return None
-        match = _STEPD.match(title)
+        match = _STEPD.match(self._title(pid))
         process = self.get(pid) if match else None
         if match is None or process is None or process.zombie or process.uid not in {0, os.geteuid()}:
             return None

@@ -55,6 +55,18 @@ class Instances:
                 os.kill(pid, signal.SIGKILL)
         return pids
 
+    def reboot(self, node: str) -> str:
+        """Have the machine boot anew: everything on it ends, and it comes back with another boot id. Returns its instance id.
+
+        Raises LookupError.
+        """
+        directory = self.directory(node)
+        (directory / "reboot").touch()
+        for pid in self.agent_pids(node):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return directory.name
+
     @staticmethod
     def _processes(directory: Path) -> list[int]:
         return with_environment("HOLDFAST_SANDBOX_INSTANCE_DIR", str(directory))

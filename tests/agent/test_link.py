@@ -44,8 +44,8 @@ class Listener:
     def on_hazard(self, hazard: pb.Hazard) -> None:
         self.note(f"hazard {hazard.hazard_per_h}")
 
-    def slurmd_running(self) -> bool:
-        return True
+    def heartbeat(self) -> pb.Heartbeat:
+        return pb.Heartbeat(slurmd_running=True)
 
 
 @pytest.fixture

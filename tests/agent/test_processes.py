@@ -113,6 +113,26 @@ def test_steps_of_every_kind_are_found(table: Path) -> None:
     }
 
 
+def step_jobs(table: Path, *titles: bytes, uid: int = 0) -> frozenset[int] | None:
+    for pid, title in enumerate(titles, start=70):
+        fake_process(table, pid, name="slurmstepd", title=title, uid=uid)
+    return Processes(table, lambda: 1_700_000_000.0).step_jobs()
+
+
+def test_the_jobs_of_all_steps_are_named(table: Path) -> None:
+    titles = (b"slurmstepd: [12.batch]", b"slurmstepd: [12.0]", b"slurmstepd: [14+1.0]", b"/usr/sbin/slurmstepd\0infinity\0")
+    assert step_jobs(table, *titles) == {12, 14}
+
+
+@pytest.mark.parametrize("title", [b"/usr/sbin/slurmstepd\0", b"slurmstepd: [StepId=13.0]"])
+def test_a_step_that_is_not_understood_makes_the_whole_unclear(table: Path, title: bytes) -> None:
+    assert step_jobs(table, b"slurmstepd: [12.batch]", title) is None
+
+
+def test_no_step_at_all_is_clear(table: Path) -> None:
+    assert step_jobs(table, b"", b"slurmstepd: [12.batch]", uid=4242) == frozenset()
+
+
 def test_start_times_count_from_the_boot(table: Path) -> None:
     fake_process(table, 50)
     processes = Processes(table, lambda: 1_700_000_000.0)

@@ -3,7 +3,8 @@
 import pytest
 from holdfast_common.clock import VirtualClock
 from holdfast_common.errors import Temporary
-from holdfast_controller.commands import PowerDownNode, RedirectLaunch
+from holdfast_controller.commands import PowerDownNode, RedirectLaunch, RequeueJob
+from holdfast_controller.events import CommandFinished
 from holdfast_controller.slurm_effects import SlurmEffects
 from holdfast_slurm.fake import FakeSlurm
 
@@ -48,4 +49,27 @@ async def test_a_node_that_boots_for_nobody_is_let_go_and_one_that_a_job_came_to
         done = {method for _, method, _ in slurm.calls}
         assert ("power_down" in done) == (taken == "by nobody") == (facts == ())
         assert not slurm.fake_node("n1").drain or taken == "by nobody"
+        await clock.advance(0.1)
+
+
+async def test_a_job_that_ends_between_the_look_and_the_requeue_is_not_counted_as_requeued() -> None:
+    """Slurm reports success for such a requeue, and does nothing."""
+
+    class EndsFirst(FakeSlurm):
+        async def requeue(self, key: str, *, ended: bool = False) -> None:
+            self.finish(key)
+            await super().requeue(key, ended=ended)
+
+    clock = VirtualClock(1000.0)
+    async with EndsFirst(clock, ["n1"]) as slurm:
+        effects = SlurmEffects(slurm, clock, lambda name: "i-1")
+        key = slurm.submit()
+        await clock.advance(3.0)
+        slurm.node_booted("n1")
+        await clock.advance(40.0)
+        (outcome,) = await effects.requeue(RequeueJob("k", "n1 goes away", key, int(key), 0), False)
+        assert isinstance(outcome, CommandFinished)
+        assert outcome.outcome == "moot"
+        assert "COMPLETED" in outcome.detail
+        assert slurm.fake_job(key).restarts == 0
         await clock.advance(0.1)

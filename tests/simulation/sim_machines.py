@@ -64,16 +64,52 @@ class SimMachine:
         self.warned = False
         """It was given a notice, which may have been withdrawn since."""
         self.prepared: dict[int, dict[str, Notice]] = {}
-        address = machine.view(world.clock.now(), world.provider.timing).address
-        self.agent = FakeAgent(self.iid, token, address, world.clock, on_welcome=self._welcome, on_prepare=self._prepare)
+        self.blind = False
+        """Its agent cannot tell whose Slurm's processes on it are."""
+        self.boots = 0
+        self._token = token
         self.session: asyncio.Task[None] | None = None
-        self._slurmd_begun = False
-        record = MemoryRecord(Path("/nonexistent"), "boot-1")
+        self._boot()
+
+    def _boot(self) -> None:
+        """What begins anew with each boot."""
+        world = self.world
+        self.boots += 1
+        self.registered, self._slurmd_begun = "", False
+        boot_id = f"boot-{self.boots}"
+        self.agent = FakeAgent(
+            self.iid,
+            self._token,
+            self.cloud.view(world.clock.now(), world.provider.timing).address,
+            world.clock,
+            on_welcome=self._welcome,
+            on_prepare=self._prepare,
+            boot_id=boot_id,
+            heartbeat=self._heartbeat,
+        )
+        record = MemoryRecord(Path("/nonexistent"), boot_id)
         record.identity = Identity(instance_id=self.iid, provider="fake")
         jobs = JobsHere(self)
         self._record = record
         self._fallback = Fallback(self, jobs, world.slurm, record, world.clock, Limits(), self.agent.silence_s, PATIENCE_S)
         self._tasks = [world.spawn(self._life())]
+
+    def _heartbeat(self) -> pb.Heartbeat:
+        known = bool(self.registered) and not self.blind
+        return pb.Heartbeat(slurmd_running=bool(self.registered), steps_known=known, step_jobs=self.world.training.steps(self))
+
+    def reboot(self) -> None:
+        """All that ran on it is gone; it comes back without its name."""
+        if not self.well:
+            return
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        if self.registered:
+            self.world.slurm.node_dies(self.registered)
+        self._boot()
+        if self.own:
+            self._tasks.append(self.world.spawn(self._fallback.run()))
 
     @property
     def well(self) -> bool:

@@ -36,6 +36,21 @@ class Attempt:
     ended: float | None = None
     leaving: bool = False
     """It saves, and then exits by itself."""
+    boots: list[int] = field(default_factory=list)
+    """Which boot of each machine it runs under."""
+
+    def __post_init__(self) -> None:
+        """Note the boots."""
+        self.boots = [machine.boots for machine in self.machines]
+
+    def lives_on(self, machine: SimMachine) -> bool:
+        """Whether its processes are on the machine: not since a reboot."""
+        return any(each is machine and each.boots == boots for each, boots in zip(self.machines, self.boots, strict=True))
+
+    @property
+    def well(self) -> bool:
+        """Whether all its machines run, and its processes on them."""
+        return len(self.machines) == len(self.nodes) and all(machine.well and self.lives_on(machine) for machine in self.machines)
 
 
 @dataclass
@@ -114,7 +129,7 @@ class Training:
 
     async def _save_and_exit(self, job: SimJob, attempt: Attempt) -> None:
         await self.world.clock.sleep(job.save_s)
-        if attempt.ended is None and all(machine.well for machine in attempt.machines):
+        if attempt.ended is None and attempt.well:
             job.saved = attempt.step
             self.world.slurm.finish(job.key, EXIT_CODE)
 
@@ -133,7 +148,7 @@ class Training:
         since_save = 0.0
         while attempt.ended is None:
             notices = [notice for machine in attempt.machines for notice in machine.notices(int(job.key))]
-            if attempt.leaving or any(not machine.well for machine in attempt.machines) or len(attempt.machines) < len(attempt.nodes):
+            if attempt.leaving or not attempt.well:
                 await clock.sleep(STEP_S)  # a save, or a collective operation that hangs: nothing goes on until Slurm ends the attempt
             elif job.registers and notices and clock.now() < max(notice.deadline for notice in notices) + PARK_LIMIT_S:
                 await self._park(job, attempt, notices[0].id)
@@ -152,8 +167,7 @@ class Training:
 
     def _finish(self, job: SimJob, attempt: Attempt) -> None:
         fake = self.world.slurm.fake_job(job.key)
-        here = all(machine.well for machine in attempt.machines)  # else it dies with the job undone
-        if here and fake.state == "RUNNING" and fake.restarts == attempt.number:
+        if attempt.well and fake.state == "RUNNING" and fake.restarts == attempt.number:
             job.done_at = self.world.clock.now()
             job.saved = attempt.step
             self.world.slurm.finish(job.key)
@@ -163,7 +177,7 @@ class Training:
             attempt.state, attempt.notice_id = "saving", notice_id
             self._report(job, attempt)
             await self.world.clock.sleep(job.save_s)
-            if attempt.ended is not None or any(not machine.well for machine in attempt.machines):
+            if attempt.ended is not None or not attempt.well:
                 return
             job.saved = attempt.step
             attempt.state = "parked"
@@ -189,6 +203,10 @@ class Training:
             )
         return found
 
+    def steps(self, machine: SimMachine) -> list[int]:
+        """The jobs that have a process of Slurm's on a machine: on each for a job that registers, on the first for any other."""
+        return [int(job.key) for job, attempt in self._here(machine) if job.registers or machine is attempt.machines[0]]
+
     def began_at(self, machine: SimMachine, job_id: int) -> float | None:
         """When the attempt of the job began that runs on a machine; None: none does."""
         return next((attempt.began for job, attempt in self._here(machine) if int(job.key) == job_id), None)
@@ -199,7 +217,7 @@ class Training:
 
     def _here(self, machine: SimMachine) -> list[tuple[SimJob, Attempt]]:
         running = ((job, job.running) for job in self.jobs.values())
-        return [(job, attempt) for job, attempt in running if attempt is not None and machine in attempt.machines]
+        return [(job, attempt) for job, attempt in running if attempt is not None and attempt.lives_on(machine)]
 
     def resend(self, machine: SimMachine) -> None:
         """Say again what holds on a machine."""
@@ -208,7 +226,7 @@ class Training:
 
     def _report(self, job: SimJob, attempt: Attempt) -> None:
         for machine in attempt.machines:
-            if machine.alive and attempt.ended is None:
+            if machine.alive and attempt.ended is None and attempt.lives_on(machine):
                 self._say(job, attempt, machine)
 
     def _say(self, job: SimJob, attempt: Attempt, machine: SimMachine) -> None:

@@ -51,7 +51,7 @@ nodes = "n[1-NODES]"
 [partitions.spot]
 node_groups = ["gpu"]
 pools = ["a", "b"]
-requeue = { max_attempts = 1000, crash_loop_count = 1000 }
+requeue = { max_attempts = 1000, crash_loop_count = 1000, never_launched_s = 60 }
 launch = { registration_timeout_s = 40, refusal_backoff_s = 5, refusal_memory_s = 30, orphan_grace_s = 40 }
 """
 POOL_A, POOL_B = "fake/r1/a/g1/spot", "fake/r1/b/g1/spot"
@@ -344,12 +344,14 @@ class World:
         """The controller requeues a job: only one that is on a node which goes away, or has gone."""
         if fake.state in ENDED:
             return  # it ended by itself, on a notice
+        attempts = self.training.jobs[fake.key].attempts
+        if fake.state == "RUNNING" and not any(attempt.number == fake.restarts for attempt in attempts):
+            return  # it never ran
         machines = [self.room.holder(name) for name in fake.nodes if self.slurm.fake_node(name).power == "on"]
         booting = len(machines) < len(fake.nodes)
         if not any(machine is None or machine.cloud.terminated or machine.warned for machine in machines) and not booting:
             self.wrong(f"job {fake.key} is requeued without cause, from {', '.join(fake.nodes)}")
-        attempts = [job for job in [self.training.jobs[fake.key]] if job.done_at is not None]
-        if attempts:
+        if self.training.jobs[fake.key].done_at is not None:
             self.wrong(f"job {fake.key} is requeued although it had finished")
         self._note_survivors(fake)
 

@@ -2,6 +2,7 @@
 
 import pytest
 from holdfast_controller.commands import RedirectLaunch
+from holdfast_controller.fakes import FakeAgent
 from holdfast_controller.providers.fake_faults import hang
 from holdfast_slurm.fake_model import FakeSettings
 from sim_invariants import settle
@@ -244,4 +245,40 @@ def test_what_was_bought_under_a_name_that_slurm_passed_over_serves_the_one_it_c
     assert len(world.room.machines) == 2, "one machine in the place of one"
     redirects = [record.issued.command for record in world.fleet.commands.values() if isinstance(record.issued.command, RedirectLaunch)]
     assert [command.to for command in redirects] == list(job.running.nodes), world.story()
+
+
+@pytest.mark.parametrize("when", ["running", "booting", "idle"])
+def test_a_machine_that_was_rebooted_is_a_loss_and_is_paid_for_no_longer(world, when):
+    job = world.submit(work=30)
+    if when == "booting":
+        world.until(lambda: any(machine.name for machine in world.room.living()), 60, step_s=0.05)
+        [machine] = world.room.living()
+    else:
+        world.until(running(job), 60)
+        machine = world.machine_of(job.running.nodes[0])
+    if when == "idle":
+        world.until(lambda: job.done_at, 60)
+    world.slurm_call(machine.reboot)
+    world.until(lambda: machine not in world.room.living(), 20)
+    assert any(entry.rebooted for entry in world.fleet.instances.values())
+    world.until(lambda: job.done_at, 60)
+    assert len(job.attempts) == (2 if when == "running" else 1)
+    settle(world)
+
+
+def test_who_shows_a_machines_token_with_another_boot_id_while_its_agent_is_here_changes_nothing(world):
+    job = world.submit(work=60)
+    world.until(running(job), 60)
+    machine = world.machine_of(job.running.nodes[0])
+    told: list[str] = []
+    other = FakeAgent(
+        machine.iid, machine._token, "10.9.9.9", world.clock, on_welcome=told.append, on_prepare=lambda *_: None, boot_id="another"
+    )
+    for _ in range(3):
+        world.run(other.session(world.hub))
+        world.wait(2)
+    assert (other.refused, told) == ("not one of ours", [])
+    assert not world.fleet.instances[machine.iid].rebooted
+    world.until(lambda: job.done_at, 100)
+    assert len(job.attempts) == 1
     settle(world)

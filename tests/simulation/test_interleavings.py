@@ -113,6 +113,24 @@ class Interleavings(RuleBasedStateMachine):
             self.world.slurm_call(living[number % len(living)].hang)
 
     @rule(number=st.integers(0, 4))
+    def reboot(self, number: int) -> None:
+        living = self.world.room.living()
+        if living:
+            self.world.disturbed()
+            self.world.slurm_call(living[number % len(living)].reboot)
+
+    @rule()
+    def next_launch_is_swallowed(self) -> None:
+        self.world.slurm.engine.swallow = 1
+
+    @rule(number=st.integers(0, 4))
+    def user_hurries(self, number: int) -> None:
+        """A pending job's StartTime is set to now: if it has just left a node, it may be launched there in the same second."""
+        live = [fake for fake in self.world.slurm.engine.queue.values() if fake.state == "PENDING" and not fake.completing]
+        if live:
+            self.world.slurm_call(lambda: self.world.slurm.engine.put_off(live[number % len(live)], 0))
+
+    @rule(number=st.integers(0, 4))
     def spare(self, number: int) -> None:
         node = self._node(number)
         machine = self.world.room.holder(node) if node is not None else None

@@ -111,3 +111,64 @@ def test_an_admins_down_is_left_alone(world):
     world.wait(60)
     assert world.slurm.fake_node("n1").down
     world.slurm.fake_node("n1").down = False
+
+
+def test_a_job_that_slurm_has_running_and_no_node_has_seen_is_requeued(world):
+    world.slurm.engine.swallow = 1
+    job = world.submit(2, work=20)
+    world.until(lambda: world.slurm.fake_job(job.key).state == "RUNNING", 60)
+    world.wait(55)
+    assert world.slurm.fake_job(job.key).restarts == 0, "not before its grace is over"
+    world.until(running(job, 1), 30)
+    world.until(lambda: job.done_at, 60)
+    settle(world)
+
+
+def test_a_job_that_is_never_launched_is_left_to_people_after_two_tries(world):
+    world.slurm.engine.swallow = 100
+    job = world.submit(work=20)
+    world.until(lambda: world.slurm.fake_job(job.key).restarts == 2, 400)
+    world.wait(400)
+    assert world.slurm.fake_job(job.key).restarts == 2
+    world.slurm.engine.swallow = 0
+    world.cancel(job)
+    settle(world)
+
+
+@pytest.mark.parametrize("trouble", ["the agent does not know", "the agent is away", "the controller starts anew"])
+def test_silence_proves_nothing_where_an_agent_could_not_tell(world, trouble):
+    """A job that runs well, and of which nobody has a report: it is not requeued for that."""
+    job = world.submit(2, work=400, kind="plain")
+    world.until(running(job), 60)
+    machine = job.running.machines[0]
+    machine.blind = trouble == "the agent does not know"
+    for each in world.fleet.jobs.values():
+        each.reports.clear()
+        each.present.clear()
+    world.fleet.reindex()
+    while not job.done_at:
+        if trouble == "the agent is away":
+            world.slurm_call(lambda: machine.away(10.0))
+        elif trouble == "the controller starts anew":
+            world.restart(away_s=5.0, lose_journal=True)
+        world.wait(40)
+    assert len(job.attempts) == 1
+    machine.blind = False
+    settle(world)
+
+
+def test_a_job_that_comes_back_within_the_second_in_which_it_left_is_run_again(world):
+    for other in world.names[1:]:
+        world.slurm.fake_node(other).drain = True
+    job = world.submit(work=40, kind="plain")
+    world.until(running(job), 60)
+    world.wait(5.05 - world.clock.now() % 1)
+    world.slurm_call(lambda: world.slurm.engine.requeue(world.slurm.fake_job(job.key)))
+    world.until(lambda: not world.slurm.fake_job(job.key).completing, 5, step_s=0.05)
+    world.slurm_call(lambda: world.slurm.engine.put_off(world.slurm.fake_job(job.key), 0))
+    world.until(lambda: world.slurm.fake_job(job.key).state == "FAILED", 2, step_s=0.05)
+    world.until(running(job, 2), 30)
+    for other in world.names[1:]:
+        world.slurm.fake_node(other).drain = False
+    world.until(lambda: job.done_at, 100)
+    settle(world)

@@ -8,7 +8,18 @@ in between.
 from collections.abc import Callable, Iterator
 
 from holdfast_controller.commands import Command
-from holdfast_controller.decide import announcement, binding, completion, evacuation, reclaim, registration, reservation, resume, revival
+from holdfast_controller.decide import (
+    announcement,
+    binding,
+    completion,
+    evacuation,
+    launching,
+    reclaim,
+    registration,
+    reservation,
+    resume,
+    revival,
+)
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 
@@ -17,6 +28,7 @@ POLICIES: tuple[Callable[[Fleet, Plans, float], Iterator[Command]], ...] = (
     binding.decide,  # an instance that asks gets its name
     registration.decide,  # launched but silent: wait, replace, give up
     resume.decide,  # nodes that Slurm waits for are bought
+    launching.decide,  # jobs that Slurm takes for running and that never ran are run again
     completion.decide,  # jobs whose last node is switched off are let go of it
     revival.decide,  # names that Slurm holds DOWN for want of a machine become usable again
     reservation.decide,  # nodes that were kept for a job are let go once it has them

@@ -143,7 +143,7 @@ def _job(round_: _Round, job: JobRecord, evacuation: Evacuation, case: JobCase) 
         case = replace(case, signal=plan.signal)
     held = limits.why_held(job, plan)
     if job.view.restarts > evacuation.attempt:
-        yield from limits.hold(job, held) if held else limits.unstick(job)
+        yield from limits.hold(job, held) if held else ()
     kept = reservation.kept(fleet, plans, job, evacuation, round_.waiting)
     if kept is not None:
         yield kept

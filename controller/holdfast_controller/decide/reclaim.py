@@ -20,7 +20,10 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             continue
         node = fleet.nodes.get(record.node)
         bound = node is not None and node.instance_id == record.instance.instance_id
-        why = _given_back(fleet, node) if bound and node is not None else _unwanted(fleet, record, homes, grace_s, now)
+        if record.rebooted:
+            why = f"instance {record.instance.instance_id} was rebooted: it is not used any more"
+        else:
+            why = _given_back(fleet, node) if bound and node is not None else _unwanted(fleet, record, homes, grace_s, now)
         if why:
             iid = record.instance.instance_id
             yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, record.node)

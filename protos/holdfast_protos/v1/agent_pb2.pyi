@@ -124,15 +124,25 @@ class Heartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SLURMD_RUNNING_FIELD_NUMBER: _builtins.int
+    STEPS_KNOWN_FIELD_NUMBER: _builtins.int
+    STEP_JOBS_FIELD_NUMBER: _builtins.int
     slurmd_running: _builtins.bool
+    steps_known: _builtins.bool
+    """the process table was read, and every slurmstepd in it was understood"""
+    @_builtins.property
+    def step_jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the jobs that have a slurmstepd here; says nothing without steps_known"""
+
     def __init__(
         self,
         *,
         slurmd_running: _builtins.bool = ...,
+        steps_known: _builtins.bool = ...,
+        step_jobs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["slurmd_running", b"slurmd_running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slurmd_running", b"slurmd_running", "step_jobs", b"step_jobs", "steps_known", b"steps_known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,8 @@
 # Init of one simulated instance: pid 1 of its own pid, mount and UTS namespaces, which the simulated cloud has made.
 # Gives it a /run/holdfast and an /etc/hosts of its own, then keeps the node agent running, as systemd's Restart=always
 # would. Never ends by itself: the instance is gone when the cloud kills this process.
-# A file $HOLDFAST_SANDBOX_INSTANCE_DIR/no-agent keeps a dead agent from being started again.
+# A file $HOLDFAST_SANDBOX_INSTANCE_DIR/no-agent keeps a dead agent from being started again; a file reboot there, as the agent
+# dies, ends all that runs and what /run held, and gives the machine another boot id.
 set -u
 : "${HOLDFAST_SANDBOX_INSTANCE_ID:?}" "${HOLDFAST_SANDBOX_METADATA_URL:?}" "${HOLDFAST_SANDBOX_INSTANCE_DIR:?}"
 : "${HOLDFAST_SANDBOX_ETC:?}" "${HOLDFAST_SANDBOX_AGENT:?}"
@@ -21,7 +22,15 @@ if [ -e "$HOLDFAST_SANDBOX_ETC/agent.toml.in" ]; then
     -e "s|@INSTANCE_DIR@|$dir|g" "$HOLDFAST_SANDBOX_ETC/agent.toml.in" >"$dir/agent.toml" || fail "cannot write agent.toml"
 fi
 
+cat /proc/sys/kernel/random/uuid >"$dir/boot_id" || fail "cannot write a boot id"
 while :; do
+  if [ -e "$dir/reboot" ]; then
+    kill -KILL -1
+    find "$dir/run" -mindepth 1 -delete
+    rm -f "$dir/node"
+    cat /proc/sys/kernel/random/uuid >"$dir/boot_id"
+    rm -f "$dir/reboot"
+  fi
   if [ ! -e "$dir/no-agent" ]; then
     # Word splitting is meant: the command comes from the sandbox's own settings and has no word with a space.
     setsid $HOLDFAST_SANDBOX_AGENT >>"$dir/agent.log" 2>&1 </dev/null &
