@@ -101,7 +101,8 @@ def _requeues(bed: Bed) -> list[str]:
         if told is None:
             continue
         interrupted = int(seen["Restarts"]) - bed.requeued_by_slurm.get(job.job_id, 0)
-        if not sum(count for (job_id, _), count in times.items() if job_id == job.job_id) <= int(told[1]) <= interrupted:
+        ours = sum(entry.body["began"] for entry in bed.journal("JobRequeued", job.job_id))
+        if not ours <= int(told[1]) <= interrupted:
             faults.append(f"job {job.job_id} was interrupted {interrupted} times, and is told of {told[1]}")
     return faults
 
