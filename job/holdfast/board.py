@@ -85,6 +85,10 @@ class Board:
         say(text)
         self._status.now(message=text[:1000])
 
+    def unusable(self, checkpoint: str, file: str, reason: str) -> None:
+        """Record a checkpoint that cannot be resumed from."""
+        self.timeline.event("checkpoint_unusable", checkpoint=checkpoint, file=file, reason=reason)
+
     def tell(self, text: str) -> None:
         """Like `warn`, from rank 0 only: something that concerns the whole run."""
         if self._place.rank == 0:

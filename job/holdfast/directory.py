@@ -15,7 +15,9 @@ from holdfast.errors import BadCheckpointError
 from holdfast.files import fsync_directory, replace_durably
 from holdfast.manifest import Manifest
 
-_NAME = re.compile(r"step-(\d{8,18})\.a(\d{1,9})")
+_NAME = re.compile(r"step-(\d{8,18})\.a(\d{1,9})", re.ASCII)
+Unusable = Callable[[str, str, str], None]
+"""Gets a checkpoint's name, the faulty file in it, and the reason."""
 
 
 @dataclass(frozen=True, order=True)
@@ -38,11 +40,14 @@ class Checkpoint:
 
 
 class CheckpointDirectory:
-    """The folders below `path`. `warn` gets one line for each thing a user should know."""
+    """The folders below `path`. `warn` gets one line for each thing a user should know; `unusable` the name, file and reason of each
+    checkpoint that cannot be resumed from.
+    """
 
-    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], None], unusable: Unusable = lambda _name, _file, _reason: None) -> None:
         self.path = path
         self._warn = warn
+        self._unusable = unusable
         self._verified: set[str] = set()
 
     def place(self, step: int, attempt: int) -> Checkpoint:
@@ -85,6 +90,7 @@ class CheckpointDirectory:
                 self.quarantine(checkpoint, fault)
             except OSError as fault:
                 self._warn(f"checkpoint {checkpoint.name} cannot be read ({fault}); using an older one")
+                self._unusable(checkpoint.name, Path(str(fault.filename or "")).name, f"cannot be read: {fault.strerror or fault}")
         return None
 
     def quarantine(self, checkpoint: Checkpoint, fault: BadCheckpointError) -> None:
@@ -102,6 +108,7 @@ class CheckpointDirectory:
         except OSError as trouble:
             done = f"could not be moved: {trouble}"
         self._warn(f"checkpoint {checkpoint.name} is bad: {fault.file}: {fault.reason}; {done}; using an older one")
+        self._unusable(checkpoint.name, fault.file, fault.reason)
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint, its manifest first: a crash in between leaves it half-written, never damaged.
@@ -122,6 +129,7 @@ class CheckpointDirectory:
         for checkpoint in self.all():
             if not checkpoint.published and (every_attempt or checkpoint.attempt <= attempt):
                 self._warn(f"checkpoint {checkpoint.name} was never finished (no {manifest.NAME}); removed")
+                self._unusable(checkpoint.name, manifest.NAME, "the file is missing: the save was never finished")
                 shutil.rmtree(checkpoint.path, ignore_errors=True)
 
     def prune(self, keep: int) -> None:

@@ -191,7 +191,7 @@ class Run:
 
     def _resume(self, peers: Peers) -> None:
         began = self._clock.monotonic()
-        self._saver = Saver(self._path, peers, self._limiter, self._clock, self._board.warn)
+        self._saver = Saver(self._path, peers, self._limiter, self._clock, self._board.warn, self._board.unusable)
         self._attempt = self._saver.enter(self._job.identity, self._job.attempt)
         self._board.open(self._path, self._attempt)
         self._saved = self._saver.resume(self._training)

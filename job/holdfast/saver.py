@@ -14,7 +14,7 @@ from pathlib import Path
 from holdfast import faults, manifest
 from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
-from holdfast.directory import Checkpoint, CheckpointDirectory
+from holdfast.directory import Checkpoint, CheckpointDirectory, Unusable
 from holdfast.errors import Fenced, HoldfastError, SaveError
 from holdfast.fence import Fence
 from holdfast.files import fsync_directory
@@ -39,8 +39,16 @@ class Saved:
 class Saver:
     """One attempt's way into the checkpoint directory. Every method is called by all ranks at the same point."""
 
-    def __init__(self, path: Path, peers: Peers, limiter: Limiter, clock: Clock, warn: Callable[[str], None]) -> None:
-        self._directory = CheckpointDirectory(path, warn)
+    def __init__(
+        self,
+        path: Path,
+        peers: Peers,
+        limiter: Limiter,
+        clock: Clock,
+        warn: Callable[[str], None],
+        unusable: Unusable = lambda _name, _file, _reason: None,
+    ) -> None:
+        self._directory = CheckpointDirectory(path, warn, unusable)
         self._fence = Fence(path, clock)
         self._peers = peers
         self._limiter = limiter

@@ -9,6 +9,7 @@ in which they come:
 - process_start: the kernel started the interpreter
 - library_imported: `import holdfast` ran
 - torch_loaded: PyTorch was loaded, at the latest (`holdfast.mark("torch_loaded")` after the import makes it exact)
+- checkpoint_unusable: checkpoint, file, reason; one line for each that is passed over on the way to the one that is used
 - resumed: step, checkpoint (name, or null for a fresh start), seconds (verifying and loading)
 - first_step, first_step_done: step (its body began, its body ended)
 - notice_seen: id, kind, action, deadline, received; t is when the rank saw it. attempts.jsonl has rank 0's, and that of the
