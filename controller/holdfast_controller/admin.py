@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from holdfast_common.clock import Clock
-from holdfast_common.errors import ConfigError
+from holdfast_common.errors import ConfigError, Temporary
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_protos.v1 import admin_pb2, admin_pb2_grpc
 
@@ -17,7 +17,8 @@ from holdfast_controller.describe import job_phase, job_sentence, node_phase, no
 from holdfast_controller.events import NoticeReceived, PolicySet
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.history import FINISHED, history_of
-from holdfast_controller.journal import Entry, Journal
+from holdfast_controller.journal import Journal
+from holdfast_controller.journal_reader import Entry
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.records import JobRecord, Node
@@ -118,18 +119,21 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         ref = f"node:{request.node}" if request.node else f"job:{request.job_id}" if request.job_id else ""
         after = request.after_seq
         await context.send_initial_metadata(())  # at once, so that a follower knows that it is connected
-        if after:
-            newest = await self._journal.read(newest=1)
-            if after > max((entry.seq for entry in newest), default=0):
-                await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"the journal has no event {after} yet: it was begun anew")
-        else:
-            for entry in await self._journal.read(0, ref, newest=min(request.limit or 100, MAX_EVENTS)):
+        try:
+            if after:
+                newest = await self._journal.read(newest=1)
+                if after > max((entry.seq for entry in newest), default=0):
+                    await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"the journal has no event {after} yet: it was begun anew")
+            else:
+                for entry in await self._journal.read(0, ref, newest=min(request.limit or 100, MAX_EVENTS)):
+                    yield event_message(entry)
+                    after = entry.seq
+                if not request.follow:
+                    return
+            async for entry in self._after(after, ref, follow=request.follow):
                 yield event_message(entry)
-                after = entry.seq
-            if not request.follow:
-                return
-        async for entry in self._after(after, ref, follow=request.follow):
-            yield event_message(entry)
+        except Temporary as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     async def _after(self, after: int, ref: str, *, follow: bool) -> AsyncIterator[Entry]:
         """Yield entries in order. Each part of the journal is searched once, however seldom `ref` comes up in it."""
@@ -167,7 +171,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             job = self._fleet.jobs.get(request.job_id)
             ref = f"job:{request.job_id}"
             summary = job_sentence(self._fleet, plans, job, now) if job is not None else ""
-        history = await history_of(self._journal, ref, HISTORY)
+        try:
+            history = await history_of(self._journal, ref, HISTORY)
+        except Temporary as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            raise
         if not summary and not history:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast knows no job {request.job_id}")
         summary = summary or f"job {request.job_id} is over, and Slurm has forgotten it."

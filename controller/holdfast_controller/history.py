@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_controller.journal import Entry, Journal
+from holdfast_controller.journal import Journal
+from holdfast_controller.journal_reader import Entry
 
 MAX_NODES = 8
 """So many of a job's nodes are asked for their notices, the newest first."""

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 import structlog
 from holdfast_common.errors import Permanent
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from holdfast_controller import commands, events
 from holdfast_controller.fleet import Fleet
+from holdfast_controller.journal_reader import Entry, JournalReader
 from holdfast_controller.records import CommandRecord, InstanceRecord, JobRecord, LaunchRecord, Node
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,16 @@ _EVENTS: dict[str, TypeAdapter[events.Event]] = {
 _COMMANDS: dict[str, TypeAdapter[commands.Command]] = {
     cls.__name__: TypeAdapter(cls) for cls in vars(commands).values() if isinstance(cls, type) and issubclass(cls, commands.Command)
 }
+
+
+@dataclass(frozen=True)
+class _Issued:
+    at: float
+    command_id: int
+    command: dict[str, Any]
+
+
+_ISSUED = TypeAdapter(_Issued)
 _FLEET = TypeAdapter(Fleet)
 _PARTS: dict[str, TypeAdapter[Any]] = {
     "nodes": TypeAdapter(dict[str, Node]),
@@ -59,18 +70,6 @@ CREATE TABLE IF NOT EXISTS snapshots (seq INTEGER PRIMARY KEY, fleet TEXT NOT NU
 _INSERT = "INSERT INTO events (v, at, kind, refs, text, body) VALUES (?, ?, ?, ?, ?, ?)"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the journal, for people and for `explain`."""
-
-    seq: int
-    at: float
-    kind: str
-    refs: tuple[str, ...]
-    text: str
-    body: str
-
-
 def encode(event: events.Event) -> tuple[str, str]:
     """Return kind and JSON body."""
     if isinstance(event, events.CommandIssued):
@@ -85,10 +84,10 @@ def decode(kind: str, body: str) -> events.Event | None:
     """Return the event, or None where this version does not know its kind or cannot read it: reconcile makes it good."""
     try:
         if kind in _COMMANDS:
-            raw = json.loads(body)
-            return events.CommandIssued(raw["at"], raw["command_id"], _COMMANDS[kind].validate_python(raw["command"]))
+            issued = _ISSUED.validate_json(body)
+            return events.CommandIssued(issued.at, issued.command_id, _COMMANDS[kind].validate_python(issued.command))
         return _EVENTS[kind].validate_json(body) if kind in _EVENTS else None
-    except (ValidationError, KeyError, ValueError):
+    except (ValueError, TypeError):
         return None
 
 
@@ -116,18 +115,19 @@ def load_fleet(text: str) -> Fleet | None:
             if isinstance(issued, events.CommandIssued):
                 fleet.commands[issued.command.key] = CommandRecord(issued, *state)
         fleet.reindex()
-    except (ValidationError, KeyError, ValueError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         log.warning("a snapshot cannot be read: the events are replayed instead")
         return None
     return fleet
 
 
 class Journal:
-    """The file, and the one thread that writes it."""
+    """The file, the one thread that writes it, and the one that reads it for people."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pool = ThreadPoolExecutor(1, "journal")
+        self._reader = JournalReader(path)
         self._since_snapshot = 0
         self._db: sqlite3.Connection | None = None
 
@@ -148,11 +148,15 @@ class Journal:
             await self._run(lambda: self._snapshot(dump_fleet(fleet), seq, now))
 
     async def read(self, after_seq: int = 0, ref: str = "", newest: int = 0, limit: int = 1000) -> list[Entry]:
-        """Return entries after a sequence number, or the `newest` N, in order; only those about `ref` (`node:NAME`) where given."""
-        return await self._run(lambda: self._read(after_seq, ref, newest, limit))
+        """Return entries after a sequence number, or the `newest` N, in order; only those about `ref` (`node:NAME`) where given.
+
+        Never in the writer's way. Raises Temporary where it takes too long, too many read at a time, or the file cannot be read.
+        """
+        return await self._reader.read(after_seq, ref, newest, limit)
 
     async def close(self) -> None:
         """Close the file."""
+        await self._reader.close()
         await self._run(lambda: self._connection().close())
         self._pool.shutdown()
 
@@ -202,13 +206,23 @@ class Journal:
             loaded = load_fleet(row[1])
             after, fleet = (row[0], loaded) if loaded is not None else (0, fleet)
         pending: list[events.Event] = []
-        for kind, body in db.execute("SELECT kind, body FROM events WHERE seq > ? ORDER BY seq", (after,)):
-            event = decode(kind, body)
+        skipped = 0
+        for version, kind, body in db.execute("SELECT v, kind, body FROM events WHERE seq > ? ORDER BY seq", (after,)):
+            event = decode(kind, body) if version == SCHEMA_VERSION else None
             if event is not None:
                 pending.append(event)
+            skipped += event is None
         _know_nodes(fleet, pending, nodes)
         for event in pending:
-            fleet.apply(event)
+            try:
+                fleet.apply(event)
+            except Exception as error:  # one bad row must not keep the controller from its jobs for ever
+                skipped += 1
+                log.warning(
+                    "an event of the journal cannot be applied", kind=type(event).__name__, error=f"{type(error).__name__}: {error}"
+                )
+        if skipped:
+            log.warning("events of the journal were skipped: the next looks make them good", count=skipped)
         self._since_snapshot = len(pending)
         # A journal that was rolled back must not use launch ids again.
         fleet.epoch = f"{epoch}{secrets.token_hex(2)}"
@@ -238,19 +252,6 @@ class Journal:
         db.execute("DELETE FROM snapshots WHERE seq < ?", (seq,))
         db.execute("DELETE FROM events WHERE seq <= ? AND at < ?", (seq, now - RETENTION_S))
         db.execute("COMMIT")
-
-    def _read(self, after_seq: int, ref: str, newest: int, limit: int) -> list[Entry]:
-        where, values = "seq > ?", [after_seq]
-        query = f"SELECT seq, at, kind, refs, text, body FROM events WHERE {where}"  # noqa: S608 - no value is put into the text
-        arguments: list[object] = list(values)
-        if ref:
-            query += " AND instr(refs, ?) > 0"
-            arguments.append(f"|{ref}|")
-        query += " ORDER BY seq DESC LIMIT ?" if newest else " ORDER BY seq LIMIT ?"
-        arguments.append(newest or limit)
-        rows = self._connection().execute(query, arguments).fetchall()
-        entries = [Entry(row[0], row[1], row[2], tuple(part for part in row[3].split("|") if part), row[4], row[5]) for row in rows]
-        return entries[::-1] if newest else entries
 
 
 def _row(event: events.Event) -> tuple[str, str, str, str]:

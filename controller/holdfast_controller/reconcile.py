@@ -19,6 +19,8 @@ from holdfast_controller.records import Node
 
 UNASKED_S = 3.0
 """A node that Slurm powers up and that no hook has asked for is taken as requested after this long: the hook was lost."""
+QUEUED = frozenset({"", "None", "Priority", "Resources"})
+"""Reasons between which a job changes while it stands in the queue: it waits its turn."""
 VANISHED_S, VANISHED_LOOKS = 120.0, 3
 """An instance that whole lists have left out for this long, this often, and whose agent is not there, is gone."""
 
@@ -138,10 +140,26 @@ def job_news(fleet: Fleet, views: tuple[JobView, ...], at: float) -> list[Event]
         listed.add(view.job_id)
         known = fleet.jobs.get(view.job_id)
         ours = known is not None or view.partition in partitions or any(name in fleet.nodes for name in view.nodes)
-        if ours and (known is None or known.view != view):
+        if not ours:
+            continue
+        if known is None or steady(known.view) != steady(view):
             news.append(JobChanged(at, view))
+        else:
+            known.view = view  # a sample: nothing that a decision or a person asks the journal for
     news += [JobForgotten(at, job_id) for job_id in fleet.jobs if job_id not in listed]
     return news
+
+
+def steady(view: JobView) -> JobView:
+    """Return the view without what merely drifts: slurmctld guesses a waiting job's start and weighs its priority anew all the time.
+
+    That a priority is 0 (held) is no drift; nor are the times of a job that runs or has ended.
+    """
+    priority = min(view.priority, 1)
+    if view.state != "PENDING":
+        return replace(view, priority=priority)
+    reason = "" if view.reason in QUEUED else view.reason
+    return replace(view, priority=priority, start_time=0.0, end_time=0.0, reason=reason)
 
 
 class CloudWatcher:

@@ -1,14 +1,16 @@
 """The journal: durable, replayed to the same fleet, skipped where it cannot be read, set aside where it is broken."""
 
+import asyncio
 import sqlite3
 
 import pytest
-from holdfast_common.errors import Permanent
+from holdfast_common.errors import Permanent, Temporary
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import JobView, NodeView
 from holdfast_controller import commands as c
 from holdfast_controller import events as e
 from holdfast_controller import journal as journal_module
+from holdfast_controller import journal_reader
 from holdfast_controller.journal import Journal, decode, encode
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
 
@@ -130,3 +132,43 @@ async def test_until_a_cloud_was_listed_a_restart_stays_fresh(tmp_path) -> None:
     await journal.write([e.CloudListed(5.0)])
     await journal.close()
     assert not (await opened(tmp_path / "j"))[1].fresh
+
+
+def many(path, count: int) -> None:
+    with sqlite3.connect(path) as db:
+        row = (1, 1.0, "NodesReleased", "|node:n1|", "", "{}")
+        db.executemany("INSERT INTO events (v, at, kind, refs, text, body) VALUES (?, ?, ?, ?, ?, ?)", (row for _ in range(count)))
+
+
+async def test_a_long_search_is_not_in_the_writers_way(tmp_path) -> None:
+    journal, _ = await opened(tmp_path / "j")
+    many(tmp_path / "j", 60_000)
+    searches = [asyncio.ensure_future(journal.read(ref="node:nowhere")) for _ in range(20)]
+    await asyncio.wait(searches, return_when=asyncio.FIRST_COMPLETED)
+    await journal.write(EVENTS)
+    assert sum(search.done() for search in searches) < 10, "the write waited for its turn behind the searches"
+    assert await asyncio.gather(*searches) == [[]] * 20
+    await journal.close()
+
+
+async def test_a_search_that_takes_too_long_is_ended_and_says_so(tmp_path, monkeypatch) -> None:
+    journal, _ = await opened(tmp_path / "j")
+    many(tmp_path / "j", 10_000)
+    assert await journal.read(limit=1)
+    monkeypatch.setattr(journal._reader, "_limit_s", -1.0)
+    with pytest.raises(Temporary, match="ended after"):
+        await journal.read(ref="node:nowhere")
+    monkeypatch.setattr(journal_reader, "MAX_WAITING", 0)
+    with pytest.raises(Temporary, match="wait"):
+        await journal.read()
+    await journal.write(EVENTS)
+    await journal.close()
+
+
+async def test_a_journal_that_is_taken_away_can_not_be_read_and_says_so(tmp_path) -> None:
+    journal, _ = await opened(tmp_path / "j")
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(Temporary, match="cannot be read now"):
+        await journal.read()
+    await journal.close()

@@ -1,6 +1,7 @@
 """What holds at every moment, and what holds once everything has come to rest (design, section 1)."""
 
 from holdfast_controller.fleet import Fleet
+from holdfast_controller.reconcile import steady
 from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode
 from sim_edges import SimJournal
 from sim_world import World
@@ -105,6 +106,9 @@ def replays(world: World) -> None:
     fleet.cloud_listed, fleet.fresh = live.cloud_listed, live.fresh
     for name, node in live.nodes.items():
         fleet.nodes[name].viewed_at = node.viewed_at
+    for job_id, job in live.jobs.items():
+        if job_id in fleet.jobs and steady(fleet.jobs[job_id].view) == steady(job.view):
+            fleet.jobs[job_id].view = job.view  # expected start, priority
     for iid, record in live.instances.items():
         if iid in fleet.instances:
             fleet.instances[iid].connected = record.connected
