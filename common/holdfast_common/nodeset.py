@@ -16,9 +16,9 @@ MAX_NODES = 100_000
 MAX_TEXT = 4_000_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
-_ELEMENT = re.compile(r"(?:[A-Za-z0-9._-]|\[\d{1,9}(?:-\d{1,9})?(?:,\d{1,9}(?:-\d{1,9})?)*\])+")
-_BRACKET = re.compile(r"\[([\d,-]+)\]")
-_LAST_NUMBER = re.compile(r"(.*?)(\d{1,9})(\D*)\Z", re.DOTALL)
+_ELEMENT = re.compile(r"(?:[A-Za-z0-9._-]|\[\d{1,9}(?:-\d{1,9})?(?:,\d{1,9}(?:-\d{1,9})?)*\])+", re.ASCII)
+_BRACKET = re.compile(r"\[([\d,-]+)\]", re.ASCII)
+_LAST_NUMBER = re.compile(r"(.*?)(\d{1,9})(\D*)\Z", re.DOTALL | re.ASCII)
 
 
 def check_name(name: str) -> str:

@@ -193,7 +193,7 @@ async def _failed(call: Any) -> bool:
 
 
 def _text(method: str | bytes) -> str:
-    return method.decode() if isinstance(method, bytes) else method
+    return method.decode("utf-8", "replace") if isinstance(method, bytes) else method
 
 
 def _mapping(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """TOML checked by a pydantic model, every fault at once: where it is, what stands there, what is allowed, and what was probably meant."""
 
 import difflib
+import os
 import re
+import stat
 import tomllib
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -43,12 +45,21 @@ Seconds = Annotated[float, Field(gt=0, le=604_800)]
 
 
 def read_text(path: str | Path, limit: int = MAX_CHARS) -> str:
-    """Return a settings file's text. Raises ConfigError if it cannot be read, is longer than `limit` bytes or is not UTF-8."""
+    """Return a settings file's text.
+
+    Raises ConfigError if it cannot be read, is no regular file, is longer than `limit` bytes or is not UTF-8, and where every user can
+    write to it: it says what root runs and what is bought.
+    """
     try:
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe must not hold us
+            found = os.fstat(file.fileno())
+            content = file.read(limit + 1) if stat.S_ISREG(found.st_mode) else b""
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(str(path), ["is no regular file"])
+    if found.st_mode & stat.S_IWOTH:
+        raise ConfigError(str(path), ["every user can write to it: chmod o-w"])
     if len(content) > limit:
         raise ConfigError(str(path), [f"is longer than {limit} bytes"])
     try:

@@ -1,6 +1,7 @@
 """Slurm's hooks, served over the unix socket. They hint; the truth is what the next look at Slurm says."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,15 +38,15 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
 
     async def Resume(self, request: hook_pb2.ResumeRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
         """ResumeProgram: nodes are wanted."""
-        return await self._record(lambda: requested(request, self._clock.now()), context)
+        return await self._record(lambda: requested(request, self._reactor.fleet.nodes, self._clock.now()), context)
 
     async def Suspend(self, request: hook_pb2.SuspendRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
         """SuspendProgram: a hint that nodes are given back."""
-        return await self._record(lambda: [released(request, self._clock.now())], context)
+        return await self._record(lambda: released(request, self._reactor.fleet.nodes, self._clock.now()), context)
 
     async def ResumeFail(self, request: hook_pb2.ResumeFailRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
         """ResumeFailProgram: nodes did not register in time."""
-        return await self._record(lambda: [resume_failed(request, self._clock.now())], context)
+        return await self._record(lambda: resume_failed(request, self._reactor.fleet.nodes, self._clock.now()), context)
 
     async def _record(self, make: Callable[[], list[Event]], context: Any) -> hook_pb2.HookReply:
         try:
@@ -69,6 +70,8 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
         except InputError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise
+        if math.isnan(request.wait_s):  # it would neither pass nor be waited for
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "wait_s must be a number of seconds")
         if not any(name in self._reactor.fleet.nodes for name in names):
             return hook_pb2.AwaitNodesReply(outcome=Outcome.NOT_OURS)
         if self._gates >= MAX_GATES:

@@ -36,7 +36,7 @@ def nodes_of(tags: Mapping[str, str]) -> tuple[str, ...]:
 def job_of(tags: Mapping[str, str]) -> int:
     """Return the job's id; 0: none."""
     job = tags.get(JOB_TAG, "")
-    return int(job) if job.isdecimal() else 0
+    return int(job) if job.isdecimal() and len(job) <= 10 else 0
 
 
 def _key(number: int) -> str:

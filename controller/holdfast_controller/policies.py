@@ -6,6 +6,7 @@ from pathlib import Path
 
 from holdfast_common.errors import ConfigError
 from holdfast_common.policy import Policy, parse_policy
+from holdfast_common.settings import read_text
 
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
@@ -19,10 +20,7 @@ class PolicyStore:
         """Read the file; pools of other `providers` than these are refused. Raises ConfigError with every fault."""
         self._path = path
         self._providers = providers
-        try:
-            self.text = path.read_text()
-        except OSError as error:
-            raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+        self.text = read_text(path)
         self.policy = self._parsed(self.text)
         self._plans = plans_of(self.policy)
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Container
 
 from holdfast_common.errors import InputError
 from holdfast_common.notice import Notice, NoticeKind
@@ -121,23 +122,31 @@ def _status(status: agent_pb2.JobStatus, node: str, fleet: Fleet, now: float) ->
     return [] if same else [event]
 
 
-def requested(request: hook_pb2.ResumeRequest, now: float) -> list[Event]:
-    """Return one request for each job, and one for the nodes that no job is named for. Raises InputError."""
-    everyone = list(node_names(list(request.nodes)))
+def requested(request: hook_pb2.ResumeRequest, managed: Container[str], now: float) -> list[Event]:
+    """Return one request for each job, and one for each node that no job is named for. Raises InputError.
+
+    slurmctld calls one ResumeProgram for all its nodes: those that are not `managed` are somebody else's, and nothing is noted of them.
+    """
+    if sum(len(job.nodes) for job in request.jobs) > MAX_NODES:
+        raise InputError(f"the jobs name more than {MAX_NODES} nodes")
+    everyone = [name for name in node_names(list(request.nodes)) if name in managed]
     events: list[Event] = []
+    named: set[str] = set()
     for job in request.jobs:
-        names = node_names(list(job.nodes))
+        names = tuple(name for name in node_names(list(job.nodes)) if name in managed)
+        named.update(names)
         if names:
             events.append(NodesRequested(now, names, job.job_id))
-        everyone = [name for name in everyone if name not in set(names)]
-    return [*events, *(NodesRequested(now, (name,), 0) for name in everyone)]
+    return [*events, *(NodesRequested(now, (name,), 0) for name in everyone if name not in named)]
 
 
-def released(request: hook_pb2.SuspendRequest, now: float) -> Event:
-    """Return the release. Raises InputError."""
-    return NodesReleased(now, node_names(list(request.nodes)))
+def released(request: hook_pb2.SuspendRequest, managed: Container[str], now: float) -> list[Event]:
+    """Return the release, if it concerns managed nodes. Raises InputError."""
+    names = tuple(name for name in node_names(list(request.nodes)) if name in managed)
+    return [NodesReleased(now, names)] if names else []
 
 
-def resume_failed(request: hook_pb2.ResumeFailRequest, now: float) -> Event:
-    """Return the failure. Raises InputError."""
-    return ResumeFailed(now, node_names(list(request.nodes)))
+def resume_failed(request: hook_pb2.ResumeFailRequest, managed: Container[str], now: float) -> list[Event]:
+    """Return the failure, if it concerns managed nodes. Raises InputError."""
+    names = tuple(name for name in node_names(list(request.nodes)) if name in managed)
+    return [ResumeFailed(now, names)] if names else []

@@ -1,11 +1,11 @@
 """The agent's settings: `agent.toml`, checked as a whole."""
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 from holdfast_common.errors import ConfigError
+from holdfast_common.settings import parse_toml, read_text
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 Interval = Annotated[float, Field(ge=0.05, le=60)]
@@ -70,13 +70,7 @@ class AgentConfig(BaseModel):
 def load(path: Path) -> AgentConfig:
     """Read the settings. Raises ConfigError with every fault at once."""
     try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"is no TOML: {error}"]) from None
-    try:
-        return AgentConfig.model_validate(values)
+        return AgentConfig.model_validate(parse_toml(read_text(path), str(path)))
     except ValidationError as error:
         faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
         raise ConfigError(str(path), faults) from None

@@ -22,8 +22,10 @@ from holdfast_common.jobfiles import MAX_FILE_BYTES, MAX_RANKS_PER_NODE
 MAX_ENTRIES = 8192
 """Entries of a job's folder that are looked at; the rest is not seen."""
 _ASIDE = ".gone-"
-_NAME = re.compile(r"([1-9]\d{0,9})\.(0|[1-9]\d{0,8})")
-_RANK = re.compile(r"rank\.(0|[1-9]\d{0,8})\.json")
+MAX_FOLDER_BYTES = 2 * 1024 * 1024
+"""What is read of one job's folder at a time: 1024 ranks with 2 KiB each. A job that writes more must not keep the agent from others."""
+_NAME = re.compile(r"([1-9]\d{0,9})\.(0|[1-9]\d{0,8})", re.ASCII)
+_RANK = re.compile(r"rank\.(0|[1-9]\d{0,8})\.json", re.ASCII)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -91,10 +93,11 @@ class JobDirs:
                 return None
             stack.callback(os.close, folder)
             uid = os.fstat(folder).st_uid
-            claims = Claims(uid, {}, {})
+            claims, left = Claims(uid, {}, {}), MAX_FOLDER_BYTES
             for name in _claim_names(folder):
                 try:
-                    claims.texts[name] = _read_claim(folder, name, uid)
+                    claims.texts[name] = text = _read_claim(folder, name, uid, left)
+                    left -= len(text)
                 except FileNotFoundError:
                     continue
                 except (OSError, InputError) as error:
@@ -164,7 +167,7 @@ def _claim_names(folder: int) -> Iterator[str]:
                 yield entry.name
 
 
-def _read_claim(folder: int, name: str, uid: int) -> bytes:
+def _read_claim(folder: int, name: str, uid: int, left: int) -> bytes:
     handle = os.open(name, _CLAIM, dir_fd=folder)
     try:
         status = os.fstat(handle)
@@ -174,6 +177,8 @@ def _read_claim(folder: int, name: str, uid: int) -> bytes:
             raise InputError("belongs to another user than the job")
         if status.st_size > MAX_FILE_BYTES:
             raise InputError(f"larger than {MAX_FILE_BYTES} bytes")
-        return os.read(handle, MAX_FILE_BYTES + 1)
+        if status.st_size > left:
+            raise InputError(f"the job's files are larger than {MAX_FOLDER_BYTES} bytes together")
+        return os.read(handle, min(MAX_FILE_BYTES, left) + 1)
     finally:
         os.close(handle)

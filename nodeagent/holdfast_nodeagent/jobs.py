@@ -5,6 +5,7 @@ a restart between two ticks. It does small reads in a directory in memory and ne
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,14 @@ PROGRESS_S = 2.0
 """Mere progress is told this often."""
 GONE_HOLD_S = 1.0
 """A job whose directory still stands (its Epilog has not run) is gone after this long without a process."""
+MAX_FAULT_LINES = 50
+"""Of one attempt in the log: a job may write a new fault at each tick."""
+BURST, REPORT_S = 30, 1.0
+"""Changes of one attempt's state that are told at once, and how often one more is: each is durable at the controller, and a job may
+change its word twenty times a second. An attempt that runs well changes it a few times a minute.
+"""
+FOREIGN_S = 1.0
+"""A registered process that is not the job's is looked at again after this time: that may cost as much as reading its environment."""
 CLOCKS_DIFFER_S = 1.0
 """Two nodes' clocks agree to this."""
 MAX_PREPARED = 16
@@ -49,13 +58,19 @@ class Job:
     files: dict[int, RankFile] = field(default_factory=dict)
     status: StatusFile | None = None
     faults: dict[str, str] = field(default_factory=dict)
+    fault_lines: int = 0
     verified: set[tuple[int, float]] = field(default_factory=set)
+    foreign: dict[tuple[int, float], float] = field(default_factory=dict)
+    """When a registered process was last found not to be the job's."""
     woken: set[tuple[int, str, str]] = field(default_factory=set)
     steps: list[Process] = field(default_factory=list)
     started: float = 0.0
     report: Report | None = None
     sent: Report | None = None
     sent_at: float = 0.0
+    credit: float = BURST
+    """Changes that may still be told at once."""
+    credited_at: float = 0.0
     heard_out: bool = False
     """Its last words were read, where Epilog has set its directory aside."""
     empty_since: float | None = None
@@ -149,8 +164,8 @@ class Jobs:
         for key, job in sorted(self._jobs.items()):
             try:
                 self._attend(job, key in present)
-            except OSError as error:  # a full disk must not keep the other jobs from hearing
-                self._fault(job, "node/", str(error))
+            except (OSError, ValueError) as error:  # a full disk, or a word that fits no file, must not keep the other jobs from hearing
+                self._fault(job, "node/", str(error)[:200])
         for key in [key for key, job in self._jobs.items() if job.gone and key not in present]:
             del self._jobs[key]
 
@@ -241,14 +256,19 @@ class Jobs:
             except InputError as error:
                 faults[name] = str(error)
         job.files, job.status = files, status
+        known = {(file.pid, file.started) for file in files.values()}
+        job.foreign = {identity: at for identity, at in job.foreign.items() if identity in known}
         for name, fault in faults.items():
             self._fault(job, f"job/{name}", f"void: {fault}")
         job.faults = {name: fault for name, fault in job.faults.items() if name.removeprefix("job/") in faults or name.startswith("node/")}
 
     def _fault(self, job: Job, name: str, fault: str) -> None:
-        if job.faults.get(name) != fault:
-            job.faults[name] = fault
-            log.warning("job %s: %s: %s", job.key, name, fault)
+        if job.faults.get(name) == fault:
+            return
+        job.faults[name] = fault
+        job.fault_lines += 1
+        if job.fault_lines <= MAX_FAULT_LINES:
+            log.warning("job %s: %s: %s%s", job.key, name, fault, "" if job.fault_lines < MAX_FAULT_LINES else " (no more of this job)")
 
     def _ranks(self, job: Job) -> dict[int, Rank]:
         ranks = {}
@@ -256,12 +276,20 @@ class Jobs:
             identity = (file.pid, file.started)
             process = self._processes.alive(*identity)
             ours = process is not None and process.uid == job.uid
-            if process is not None and ours and (identity in job.verified or self._processes.in_job(process, job.key.job_id)):
-                job.verified.add(identity)
+            if process is not None and ours and self._verified(job, process, identity):
                 ranks[number] = Rank(file, alive=True)
             else:
                 ranks[number] = Rank(file, alive=False if identity in job.verified else None)
         return ranks
+
+    def _verified(self, job: Job, process: Process, identity: tuple[int, float]) -> bool:
+        now = self._clock.now()
+        if identity not in job.verified and abs(now - job.foreign.get(identity, -math.inf)) >= FOREIGN_S:
+            if self._processes.in_job(process, job.key.job_id):
+                job.verified.add(identity)
+            else:
+                job.foreign[identity] = now
+        return identity in job.verified
 
     def _look(self, job: Job) -> None:
         """Find the job's processes, and put together what it says."""
@@ -315,8 +343,13 @@ class Jobs:
         report = job.report
         if report is None or report == job.sent:
             return
-        if report.same_but_progress(job.sent) and now - job.sent_at < PROGRESS_S:
+        if report.same_but_progress(job.sent) and abs(now - job.sent_at) < PROGRESS_S:
             return
+        job.credit = min(BURST, job.credit + max(0.0, now - job.credited_at) / REPORT_S)
+        job.credited_at = now
+        if job.credit < 1 and not job.gone:
+            return
+        job.credit -= 1
         job.sent, job.sent_at = report, now
         self._on_report(report)
 

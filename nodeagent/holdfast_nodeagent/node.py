@@ -7,7 +7,7 @@ from pathlib import Path
 
 from holdfast_common.clock import Clock
 from holdfast_common.faults import fault_point
-from holdfast_common.jobfiles import ContextFile
+from holdfast_common.jobfiles import TIME_MAX, ContextFile
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_protos.v1 import agent_pb2 as pb
 
@@ -243,8 +243,8 @@ class Node:
         except ValueError:
             log.warning("the controller sent a notice of unknown kind %.40r", said.kind)
             return
-        if not said.id or len(said.id) > 256:
-            log.warning("the controller sent a notice without a usable id")
+        if not 0 < len(said.id) <= 256 or not all(0 <= at <= TIME_MAX for at in (said.deadline, said.received)):
+            log.warning("the controller sent a notice without a usable id or time")
             return
         notice = Notice(said.id, kind, said.deadline, said.received, said.reason)
         self._jobs.prepare(prepare.job_ids, notice, cancelled=prepare.cancelled)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from holdfast_common.faults import fault_point
+from holdfast_common.jobfiles import Time
 from holdfast_common.notice import Notice, NoticeKind
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,8 +37,8 @@ class KeptNotice(BaseModel):
 
     id: str
     kind: NoticeKind
-    deadline: float
-    received: float
+    deadline: Time
+    received: Time
     reason: str = ""
 
 

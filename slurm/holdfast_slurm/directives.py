@@ -17,6 +17,8 @@ from holdfast_common.errors import ConfigError
 PREFIX: Final = "holdfast:"
 MAX_CHARACTERS: Final = 1024
 """Slurm's own limit on a comment."""
+MAX_FAULTS: Final = 10
+"""So many are told; whoever made more reads the documentation."""
 MAX_DURATION_S: Final = 3650 * 86_400
 
 _T = TypeVar("_T")
@@ -77,6 +79,8 @@ def parse_directives(comment: str) -> Directives:
             found.update(_READERS[key](key, value))
         except ValueError as fault:
             faults.append(str(fault))
+    if len(faults) > MAX_FAULTS:
+        faults[MAX_FAULTS:] = [f"and {len(faults) - MAX_FAULTS} more"]
     if faults:
         raise ConfigError("comment", faults)
     return Directives(**found)  # type: ignore[arg-type]
@@ -124,7 +128,8 @@ def _unknown(key: str) -> str:
 
 
 def _fault(key: str, value: str, allowed: str) -> ValueError:
-    return ValueError(f"{key}={value[:80]} is not allowed: {key} must be {allowed}")
+    shown = "".join(char if char.isprintable() else "?" for char in value[:80])
+    return ValueError(f"{key}={shown} is not allowed: {key} must be {allowed}")
 
 
 def _checked(reader: Callable[[str], _T], allowed: str, field: str) -> Callable[[str, str], dict[str, object]]:

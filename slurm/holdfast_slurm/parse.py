@@ -38,6 +38,7 @@ _FLAG_STATES = {
 _BEFORE_TIME_USED = sum(width for _, width in COLUMNS[: [name for name, _ in COLUMNS].index("TimeUsed")])
 _AFTER_TIME_USED = _BEFORE_TIME_USED + dict(COLUMNS)["TimeUsed"]
 _TIMES_UNKNOWN = {"", "N/A", "NONE", "None", "Unknown", "(null)"}
+_NUMBER = re.compile(r"-?\d{1,20}\Z", re.ASCII)
 _KEY = re.compile(r"\d{1,10}(?:_(?:\d{1,10}|\[[\d,:-]{1,500}\]))?\Z", re.ASCII)
 
 
@@ -175,10 +176,9 @@ def _text(value: str) -> str:
 def _integer(value: str) -> int:
     if value in {"N/A", "(null)"}:
         return 0
-    try:
-        return int(value)
-    except ValueError:
-        raise InputError(f"squeue printed {value[:40]!r} where a number belongs") from None
+    if not _NUMBER.match(value):
+        raise InputError(f"squeue printed {value[:40]!r} where a number belongs")
+    return int(value)
 
 
 def _time(value: str) -> float:
@@ -237,4 +237,4 @@ def _node(line: str) -> NodeView:
 
 
 def _boot_time(value: str) -> float | None:
-    return float(value) if value.isdigit() else None
+    return float(value) if value.isascii() and value.isdigit() and len(value) <= 20 else None

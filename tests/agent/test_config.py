@@ -40,7 +40,7 @@ def test_the_metadata_url_may_have_a_path(tmp_path: Path) -> None:
 
 
 def test_no_toml_and_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no TOML"):
+    with pytest.raises(ConfigError, match="is not TOML"):
         load(write(tmp_path, "controller ="))
     with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "missing.toml")

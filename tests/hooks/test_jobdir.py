@@ -249,7 +249,7 @@ def test_links_of_a_job_are_removed_and_not_followed(run_dir, tmp_path):
     assert os.listdir(victim) == ["file"]
 
 
-def test_tree_without_end_holds_nobody_up(run_dir):
+def test_tree_without_end_holds_nobody_up_and_goes(run_dir):
     begin(run_dir)
     here = os.getcwd()
     os.chdir(run_dir / "jobs" / "7.0" / "job")
@@ -261,7 +261,7 @@ def test_tree_without_end_holds_nobody_up(run_dir):
         os.chdir(here)
     end(run_dir)
     end(run_dir, now=NOW * 2)
-    assert names(run_dir) == [".gone-7.0"]
+    assert names(run_dir) == [], "nothing of it stays in memory for good"
 
 
 def test_context_names_no_nodes_where_they_are_too_many(run_dir):

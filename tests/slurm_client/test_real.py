@@ -51,6 +51,16 @@ async def test_a_waiting_array_is_one_job_with_a_key_that_slurm_takes(cluster: A
     assert view.key.endswith("...]")  # too long for any command: says so rather than naming the wrong tasks
 
 
+async def test_jobs_of_every_size_are_listed(cluster: Any, client: Any) -> None:
+    """What any user may submit must not make the list of all jobs unreadable: squeue prints 1024 nodes as 1K unless it is told not to."""
+    sizes = {"1024": 1024, "2048-4096": 2048, "1048576": 1_048_576}
+    keys = {cluster.sbatch("--hold", "-N", nodes): wanted for nodes, wanted in sizes.items()}
+    odd = cluster.sbatch("--hold", "--begin=now+3000days", "--nice=2147483645", "--time=infinite", "-n", "65536", "--exclude", "spot-1")
+    views = {view.key: view for view in await client.jobs()}
+    assert {key: views[key].num_nodes for key in keys} == keys
+    assert views[odd].state == "PENDING"
+
+
 async def test_without_slurmctld_nothing_is_answered(cluster: Any, client: Any) -> None:
     assert await client.ping()
     cluster.tell("stop-slurmctld")

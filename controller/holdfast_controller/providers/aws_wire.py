@@ -1,8 +1,10 @@
 """Between our words and EC2's: parameters of RunInstances, and what DescribeInstances says. Pure."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from holdfast_controller.providers.aws_config import AwsConfig
@@ -13,6 +15,7 @@ CALL_MAX = 500
 """Instances per RunInstances call: the batch that AWS ParallelCluster launches at 4000 nodes."""
 TOKEN_MAX = 64
 USER_DATA_MAX_BYTES = 16_384
+_PRICE = re.compile(r"\d{1,6}(\.\d{1,20})?", re.ASCII)
 _STATES = {"pending": "pending", "running": "running", "terminated": "gone"}
 _STOPPING = {"shutting-down", "stopping", "stopped"}
 _RECLAIMED = {"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"}
@@ -99,11 +102,11 @@ def pool_name(provider: str, region: str, zone: str, instance_type: str, market:
 def instance_of(said: Mapping[str, Any], provider: str, region: str) -> Instance:
     """Return an instance as EC2 describes it. A state that EC2 may invent later counts as running: unknown is not gone."""
     tags = tags_of(said)
-    state = str(said.get("State", {}).get("Name", ""))
-    reason = said.get("StateReason", {})
+    state = str(_table(said, "State").get("Name", ""))
+    reason = _table(said, "StateReason")
     code = str(reason.get("Code", ""))
     market = Market.SPOT if said.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND
-    zone = str(said.get("Placement", {}).get("AvailabilityZone", ""))
+    zone = str(_table(said, "Placement").get("AvailabilityZone", ""))
     launched = said.get("LaunchTime")
     return Instance(
         instance_id=str(said["InstanceId"]),
@@ -111,7 +114,7 @@ def instance_of(said: Mapping[str, Any], provider: str, region: str) -> Instance
         pool=pool_name(provider, region, zone, str(said.get("InstanceType", "")), market),
         state=state_of(state),
         address=str(said.get("PrivateIpAddress") or said.get("PrivateDnsName") or ""),
-        launched=launched.timestamp() if launched else 0.0,
+        launched=launched.timestamp() if isinstance(launched, datetime) else 0.0,
         state_reason=": ".join(part for part in (code, str(reason.get("Message", ""))) if part),
         reclaimed=code in _RECLAIMED,
         tags=tags,
@@ -125,15 +128,26 @@ def state_of(name: str) -> str:
 
 def tags_of(said: Mapping[str, Any]) -> dict[str, str]:
     """Return an instance's tags."""
-    return {str(tag["Key"]): str(tag.get("Value", "")) for tag in said.get("Tags", [])}
+    tags = said.get("Tags")
+    tables = [tag for tag in tags if isinstance(tag, Mapping) and "Key" in tag] if isinstance(tags, list) else []
+    return {str(tag["Key"]): str(tag.get("Value", "")) for tag in tables}
+
+
+def _table(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = said.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def newest_prices(history: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    """Return the newest spot price by (zone, instance type); EC2 sends history in no promised order."""
+    """Return the newest spot price by (zone, instance type); EC2 sends history in no order; what is no entry is left out."""
     newest: dict[tuple[str, str], tuple[float, float]] = {}
     for entry in history:
-        key = (str(entry["AvailabilityZone"]), str(entry["InstanceType"]))
-        at, price = entry["Timestamp"].timestamp(), float(entry["SpotPrice"])
+        said = entry.get("AvailabilityZone"), entry.get("InstanceType"), entry.get("Timestamp"), entry.get("SpotPrice")
+        zone, kind, moment, text = said
+        if not isinstance(moment, datetime) or not isinstance(text, str) or not _PRICE.fullmatch(text):
+            continue
+        key = (str(zone), str(kind))
+        at, price = moment.timestamp(), float(text)
         if key not in newest or at > newest[key][0]:
             newest[key] = (at, price)
     return {key: price for key, (_, price) in newest.items()}

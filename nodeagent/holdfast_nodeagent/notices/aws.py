@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 
 from holdfast_common.clock import Clock
 from holdfast_common.errors import InputError, Temporary
+from holdfast_common.jobfiles import TIME_MAX
 from holdfast_common.notice import NoticeKind
 
 from holdfast_nodeagent.notices.base import Answer, Identity, Seen, Unclear
@@ -27,7 +28,7 @@ SLOW_EVERY = 5
 
 _META = "/latest/meta-data/"
 _ACTIONS = ("terminate", "stop", "hibernate")
-_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 def parse_instance_action(body: bytes) -> tuple[Seen, ...]:
@@ -35,7 +36,7 @@ def parse_instance_action(body: bytes) -> tuple[Seen, ...]:
     content = _object(body)
     action = content.get("action")
     if action not in _ACTIONS:
-        raise InputError(f"unknown action {str(action)[:40]!r}")
+        raise InputError(f"unknown action {_shown(action)}")
     return (Seen(NoticeKind.PREEMPT, _iso(content.get("time")), f"EC2 takes the spot instance back ({action})"),)
 
 
@@ -161,17 +162,26 @@ def _object(body: bytes) -> dict[str, object]:
 
 def _iso(value: object) -> float:
     if not isinstance(value, str) or not _ISO.fullmatch(value):
-        raise InputError(f"no time: {str(value)[:40]!r}")
-    try:
-        return datetime.fromisoformat(value).timestamp()
-    except ValueError:
-        raise InputError(f"no time: {value!r}") from None
+        raise InputError(f"no time: {_shown(value)}")
+    return _bounded(datetime.fromisoformat, value)
 
 
 def _rfc(value: object) -> float:
     if not isinstance(value, str) or not value.endswith(" GMT"):
-        raise InputError(f"no time: {str(value)[:40]!r}")
+        raise InputError(f"no time: {_shown(value)}")
+    return _bounded(parsedate_to_datetime, value)
+
+
+def _bounded(read: Callable[[str], datetime], value: str) -> float:
+    """Return the moment in Unix seconds, if it is one that can be told to jobs."""
     try:
-        return parsedate_to_datetime(value).timestamp()
-    except ValueError:
-        raise InputError(f"no time: {value[:40]!r}") from None
+        at = read(value).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        raise InputError(f"no time: {_shown(value)}") from None
+    if not 0 <= at <= TIME_MAX:
+        raise InputError(f"no time of ours: {_shown(value)}")
+    return at
+
+
+def _shown(value: object) -> str:
+    return repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,26 +130,41 @@ def sweep(jobs: int, now: float, kept_s: float = GONE_KEPT_S) -> None:
             remove(jobs, [name])
 
 
-def remove(parent: int, names: list[str]) -> None:
-    """Remove trees, never following a link, for at most two seconds. What is left is left for the next call."""
+def remove(jobs: int, names: list[str]) -> None:
+    """Remove trees, never following a link, for at most two seconds. What is left is left for the next call.
+
+    A job may nest as deep as it likes: what lies deeper than `_REMOVE_DEPTH` is moved up first.
+    """
     ends = time.monotonic() + _REMOVE_BUDGET_S
-    for name in names:
+    left = list(names)
+    while left:
         try:
-            _remove(parent, name, ends, _REMOVE_DEPTH)
+            _remove(jobs, left.pop(), ends, _REMOVE_DEPTH, lambda parent, name: left.append(_lifted(jobs, parent, name)))
         except (OSError, TimeoutError):
             continue
 
 
-def _remove(parent: int, name: str, ends: float, depth: int) -> None:
-    if time.monotonic() > ends or depth == 0:
+def _lifted(jobs: int, parent: int, name: str) -> str:
+    """Move a directory up into `jobs`, as something that was set aside; return its new name."""
+    new = f"{GONE}deep-{os.getpid()}-{time.monotonic_ns()}"
+    os.utime(name, dir_fd=parent, follow_symlinks=False)
+    os.rename(name, new, src_dir_fd=parent, dst_dir_fd=jobs)
+    return new
+
+
+def _remove(parent: int, name: str, ends: float, depth: int, lift: Callable[[int, str], None]) -> None:
+    if time.monotonic() > ends:
         raise TimeoutError
     if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
         os.unlink(name, dir_fd=parent)
         return
+    if depth == 0:
+        lift(parent, name)
+        return
     descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         for entry in os.listdir(descriptor):
-            _remove(descriptor, entry, ends, depth - 1)
+            _remove(descriptor, entry, ends, depth - 1, lift)
     finally:
         os.close(descriptor)
     os.rmdir(name, dir_fd=parent)

@@ -24,7 +24,7 @@ ASK_S = 20.0
 GRACE_S = 3.0
 """How much later than promised an answer may come."""
 RETRY_S = 0.5
-_ITEM = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")
+_ITEM = re.compile(r"(?:[^,\[]|\[[^\[\]]*\])+")
 _PREFIX = re.compile(r"[^0-9\[]*")
 LIMIT_S = 3600.0
 """No gate outlives this: by then ResumeTimeout has long ended the wait."""
@@ -53,7 +53,7 @@ class GateJob:
 def read_job(environ: Mapping[str, str]) -> GateJob:
     """Return the job from the environment that slurmctld gives PrologSlurmctld. Raises InputError."""
     text = environ.get("SLURM_JOB_ID", "")
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) <= 0xFFFF_FFFF):
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) <= 0xFFFF_FFFF):
         raise InputError(f"SLURM_JOB_ID is {text[:40]!r}")
     from holdfast_slurm.nodeset import expand
 

@@ -57,9 +57,6 @@ def read_request(node_list: str, environ: Mapping[str, str]) -> PowerRequest:
     nodes = _names(node_list) if node_list else _names(listed)
     if not nodes:
         raise InputError("no nodes given")
-    if sum(len(job.nodes) + len(job.nodes_alloc) for job in jobs) > _NAMES_LIMIT:
-        faults.append("resume file not used: its jobs name too many nodes")
-        jobs = ()
     return PowerRequest(nodes, jobs, tuple(faults))
 
 
@@ -71,8 +68,14 @@ def parse_resume_file(text: bytes) -> tuple[str, tuple[JobNodes, ...]]:
         raise InputError(f"not JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict) or not isinstance(document.get("jobs"), list):
         raise InputError("not an object with a list of jobs")
-    jobs = tuple(_job(entry) for entry in document["jobs"])
-    return _text(document, "all_nodes_resume") or _text(document, "all_nodes"), jobs
+    jobs: list[JobNodes] = []
+    names = 0
+    for entry in document["jobs"]:
+        jobs.append(_job(entry))
+        names += len(jobs[-1].nodes) + len(jobs[-1].nodes_alloc)
+        if names > _NAMES_LIMIT:
+            raise InputError("its jobs name too many nodes")
+    return _text(document, "all_nodes_resume") or _text(document, "all_nodes"), tuple(jobs)
 
 
 def _job(entry: object) -> JobNodes:
@@ -80,7 +83,7 @@ def _job(entry: object) -> JobNodes:
         raise InputError("a job is not an object")
     job_id = entry.get("job_id")
     if not isinstance(job_id, int) or isinstance(job_id, bool) or not 0 < job_id <= _JOB_ID_LIMIT:
-        raise InputError(f"job_id is {str(job_id)[:40]!r}")
+        raise InputError("a job_id is no number of a job")
     nodes = _names(_text(entry, "nodes_resume") or _text(entry, "nodes"))
     return JobNodes(job_id, nodes, _names(_text(entry, "nodes_alloc")))
 
