@@ -1,12 +1,14 @@
 """Jobs of other kinds than training ones: shell scripts, that say of each attempt when and where it began."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from e2e_bed import Bed, TrainingJob
 
 WHOLE_NODE = "-c4"
 USR1 = "signal=B:USR1"
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL"})
 SCRIPT = """\
 #!/bin/bash
 #SBATCH --requeue --comment="holdfast: {comment}"
@@ -53,3 +55,38 @@ def hook_first(bed: Bed, hook: str, line: str) -> Iterator[None]:
         yield
     finally:
         path.write_text(text)
+
+
+Story = Iterator[tuple[str, Callable[[], object]]]
+"""Something that happens in a bed: yields what it waits for, in words and as a condition."""
+
+
+def side_by_side(*stories: Story, timeout_s: float = 60.0) -> None:
+    """Run stories at the same time, each on nodes of its own. None may wait longer than `timeout_s` for one thing."""
+    waits = {story: (*next(story), time.monotonic() + timeout_s) for story in stories}
+    while waits:
+        for story, (what, condition, end) in list(waits.items()):
+            if condition():
+                try:
+                    waits[story] = (*next(story), time.monotonic() + timeout_s)
+                except StopIteration:
+                    del waits[story]
+            else:
+                assert time.monotonic() < end, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.05)
+
+
+def once(what: str, condition: Callable[[], object]) -> Story:
+    """A story of one wait."""
+    yield what, condition
+
+
+def passed(duration_s: float) -> Callable[[], bool]:
+    """A condition that holds once so much time is over: for what must not happen meanwhile."""
+    end = time.monotonic() + duration_s
+    return lambda: time.monotonic() >= end
+
+
+def ended(bed: Bed, *jobs: int | str) -> Callable[[], bool]:
+    """A condition: each job has come to an end."""
+    return lambda: all(bed.slurm.job(job).get("JobState") in ENDED for job in jobs)
