@@ -59,11 +59,12 @@ def measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None
     """Return all figures. Raises as the parts do."""
     load = os.getloadavg()[0]
     repeats = {size: min(count, options.repeats) for size, count in REPEATS.items() if size <= options.most_nodes}
+    turns = decisions.measure()  # before this process has threads of gRPC's
     base = requests.baselines(folder, Path(sys.executable))
     asked = requests.measure(folder / "a", repeats, say)
     resting = idle.controller(folder / "b", options.idle_nodes, options.idle, say)
     resting["agent"] = idle.agent(folder / "c", options.idle, say)
-    found = figures(asked, base, resting, decisions.measure())
+    found = figures(asked, base, resting, turns)
     model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     found["setup"] = {
         "requests": "real slurmctld, hook and controller; the cloud's machines are ordered and never boot",
