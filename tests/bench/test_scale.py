@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def test_figures_and_tables() -> None:
 def test_consumption_of_a_process() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "hf-marked-process"]) as process:
         try:
-            assert find(["hf-marked-process"]) == [process.pid]
+            ends = time.monotonic() + 10
+            while find(["hf-marked-process"]) != [process.pid]:  # for an instant it is still a copy of this one
+                assert time.monotonic() < ends
         finally:
             process.kill()
     before = cpu_s(os.getpid())

@@ -16,7 +16,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield one announcement for each attempt that runs on nodes of ours."""
     for job in fleet.jobs.values():
         view = job.view
-        if view.state != "RUNNING" or view.completing or not any(name in plans.by_node for name in view.nodes):
+        if view.state != "RUNNING" or view.completing or plans.by_node.keys().isdisjoint(view.nodes):
             continue
         key = f"tell:{view.key}:{view.restarts}"
         if fleet.may_issue(key, now):  # asked here already: the text of each running job, each time, would be most of what deciding costs

@@ -1,7 +1,7 @@
 """Jobs leave nodes that go away: the shared pure steps, fed from the fleet and turned into commands."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from holdfast_common import evacuation as steps
@@ -35,27 +35,31 @@ UNDRAIN_QUIET_S = 2.0
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield what is due for doomed nodes and the jobs on them, and for jobs that were requeued."""
-    leaving: dict[str, list[JobCase]] = defaultdict(list)
-    cases: dict[int, JobCase] = {}
-    for job_id, job in fleet.jobs.items():
-        if job.evacuation is not None:
-            case = cases[job_id] = case_of(job, job.evacuation, fleet)
-            for name in job.evacuation.doomed:
-                leaving[name].append(case)
-    for node in fleet.nodes.values():
-        if node.doom is None:
-            yield from _undrain(fleet, node, now)
-        elif node.name in plans.by_node:
-            # A job that was ending already when the notice came: its epilog is not cut off.
-            ending = any(job.view.completing and not _was_requeued(job) for job in fleet.jobs_on(node.name))
-            yield from _node(fleet, node, tuple(leaving.get(node.name, ())), ending=ending, now=now)
+    cases = {job_id: case_of(job, job.evacuation, fleet) for job_id, job in fleet.jobs.items() if job.evacuation is not None}
+    yield from _nodes(fleet, plans, cases, now)
     round_ = _Round(fleet, plans, now) if cases else None
     for job_id, job in fleet.jobs.items():
         if job.evacuation is not None and round_ is not None:
             yield from _job(round_, job, job.evacuation, cases[job_id])
         if job.prepared:
             yield from _untell(fleet, job)
-        yield from _backoff(job, now)
+        if job.not_before is not None:
+            yield from _backoff(job, job.not_before, now)
+
+
+def _nodes(fleet: Fleet, plans: Plans, cases: Mapping[int, JobCase], now: float) -> Iterator[Command]:
+    leaving: dict[str, list[JobCase]] = defaultdict(list)
+    for job_id, case in cases.items():
+        evacuation = fleet.jobs[job_id].evacuation
+        for name in evacuation.doomed if evacuation is not None else ():
+            leaving[name].append(case)
+    for node in fleet.nodes.values():
+        if node.doom is not None and node.name in plans.by_node:
+            # A job that was ending already when the notice came: its epilog is not cut off.
+            ending = any(job.view.completing and not _was_requeued(job) for job in fleet.jobs_on(node.name))
+            yield from _node(fleet, node, tuple(leaving.get(node.name, ())), ending=ending, now=now)
+        elif node.doom is None and node.view is not None and "DRAIN" in node.view.flags:
+            yield from _undrain(fleet, node, now)
 
 
 def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
@@ -260,13 +264,13 @@ def _undrain(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
         yield UndrainNode(key, f"{node.name} was drained for a notice that is no more", node.name)
 
 
-def _backoff(job: JobRecord, now: float) -> Iterator[Command]:
+def _backoff(job: JobRecord, until: float, now: float) -> Iterator[Command]:
     """A job that no pool would serve waits its backoff, and not Slurm's two minutes."""
     view = job.view
-    if job.not_before is None or not view.pending or view.priority == 0:
+    if not view.pending or view.priority == 0:
         return
-    delay_s = max(1, round(job.not_before - now))
+    delay_s = max(1, round(until - now))
     if abs(view.eligible_time - (now + delay_s)) <= steps.ELIGIBLE_SOON_S or view.eligible_time <= now:
         return
-    key = f"backoff:{view.key}:{view.restarts}:{job.not_before:.0f}"
+    key = f"backoff:{view.key}:{view.restarts}:{until:.0f}"
     yield StartJob(key, job.waits_for, view.key, view.job_id, view.restarts, delay_s)
