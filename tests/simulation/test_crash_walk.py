@@ -1,5 +1,7 @@
 """The controller dies at each step in turn, of a launch, of an evacuation and of a loss; the end is the same as if it had not."""
 
+from dataclasses import replace
+
 import pytest
 from sim_invariants import settle
 from sim_training import running
@@ -42,8 +44,24 @@ def loss(world):
     return job
 
 
+def passed_over(world):
+    """A reclaim after which Slurm gives the job another name than the one that was bought ahead."""
+    world.slurm.engine.settings = replace(world.slurm.engine.settings, power_s=4.0)
+    job = world.submit(1, work=25)
+    world.until(running(job), 60)
+    world.wait(2)
+    world.reclaim(job.running.nodes[0], 60)
+    world.until(lambda: job.done_at, 150)
+    assert [attempt.number for attempt in job.attempts] == [0, 1]
+    assert job.lost == 0
+    assert world.deaths or any(key.startswith("redirect:") for key in world.fleet.commands), world.story()
+    # A death between the request and the redirect can cost a second machine, which is given back; never a third.
+    assert len(world.room.machines) <= 3, world.story()
+    return job
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("story", [launch, evacuation, loss])
+@pytest.mark.parametrize("story", [launch, evacuation, loss, pytest.param(passed_over, marks=pytest.mark.long)])
 @pytest.mark.parametrize("part", range(4))
 def test_dying_at_any_step_changes_nothing(make_world, story, part):
     undisturbed = make_world()
@@ -61,7 +79,7 @@ def test_dying_at_any_step_changes_nothing(make_world, story, part):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("story", [launch, evacuation, loss])
+@pytest.mark.parametrize("story", [launch, evacuation, loss, pytest.param(passed_over, marks=pytest.mark.long)])
 def test_dying_at_any_step_with_the_journal_loses_no_job_and_no_machine(make_world, story):
     undisturbed = make_world()
     story(undisturbed)
