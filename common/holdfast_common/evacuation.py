@@ -30,6 +30,8 @@ def reservation_of(job_id: int) -> str:
     return f"holdfast-{job_id}"
 
 
+KILLED_BY = frozenset({9, 15})
+"""SIGKILL and SIGTERM: how a requeue ends processes."""
 LOST_REASONS = frozenset({"Not responding", "ResumeTimeout reached"})
 """What slurmctld itself writes when it sets a node DOWN for SlurmdTimeout and for ResumeTimeout."""
 
@@ -66,6 +68,8 @@ class JobCase:
     saved_step: int | None = None
     stopped_on_notice: bool = False
     """The job's own status says that this attempt ended because of the notice."""
+    requeued: bool = False
+    """We have requeued this attempt already, and Slurm has confirmed it."""
     signal: str = ""
     """Declared by the job: `USR1` or `B:USR1`; empty: it is not signalled (USR1's default action is to kill)."""
     signal_before_s: float | None = None
@@ -198,7 +202,7 @@ def _requeue_reason(case: JobCase, now: float, limits: Limits) -> str:
         return f"job {job.key} saved at step {case.saved_step} and parked; {nodes} goes away"
     if not case.saves:
         return f"{nodes} goes away, and job {job.key} declared that it saves nothing"
-    if job.state == "CONFIGURING":
+    if job.state == "CONFIGURING" and not case.registered:  # a slurmctld that was killed may have forgotten that it runs
         return f"job {job.key} has not begun, and {nodes} goes away"
     if now >= requeue_at(case, limits):
         return f"{nodes} goes away in {max(0.0, case.deadline - now):.1f} s and job {job.key} has not said that it is safe"
@@ -212,11 +216,23 @@ def _ended_by_itself(case: JobCase) -> tuple[Step, ...]:
         return ()
     declared = case.exit_code is not None and job.exit_code == case.exit_code and not job.exit_signal
     lost = job.state == "NODE_FAIL"
+    if case.requeued and _was_killed(job):
+        why = f"job {job.key} was ended by its requeue, of which Slurm knows nothing any more"
+        return (Requeue(f"requeue:{job.key}:{case.attempt}:again", why, job.key, case.attempt, ended=True),)
     if not (case.stopped_on_notice or declared or lost):
         return ()
     evidence = "its status says so" if case.stopped_on_notice else "by the exit code that it declared" if declared else "with its node"
     why = f"job {job.key} ended on the notice ({evidence})"
     return (Requeue(f"requeue:{job.key}:{case.attempt}", why, job.key, case.attempt, ended=True),)
+
+
+def _was_killed(job: JobView) -> bool:
+    """Whether the attempt was ended from outside, as a requeue does it.
+
+    A slurmctld that is killed in the seconds after a requeue (it saves its state at most every 6 s) believes that the job runs still,
+    and then takes its end for a failure (measured on 22.05: FAILED, JobLaunchFailure).
+    """
+    return job.state == "FAILED" and (job.reason == "JobLaunchFailure" or job.exit_signal in KILLED_BY)
 
 
 def expedite(job: JobView, now: float, *, delay_s: int) -> tuple[StartAfter, ...]:

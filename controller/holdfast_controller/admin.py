@@ -1,13 +1,13 @@
 """`AdminService`: what the CLI asks and orders, over the unix socket. No logic of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 from holdfast_common.clock import Clock
-from holdfast_common.errors import ConfigError, Temporary
+from holdfast_common.errors import ConfigError, HoldfastError, Temporary
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_protos.v1 import admin_pb2, admin_pb2_grpc
 
@@ -31,15 +31,26 @@ HISTORY = 40
 
 
 class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """Read-only but for SetPolicy and Interrupt."""
+    """Read-only but for SetPolicy, Interrupt and Reconfigure."""
 
-    def __init__(self, reactor: Reactor, hub: AgentHub, policies: PolicyStore, journal: Journal, clock: Clock, *, cluster: str) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        hub: AgentHub,
+        policies: PolicyStore,
+        journal: Journal,
+        clock: Clock,
+        *,
+        cluster: str,
+        reconfigure: Callable[[], Awaitable[int]],
+    ) -> None:
         self._reactor = reactor
         self._hub = hub
         self._policies = policies
         self._journal = journal
         self._clock = clock
         self._cluster = cluster
+        self._reconfigure = reconfigure
         self._started = clock.now()
 
     @property
@@ -224,6 +235,14 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         notice = Notice(f"admin-{node.name}-{now:.3f}", NoticeKind.DRAIN, now + window_s, now, reason)
         await self._reactor.record(NoticeReceived(now, node.name, notice, "admin"))
         return admin_pb2.InterruptReply(notice_id=notice.id)
+
+    async def Reconfigure(self, request: admin_pb2.ReconfigureRequest, context: Any) -> admin_pb2.ReconfigureReply:  # noqa: N802
+        """Have Slurm read its configuration again, with no gate waiting."""
+        try:
+            return admin_pb2.ReconfigureReply(gates_released=await self._reconfigure())
+        except HoldfastError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"Slurm did not reconfigure: {error}"[:1000])
+            raise
 
 
 def event_message(entry: Entry, outcome: str = "") -> admin_pb2.Event:

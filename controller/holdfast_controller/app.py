@@ -31,6 +31,7 @@ from holdfast_controller.policies import PolicyStore
 from holdfast_controller.prices import PriceWatcher
 from holdfast_controller.providers.base import Provider
 from holdfast_controller.reactor import Reactor
+from holdfast_controller.reclaims import ReclaimWatcher
 from holdfast_controller.reconcile import CloudWatcher, SlurmWatcher, watch_first_listing
 from holdfast_controller.tokens import load_secret, user_data
 
@@ -63,13 +64,21 @@ class Controller:
     """The wired parts."""
 
     def __init__(
-        self, reactor: Reactor, hub: AgentHub, slurm: SlurmWatcher, clouds: dict[str, CloudWatcher], prices: PriceWatcher, clock: Clock
+        self,
+        reactor: Reactor,
+        hub: AgentHub,
+        slurm: SlurmWatcher,
+        clouds: dict[str, CloudWatcher],
+        reclaims: list[ReclaimWatcher],
+        prices: PriceWatcher,
+        clock: Clock,
     ) -> None:
         self.reactor = reactor
         self.prices = prices
         self.hub = hub
         self.slurm = slurm
         self.clouds = clouds
+        self.reclaims = reclaims
         self.clock = clock
 
     def loops(self) -> list["asyncio._CoroutineLike[None]"]:
@@ -82,6 +91,7 @@ class Controller:
             self.prices.run(),
             self._listing(),
             *(cloud.run() for cloud in self.clouds.values()),
+            *(watcher.run() for watcher in self.reclaims),
         ]
 
     async def _listing(self) -> None:
@@ -104,7 +114,7 @@ class Controller:
             stack.push_async_callback(provider.close)
         slurm = ScontrolClient(Path(config.slurm.bin_dir), Path(config.slurm.conf), config.slurm.timeout_s)
         controller = wire(config, clock, fleet, journal, policies, providers, slurm, secret)
-        await _serve(config, controller, policies, journal, clock, stack)
+        await _serve(config, controller, policies, journal, slurm, clock, stack)
         log.info("the controller is up", cluster=config.cluster, nodes=len(fleet.nodes), jobs=len(fleet.jobs))
         return controller
 
@@ -139,14 +149,21 @@ def wire(
     """Connect the parts around an open journal and its fleet: the same in production and in the simulation."""
     timing = config.timing
     clouds: dict[str, CloudWatcher] = {}
+    reclaims: list[ReclaimWatcher] = []
 
     def poll_clouds() -> None:
         for cloud in clouds.values():
             cloud.nudge()
 
+    def agent_lost() -> None:
+        poll_clouds()
+        for each in reclaims:
+            each.nudge()
+
     effects = LateEffects()
     reactor = Reactor(journal, fleet, policies.plans, effects, clock)
     watcher = SlurmWatcher(slurm, reactor, clock, busy_s=timing.watch_busy_s, idle_s=timing.watch_idle_s)
+    reactor.on_busy = watcher.nudge
     hub = AgentHub(
         reactor,
         secret,
@@ -154,11 +171,12 @@ def wire(
         clock,
         lost_s=timing.agent_lost_s,
         heartbeat_s=timing.agent_heartbeat_s,
-        on_lost=poll_clouds,
+        on_lost=agent_lost,
         on_left=watcher.nudge,
     )
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)
+        reclaims.append(ReclaimWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s))
     cloud_effects = CloudEffects(
         providers,
         policies.plans,
@@ -168,7 +186,7 @@ def wire(
         poll_soon=poll_clouds,
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock, bound=fleet.holder)
-    return Controller(reactor, hub, watcher, clouds, PriceWatcher(providers, policies, clock), clock)
+    return Controller(reactor, hub, watcher, clouds, reclaims, PriceWatcher(providers, policies, clock), clock)
 
 
 def make_providers(config: ControllerConfig) -> dict[str, Provider]:
@@ -182,7 +200,13 @@ def make_providers(config: ControllerConfig) -> dict[str, Provider]:
 
 
 async def _serve(
-    config: ControllerConfig, controller: Controller, policies: PolicyStore, journal: Journal, clock: Clock, stack: AsyncExitStack
+    config: ControllerConfig,
+    controller: Controller,
+    policies: PolicyStore,
+    journal: Journal,
+    slurm: Slurm,
+    clock: Clock,
+    stack: AsyncExitStack,
 ) -> None:
     check_bind(config.listen.tcp, config.listen.allow_remote_without_tls)
     slurm_uid = _uid(config.slurm.user)
@@ -193,8 +217,17 @@ async def _serve(
     if tcp.add_insecure_port(config.listen.tcp) == 0:
         raise ConfigError("listen.tcp", [f"cannot listen on {config.listen.tcp}: is it in use?"])
     local = new_server()
-    hook_pb2_grpc.add_HookServiceServicer_to_server(HookService(controller.reactor, controller.slurm, clock), local)
-    admin = AdminService(controller.reactor, controller.hub, policies, journal, clock, cluster=config.cluster)
+    hooks = HookService(controller.reactor, controller.slurm, clock)
+    hook_pb2_grpc.add_HookServiceServicer_to_server(hooks, local)
+    admin = AdminService(
+        controller.reactor,
+        controller.hub,
+        policies,
+        journal,
+        clock,
+        cluster=config.cluster,
+        reconfigure=lambda: hooks.reconfigure(slurm),
+    )
     admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, local)
     socket = await serve_unix(local, Path(config.listen.socket), config.listen.group, owner_uid=slurm_uid if os.geteuid() == 0 else None)
     stack.callback(socket.close)

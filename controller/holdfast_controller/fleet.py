@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast_common.evacuation import REASON_PREFIX
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
@@ -215,10 +216,24 @@ class Fleet:
         if job.evacuation is not None and view.restarts > job.evacuation.attempt:
             # By us, or by the node's agent, which has lost patience with us.
             _interrupted(job, job.evacuation.attempt, event.at, began=job.view.state != "CONFIGURING")
+        elif view.restarts > job.view.restarts:
+            self._left_unseen(job, event.at)
         job.view = view
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
         self._doom_job(job, event.at)
+
+    def _left_unseen(self, job: JobRecord, at: float) -> None:
+        """A job was requeued, and not by us. If a node of that attempt goes away or is gone, that was why: the node's agent did it while we
+        were away or slow, or Slurm did. Somebody who requeues a job by hand leaves its nodes as they are.
+        """
+        old = job.view
+        leaving = {name: at for name in old.nodes if name in self.nodes and _leaves(self.nodes[name], self.instance_of(self.nodes[name]))}
+        known = job.evacuation is not None and job.evacuation.attempt >= old.restarts
+        if old.state not in {"RUNNING", "SUSPENDED"} or old.completing or not leaving or known:
+            return
+        job.evacuation = Evacuation(old.restarts, old.nodes, doomed=leaving, began=at)
+        _interrupted(job, old.restarts, at, began=True)
 
     def _put_off(self, job: JobRecord, at: float) -> None:
         """A hook may bring a job's nodes, and every pool refuse them, before Slurm's list brings the job."""
@@ -514,7 +529,9 @@ class Fleet:
     def _requeued(self, event: e.JobRequeued) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
-            job.short_runs_s = () if event.ended_after_s is None else (*job.short_runs_s[-99:], event.ended_after_s)
+            again = job.evacuation is not None and job.evacuation.attempt == event.attempt and job.evacuation.requeued_at is not None
+            if not again:
+                job.short_runs_s = () if event.ended_after_s is None else (*job.short_runs_s[-99:], event.ended_after_s)
             _interrupted(job, event.attempt, event.at, began=event.began)
 
     def _cloud_listed(self, event: e.CloudListed) -> None:
@@ -528,6 +545,17 @@ def _begins_anew(old: NodeView | None, new: NodeView) -> bool:
     """Whether the name's last life is over: it is, or between two looks has been, powered down."""
     other = old is not None and (old.up or bool(old.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERED_DOWN"}))
     return "POWERED_DOWN" in new.flags or (other and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
+
+
+def _leaves(node: Node, record: InstanceRecord | None) -> bool:
+    """Whether Slurm or the cloud says that the node goes away: by a notice, a drain of ours or a power-down."""
+    view = node.view
+    if node.doom is not None or (record is not None and record.gone_at is not None):
+        return True
+    if view is None:
+        return False
+    drained = "DRAIN" in view.flags and view.reason.startswith(REASON_PREFIX)
+    return drained or view.state == "DOWN" or bool(view.flags & {"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN"})
 
 
 def _stay(job: JobRecord, node: str) -> None:

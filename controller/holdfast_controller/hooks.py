@@ -12,6 +12,7 @@ from holdfast_common.clock import Clock
 from holdfast_common.errors import InputError
 from holdfast_common.views import NodeView
 from holdfast_protos.v1 import hook_pb2, hook_pb2_grpc
+from holdfast_slurm.client import Slurm
 
 from holdfast_controller.events import Event
 from holdfast_controller.fleet import Fleet
@@ -22,6 +23,8 @@ from holdfast_controller.wire import node_names, released, requested, resume_fai
 MAX_GATES = 32
 """Jobs that wait at PrologSlurmctld at a time; the rest take Slurm's own tick (24.11 hangs on a reconfigure with 100)."""
 MAX_WAIT_S = 60.0
+LEAVES_S = 0.5
+"""What a gate needs from our answer to the end of its process, and slurmctld to see that."""
 
 log = structlog.get_logger()
 Outcome = hook_pb2.AwaitNodesReply.Outcome
@@ -35,6 +38,8 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
         self._watcher = watcher
         self._clock = clock
         self._gates = 0
+        self._reconfiguring = 0
+        self._closed = asyncio.Event()
 
     async def Resume(self, request: hook_pb2.ResumeRequest, context: Any) -> hook_pb2.HookReply:  # noqa: N802
         """ResumeProgram: nodes are wanted."""
@@ -74,7 +79,7 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "wait_s must be a number of seconds")
         if not any(name in self._reactor.fleet.nodes for name in names):
             return hook_pb2.AwaitNodesReply(outcome=Outcome.NOT_OURS)
-        if self._gates >= MAX_GATES:
+        if self._gates >= MAX_GATES or self._reconfiguring:
             return hook_pb2.AwaitNodesReply(outcome=Outcome.BUSY)
         since = self._clock.now()
         self._gates += 1
@@ -94,11 +99,35 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
             left_s = since + wait_s - self._clock.now()
             if outcome != Outcome.WAIT or left_s <= 0:
                 return outcome
+            if self._reconfiguring:
+                return Outcome.BUSY
+            changed, closed = asyncio.ensure_future(self._reactor.changed()), asyncio.ensure_future(self._closed.wait())
             try:
-                async with asyncio.timeout(left_s):
-                    await self._reactor.changed()
-            except TimeoutError:
-                continue
+                await asyncio.wait({changed, closed}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+                closed.cancel()
+
+    async def reconfigure(self, slurm: Slurm) -> int:
+        """Send every waiting gate away, let none wait meanwhile, and have Slurm read its configuration again. Return how many waited.
+
+        A slurmctld that reconfigures kills waiting gates, on 26.05 without ever launching the job (measured). A job whose gate was
+        sent away starts at slurmctld's own look, up to half a minute after its nodes are up. Raises SlurmUnavailable, SlurmRefused.
+        """
+        waiting = self._gates
+        self._reconfiguring += 1
+        self._closed.set()
+        try:
+            while self._gates:
+                await self._clock.sleep(0.02)
+            if waiting:
+                await self._clock.sleep(LEAVES_S)
+            await slurm.reconfigure()
+        finally:
+            self._reconfiguring -= 1
+            if not self._reconfiguring:
+                self._closed.clear()
+        return waiting
 
 
 def judge(fleet: Fleet, job_id: int, names: tuple[str, ...], since: float) -> "hook_pb2.AwaitNodesReply.Outcome.ValueType":

@@ -49,6 +49,9 @@ class Reactor:
         self._next_command = 1 + max((record.command_id for record in fleet.commands.values()), default=0)
         self.deciding = False
         """Set once Slurm has been looked at: before that nothing is decided."""
+        self.on_busy: Callable[[], None] = lambda: None
+        """Called when something begins for which Slurm is to be asked often: the next look may be seconds away."""
+        self._busy = False
         self.seq = 0
 
     def post(self, event: Event) -> None:
@@ -100,9 +103,15 @@ class Reactor:
         for command in issued:
             self._start(command, resumed=False)
         if rows:
+            self._note_busy()
             await self.journal.snapshot_if_due(self.fleet, self.seq, self._clock.now())
         async with self._changed:
             self._changed.notify_all()
+
+    def _note_busy(self) -> None:
+        before, self._busy = self._busy, self.fleet.busy()
+        if self._busy and not before:
+            self.on_busy()
 
     def _decide(self) -> list[CommandIssued]:
         issued: list[CommandIssued] = []

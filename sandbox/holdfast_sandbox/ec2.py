@@ -9,14 +9,14 @@ import secrets
 
 from aiohttp import web
 
-from holdfast_sandbox import ec2_instances, ec2_launch, ec2_market
+from holdfast_sandbox import ec2_instances, ec2_launch, ec2_market, ec2_spot
 from holdfast_sandbox.datacenter import Datacenter
 from holdfast_sandbox.ec2_account import Account, Call, Handler
 from holdfast_sandbox.ec2_templates import Params
 from holdfast_sandbox.ec2_wire import Ec2Error, Wire, error_xml, form_fields
 from holdfast_sandbox.faults import ApiFault
 
-HANDLERS: dict[str, Handler] = ec2_instances.HANDLERS | ec2_launch.HANDLERS | ec2_market.HANDLERS
+HANDLERS: dict[str, Handler] = ec2_instances.HANDLERS | ec2_launch.HANDLERS | ec2_market.HANDLERS | ec2_spot.HANDLERS
 _log = logging.getLogger(__name__)
 _SCOPE = re.compile(r"Credential=[^/,]+/\d{8}/([a-z0-9-]+)/ec2/aws4_request")
 

@@ -23,6 +23,12 @@ class Slurm(Protocol):
     async def version(self) -> tuple[int, int]:
         """Return the running slurmctld's release, such as (22, 5)."""
 
+    async def reconfigure(self) -> None:
+        """Have every daemon read slurm.conf again.
+
+        From 23.02 on slurmctld kills a PrologSlurmctld that waits; 26.05 takes that for success and never launches the job (measured).
+        """
+
     async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
         """Return all nodes, or those named; a node that Slurm hides (22.05 without PrivateData=cloud) is simply not there."""
 

@@ -153,6 +153,10 @@ class FakeSlurm:
         await self._enter("version")
         return self.settings.version
 
+    async def reconfigure(self) -> None:
+        """Change nothing, as 22.05 does: gates wait on."""
+        await self._enter("reconfigure")
+
     async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
         """Return all nodes, or those of `names` that exist."""
         await self._enter("nodes", names)

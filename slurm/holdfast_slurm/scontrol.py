@@ -86,6 +86,10 @@ class ScontrolClient:
             raise SlurmUnavailable("scontrol show config names no SLURM_VERSION")
         return int(match.group(1)), int(match.group(2))
 
+    async def reconfigure(self) -> None:
+        """`scontrol reconfigure`."""
+        await self._run("scontrol", "reconfigure")
+
     async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
         """Return all nodes, or those of `names` that slurmctld shows."""
         if names is None:

@@ -22,11 +22,14 @@ from holdfast_controller import events as e
 from holdfast_controller.admin import AdminService
 from holdfast_controller.agents import AgentHub
 from holdfast_controller.commands import Command
+from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.providers.base import Instance
 from holdfast_controller.reactor import Reactor
-from holdfast_protos.v1 import admin_pb2_grpc
+from holdfast_controller.reconcile import SlurmWatcher
+from holdfast_protos.v1 import admin_pb2_grpc, hook_pb2_grpc
+from holdfast_slurm.fake import FakeSlurm
 
 MAIN = "import sys; from holdfast.cli import main; sys.exit(main())"
 POOL = "fake/r1/r1a/g1/spot"
@@ -81,6 +84,7 @@ class Stage:
         self.policy.write_text(POLICY)
         self.now = time.time() - 100.0
         self._children: list[asyncio.subprocess.Process] = []
+        self.slurm = FakeSlurm(SystemClock(), ["spot-1", "spot-2", "spot-3"])
 
     async def start(self) -> None:
         clock = SystemClock()
@@ -92,11 +96,16 @@ class Stage:
         self.hub = AgentHub(self.reactor, b"secret", "lab", clock, lost_s=20.0, on_lost=lambda: None, on_left=lambda: None)
         self._loop = asyncio.create_task(self.reactor.run())
         self._server = new_server()
-        admin = AdminService(self.reactor, self.hub, self.policies, self.journal, clock, cluster="lab")
+        hooks = HookService(self.reactor, SlurmWatcher(self.slurm, self.reactor, clock, busy_s=1.0, idle_s=1.0), clock)
+        hook_pb2_grpc.add_HookServiceServicer_to_server(hooks, self._server)
+        admin = AdminService(
+            self.reactor, self.hub, self.policies, self.journal, clock, cluster="lab", reconfigure=lambda: hooks.reconfigure(self.slurm)
+        )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
         self._unix = await serve_unix(self._server, self.socket, "")
         self._channel = controller_channel(self.socket)
         self.stub: Any = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.hooks: Any = hook_pb2_grpc.HookServiceStub(self._channel)
 
     async def stop(self) -> None:
         await self._channel.close()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +54,10 @@ class Entry:
     def command(self) -> dict[str, Any]:
         """The command that was issued; empty for a mere event."""
         return self.body.get("command", {})
+
+    def about(self, job_id: int) -> bool:
+        """Whether it names the job."""
+        return re.search(rf'"job_id": {job_id}\b', json.dumps(self.body)) is not None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ class Bed:
     requeued_by_slurm: dict[int, int] = field(default_factory=dict)
     """Job → requeues that are Slurm's own: of attempts that never began, since their nodes never came."""
     hook_lines_seen: int = 0
+    requeued_again: set[int] = field(default_factory=set)
+    """Jobs of which a slurmctld that was killed may have forgotten that it had requeued them."""
+    forgotten: set[int] = field(default_factory=set)
+    """Jobs whose interruptions the controller cannot count any more: they were there when its journal was lost."""
+    _lost: list[Entry] = field(default_factory=list)
     _names: int = 0
 
     @property
@@ -199,8 +208,11 @@ class Bed:
     # -- the controller ---------------------------------------------------------------------------------------------------------
 
     def journal(self, kind: str = "", job_id: int | None = None) -> list[Entry]:
-        """The journal's entries of a kind, of a job."""
+        """The journal's entries of a kind, of a job; those that went with a lost journal first, with sequence numbers below zero."""
         path = self.sandbox.layout.controller_state / "journal.sqlite"
+        lost = [entry for entry in self._lost if kind in ("", entry.kind) and (job_id is None or entry.about(job_id))]
+        if not path.exists():
+            return lost
         query = "SELECT seq, at, kind, text, body FROM events WHERE (? = '' OR kind = ?) AND (? = '' OR instr(refs, ?) > 0) ORDER BY seq"
         ref = "" if job_id is None else f"|job:{job_id}|"
         database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
@@ -208,7 +220,16 @@ class Bed:
             rows = database.execute(query, (kind, kind, ref, ref)).fetchall()
         finally:
             database.close()
-        return [Entry(seq, at, found, text, json.loads(body)) for seq, at, found, text, body in rows]
+        return [*lost, *(Entry(seq, at, found, text, json.loads(body)) for seq, at, found, text, body in rows)]
+
+    def lose_journal(self) -> None:
+        """Kill the controller and delete its journal."""
+        self.sandbox.supervisor.kill("controller")
+        entries, before = self.journal(), 1_000_000
+        self._lost = [entry if entry.seq < 0 else replace(entry, seq=entry.seq - before) for entry in entries]
+        self.forgotten.update(job.job_id for job in self.jobs)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.sandbox.layout.controller_state / 'journal.sqlite'}{suffix}").unlink(missing_ok=True)
 
     def restart_controller(self, fault: str = "") -> None:
         """Start the controller (killed before, if it runs), to die at the fault point `NAME[:N]` if one is given.
@@ -217,7 +238,7 @@ class Bed:
         """
         if self.controller_runs():
             self.sandbox.supervisor.kill("controller")
-        last = max((entry.seq for entry in self.journal()), default=0)
+        last = max((entry.seq for entry in self.journal()), default=-1_000_000)
         self.sandbox.start_component("controller", env={"HOLDFAST_FAULT": fault})
         until(lambda: self.agents() <= self._arrived(last) or not self.controller_runs(), 20, "the agents to come back")
 

@@ -89,12 +89,13 @@ def _nodes(bed: Bed) -> list[str]:
 
 
 def _requeues(bed: Bed) -> list[str]:
-    """No attempt was requeued twice, and the job's own record counts each interruption once.
-
-    One that the node's agent ended while the controller was away is not always counted.
-    """
+    """No attempt was requeued twice, and the job's own record counts each interruption once, whoever ended it."""
     times = Counter((entry.body["job_id"], entry.body["attempt"]) for entry in bed.journal("JobRequeued"))
-    faults = [f"attempt {attempt} of job {job_id} was requeued {count} times" for (job_id, attempt), count in times.items() if count > 1]
+    faults = [
+        f"attempt {attempt} of job {job_id} was requeued {count} times"
+        for (job_id, attempt), count in times.items()
+        if count > 1 and job_id not in bed.requeued_again
+    ]
     for job in bed.jobs:
         seen = bed.slurm.job(job.job_id)
         told = re.search(r"interrupted (\d+) time", seen.get("AdminComment", ""))
@@ -102,7 +103,7 @@ def _requeues(bed: Bed) -> list[str]:
             continue
         interrupted = int(seen["Restarts"]) - bed.requeued_by_slurm.get(job.job_id, 0)
         ours = sum(entry.body["began"] for entry in bed.journal("JobRequeued", job.job_id))
-        if not ours <= int(told[1]) <= interrupted:
+        if int(told[1]) > interrupted or (int(told[1]) < ours and job.job_id not in bed.forgotten):
             faults.append(f"job {job.job_id} was interrupted {interrupted} times, and is told of {told[1]}")
     return faults
 

@@ -36,6 +36,8 @@ class Account:
     comment: str = "holdfast: attempt 1 on n1; interrupted 1 time(s)"
     log: str = "all is well\n"
     requeued_by_slurm: dict[int, int] = field(default_factory=dict)
+    forgotten: frozenset[int] = frozenset()
+    requeued_again: frozenset[int] = frozenset()
     jobs: tuple[Any, ...] = (SimpleNamespace(job_id=7),)
     faults: tuple[str, ...] = ()
 

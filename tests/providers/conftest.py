@@ -200,6 +200,18 @@ class Bed:
         """Take an instance back at once."""
         raise NotImplementedError
 
+    def now(self) -> float:
+        """The cloud's time, Unix seconds."""
+        return time.time()
+
+    def announce(self, instance_id: str, in_s: float) -> None:
+        """Have the cloud say that it takes an instance back then."""
+        raise NotImplementedError
+
+    def spare(self, instance_id: str) -> None:
+        """Withdraw that."""
+        raise NotImplementedError
+
     def fail(self, method: str, kind: FaultKind) -> None:
         """Let the next call of a method fail; `TRANSIENT` does so after it was carried out."""
         raise NotImplementedError
@@ -230,6 +242,15 @@ class FakeBed(Bed):
 
     def reclaim(self, instance_id: str) -> None:
         self.fake.reclaim([instance_id])
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def announce(self, instance_id: str, in_s: float) -> None:
+        self.fake.reclaim([instance_id], in_s)
+
+    def spare(self, instance_id: str) -> None:
+        self.fake.spare(instance_id)
 
     def fail(self, method: str, kind: FaultKind) -> None:
         retry_s = None if kind in (FaultKind.AUTH, FaultKind.CONFIG) else 5.0
@@ -272,6 +293,12 @@ class SandboxBed(Bed):
 
     def reclaim(self, instance_id: str) -> None:
         self.control.kill(instance_id)
+
+    def announce(self, instance_id: str, in_s: float) -> None:
+        self.control.reclaim(instance_id, notice_s=in_s)
+
+    def spare(self, instance_id: str) -> None:
+        self.control.cancel_reclaim(instance_id)
 
     def fail(self, method: str, kind: FaultKind) -> None:
         if kind is FaultKind.TRANSIENT:

@@ -29,6 +29,7 @@ EXEMPT = {
     ("moto", "test_failed_listing_raises"): MOTO_FAULTS,
     ("moto", "test_failed_termination_raises"): MOTO_FAULTS,
     ("moto", "test_reclaimed_is_told_from_asked"): "moto's every end is Client.UserInitiatedShutdown",
+    ("moto", "test_a_reclaim_is_told_before_it_is_done"): "moto takes nothing back",
     ("moto", "test_termination_is_repeated_until_it_names_all"): "moto's answer says shutting-down for ever",
     ("fake", "test_other_clusters_instances_are_not_listed"): "the cloud in memory serves one cluster",
 }
@@ -274,6 +275,25 @@ async def test_reclaimed_is_told_from_asked(bed, ask):
     found = {each.instance_id: each for each in await bed.until(both_gone)}
     assert (found[taken].reclaimed, found[asked].reclaimed) == (True, False)
     assert found[taken].state_reason
+
+
+async def test_a_reclaim_is_told_before_it_is_done(bed, ask):
+    result = await bed.provider.launch(ask(bed.spot, 3))
+    told, spared, _ = sorted(ids(result.instances))
+    before = bed.now()
+    bed.announce(told, 100.0)
+    bed.announce(spared, 100.0)
+    found = {each.instance_id: each for each in await bed.provider.reclaims()}
+    assert set(found) == {told, spared}
+    assert all(abs(each.deadline - before - 100.0) < 5 and each.reason for each in found.values())
+    bed.spare(spared)
+    bed.reclaim(told)
+    assert await bed.provider.reclaims() == (), "what was withdrawn, and what has been done, stands no longer"
+
+
+async def test_nothing_is_reclaimed(bed, ask):
+    await bed.provider.launch(ask(bed.spot, 1))
+    assert await bed.provider.reclaims() == ()
 
 
 async def test_failed_listing_raises(bed):

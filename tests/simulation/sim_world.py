@@ -285,7 +285,7 @@ class World:
         assert machine is not None, f"{node} has no machine"
 
         def do() -> None:
-            self.provider.reclaim([machine.iid], window_s)
+            self.provider.reclaim([machine.iid], window_s, announced=notice)
             if notice:
                 machine.notice(window_s)
 

@@ -10,6 +10,8 @@ from holdfast_common.views import NodeView
 async def test_it_answers_and_tells_its_release(world: Any) -> None:
     assert await world.slurm.ping()
     assert await world.slurm.version() >= (22, 5)
+    await world.slurm.reconfigure()
+    assert await world.slurm.ping()
 
 
 async def test_nodes_are_listed_and_a_missing_one_is_simply_not_there(world: Any) -> None:

@@ -67,7 +67,8 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
     reports = [job.reports[node] for node in evacuation.nodes if node in job.reports]
     reports = [report for report in reports if report.attempt == evacuation.attempt]
     registered = [report for report in reports if report.ranks > 0]
-    parked = bool(registered) and all(report.all_ranks_parked and report.notice_id in evacuation.notice_ids for report in registered)
+    heard = [report for report in registered if not _unheard(fleet, report.node)]
+    parked = bool(heard) and all(report.all_ranks_parked and report.notice_id in evacuation.notice_ids for report in heard)
     dead = False
     for name in evacuation.doomed:
         doom = fleet.nodes[name].doom if name in fleet.nodes else None
@@ -83,11 +84,23 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
         parked=parked,
         saved_step=max((report.saved_step for report in reports if report.saved_step is not None), default=None),
         stopped_on_notice=any(report.stopped_on_notice for report in reports),
+        requeued=evacuation.requeued_at is not None,
         signal=job.signal,
         signal_before_s=job.signal_before_s,
         saves=job.saves,
         exit_code=job.exit_code,
     )
+
+
+def _unheard(fleet: Fleet, name: str) -> bool:
+    """Whether the node's agent is away, so that the cloud had to tell of its end: then it tells us nothing of its processes either.
+
+    They learn of the notice from the ranks elsewhere, or not at all; waiting for their word until the deadline would save nothing more.
+    """
+    node = fleet.nodes.get(name)
+    record = fleet.instance_of(node) if node is not None else None
+    by_cloud = node is not None and node.doom is not None and node.doom.source == "cloud"
+    return by_cloud and (record is None or not record.connected)
 
 
 def _goes(fleet: Fleet, name: str) -> bool:

@@ -21,12 +21,14 @@ from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import FEWER, SPENT_LAUNCH, fault_of, of_pool
 from holdfast_controller.providers.aws_termination import INSTANCE_ID, Outcome, terminate_in
 from holdfast_controller.providers.aws_wire import (
+    MARKED,
     USER_DATA_MAX_BYTES,
     Part,
     instance_of,
     newest_prices,
     parts,
     pool_name,
+    reclaim_of,
     run_parameters,
 )
 from holdfast_controller.providers.base import (
@@ -38,6 +40,7 @@ from holdfast_controller.providers.base import (
     Market,
     Pool,
     ProviderError,
+    Reclaim,
 )
 from holdfast_controller.providers.tags import LAUNCH_ID, TAG_CLUSTER, TAG_LAUNCH, request_fault
 
@@ -82,6 +85,17 @@ class AwsProvider:
     async def instances(self) -> tuple[Instance, ...]:
         """Return all instances of the cluster in all configured regions; EC2 lists terminated ones for about an hour."""
         return await self._everywhere([])
+
+    async def reclaims(self) -> tuple[Reclaim, ...]:
+        """Return what EC2 has marked for termination in all regions, the whole account's: spot requests carry no tags of ours."""
+        marked = [{"Name": "status-code", "Values": list(MARKED)}]
+        answers = await asyncio.gather(
+            *(
+                self._calls.pages(region, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=marked)
+                for region in self._config.regions
+            )
+        )
+        return tuple(found for answer in answers for said in answer if (found := reclaim_of(said)) is not None)
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; raises ProviderError if any was not asked for, after all others were.

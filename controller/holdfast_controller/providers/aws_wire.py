@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from holdfast_controller.providers.aws_config import AwsConfig
-from holdfast_controller.providers.base import Instance, LaunchRequest, Market
+from holdfast_controller.providers.base import Instance, LaunchRequest, Market, Reclaim
 from holdfast_controller.providers.tags import TAG_LAUNCH, own_tags
 
 CALL_MAX = 500
@@ -18,6 +18,10 @@ USER_DATA_MAX_BYTES = 16_384
 _PRICE = re.compile(r"\d{1,6}(\.\d{1,20})?", re.ASCII)
 _STATES = {"pending": "pending", "running": "running", "terminated": "gone"}
 _STOPPING = {"shutting-down", "stopping", "stopped"}
+MARKED = ("marked-for-termination", "marked-for-stop")
+"""Status codes of a spot request whose instance is under notice ("Spot request status codes", EC2 User Guide)."""
+NOTICE_S = 120.0
+"""What EC2 gives from that status on, at most: it tells no deadline there."""
 _RECLAIMED = {"Server.SpotInstanceTermination", "Server.SpotInstanceShutdown"}
 
 
@@ -119,6 +123,15 @@ def instance_of(said: Mapping[str, Any], provider: str, region: str) -> Instance
         reclaimed=code in _RECLAIMED,
         tags=tags,
     )
+
+
+def reclaim_of(said: Mapping[str, Any]) -> Reclaim | None:
+    """Return what a spot request says of its instance's end; None where that is not near, or it has no instance."""
+    status = said.get("Status", {})
+    code, since = str(status.get("Code", "")), status.get("UpdateTime")
+    if code not in MARKED or not said.get("InstanceId") or since is None:
+        return None
+    return Reclaim(str(said["InstanceId"]), since.timestamp() + NOTICE_S, f"EC2 lists its spot request as {code}")
 
 
 def state_of(name: str) -> str:

@@ -98,6 +98,16 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Reclaim:
+    """The cloud's word that it will take an instance back, from its own interface and not from the machine's metadata."""
+
+    instance_id: str
+    deadline: float
+    """Unix seconds; worked out from the time of the word where the cloud tells no more."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchResult:
     """What came of a launch. Instances and faults may both be there: a partial result is a result."""
 
@@ -130,6 +140,9 @@ class Provider(Protocol):
 
     async def instances(self) -> tuple[Instance, ...]:
         """Return every instance that carries the cluster's tag, those gone lately among them. Whole (all pages), or raises."""
+
+    async def reclaims(self) -> tuple[Reclaim, ...]:
+        """Return the reclaims that stand now, of instances that still live; instances of others may be among them. Whole, or raises."""
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; repeat until the instance is gone. Returns the ids that no longer exist. Unknown ids are no error."""

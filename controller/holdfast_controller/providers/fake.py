@@ -20,6 +20,7 @@ from holdfast_controller.providers.base import (
     Market,
     Pool,
     ProviderError,
+    Reclaim,
 )
 from holdfast_controller.providers.fake_faults import Injection, Troubles
 from holdfast_controller.providers.fake_machines import Machine, Timing
@@ -70,13 +71,14 @@ class FakeProvider:
         """Forget injections that have not been used up."""
         self._troubles = Troubles()
 
-    def reclaim(self, instance_ids: Iterable[str], after_s: float = 0.0) -> None:
-        """Take instances back in `after_s` seconds, as a spot market does; raises KeyError for an unknown one.
+    def reclaim(self, instance_ids: Iterable[str], after_s: float = 0.0, *, announced: bool = True) -> None:
+        """Take instances back in `after_s` seconds, as a spot market does; where it is `announced`, `reclaims` tells of it until then.
 
+        Raises KeyError for an unknown one.
         The freed capacity is free for others: lower the pool's `capacity` as well if it shall not be.
         """
         for instance_id in instance_ids:
-            self.machines[instance_id].reclaim(self._clock.now() + after_s)
+            self.machines[instance_id].reclaim(self._clock.now() + after_s, announced=announced)
             self.on_change(self.machines[instance_id])
 
     def spare(self, instance_id: str) -> None:
@@ -108,6 +110,18 @@ class FakeProvider:
         """Return all instances, as old as the listing lag; those gone are listed for `timing.gone_listed_s`."""
         injection = await self._arrive("instances", None)
         return await self._answer(injection, self._listed())
+
+    async def reclaims(self) -> tuple[Reclaim, ...]:
+        """Return the announced reclaims of living machines."""
+        injection = await self._arrive("reclaims", None)
+        now = self._clock.now()
+        living = [each for each in self.machines.values() if each.state(now, self.timing) in {"pending", "running"}]
+        found = tuple(
+            Reclaim(each.instance_id, each.reclaimed, "the pool is to be had no longer")
+            for each in living
+            if each.reclaimed is not None and each.announced
+        )
+        return await self._answer(injection, found)
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; returns what is gone. Unknown ids are gone."""

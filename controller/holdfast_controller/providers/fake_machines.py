@@ -32,16 +32,18 @@ class Machine:
     number: int
     terminated: float | None = None
     reclaimed: float | None = None
+    announced: bool = False
+    """The cloud says so before it does it."""
 
     def terminate(self, at: float) -> None:
         """Begin to shut down, unless that has begun."""
         if self.terminated is None:
             self.terminated = at
 
-    def reclaim(self, at: float) -> None:
+    def reclaim(self, at: float, *, announced: bool = True) -> None:
         """Be taken away at `at`, at once and whole."""
         if self.reclaimed is None or at < self.reclaimed:
-            self.reclaimed = at
+            self.reclaimed, self.announced = at, announced
 
     def ended(self, timing: Timing) -> tuple[float, bool]:
         """Return when it is gone (infinity: no end known), and whether the cloud took it."""

@@ -28,6 +28,7 @@ _ADDED = {
     "jobs": "jobs of managed partitions",
     "nodes": "managed nodes",
     "policy": "show, check and set the policy",
+    "reconfigure": "have Slurm read slurm.conf again, with no job waiting at its start",
     "sandbox": "a throw-away cluster on a simulated cloud",
     "slurm-conf": "print the part of slurm.conf that Holdfast needs",
 }

@@ -479,3 +479,38 @@ class InterruptReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InterruptReply: _TypeAlias = InterruptReply  # noqa: Y015
+
+@_typing.final
+class ReconfigureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconfigureRequest: _TypeAlias = ReconfigureRequest  # noqa: Y015
+
+@_typing.final
+class ReconfigureReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GATES_RELEASED_FIELD_NUMBER: _builtins.int
+    gates_released: _builtins.int
+    """jobs that waited for their nodes at PrologSlurmctld; they start at slurmctld's own look"""
+    def __init__(
+        self,
+        *,
+        gates_released: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gates_released", b"gates_released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconfigureReply: _TypeAlias = ReconfigureReply  # noqa: Y015

@@ -75,6 +75,11 @@ class AdminServiceStub:
                 request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.InterruptRequest.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.InterruptReply.FromString,
                 _registered_method=True)
+        self.Reconfigure = channel.unary_unary(
+                '/holdfast.v1.AdminService/Reconfigure',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureReply.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -129,6 +134,12 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconfigure(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -171,6 +182,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Interrupt,
                     request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.InterruptRequest.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.InterruptReply.SerializeToString,
+            ),
+            'Reconfigure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconfigure,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -390,6 +406,33 @@ class AdminService:
             '/holdfast.v1.AdminService/Interrupt',
             holdfast__protos_dot_v1_dot_admin__pb2.InterruptRequest.SerializeToString,
             holdfast__protos_dot_v1_dot_admin__pb2.InterruptReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconfigure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/Reconfigure',
+            holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,7 @@ class AdminServiceStub:
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.PolicyReply]
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPolicyRequest, _admin_pb2.PolicyReply]
     Interrupt: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InterruptRequest, _admin_pb2.InterruptReply]
+    Reconfigure: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconfigureRequest, _admin_pb2.ReconfigureReply]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -55,6 +56,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.PolicyReply]  # type: ignore[assignment]
     SetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPolicyRequest, _admin_pb2.PolicyReply]  # type: ignore[assignment]
     Interrupt: _aio.UnaryUnaryMultiCallable[_admin_pb2.InterruptRequest, _admin_pb2.InterruptReply]  # type: ignore[assignment]
+    Reconfigure: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconfigureRequest, _admin_pb2.ReconfigureReply]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The CLI's side, over the controller's unix socket. Reading is separate from writing."""
@@ -114,5 +116,12 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.InterruptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.InterruptReply, _abc.Awaitable[_admin_pb2.InterruptReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Reconfigure(
+        self,
+        request: _admin_pb2.ReconfigureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReconfigureReply, _abc.Awaitable[_admin_pb2.ReconfigureReply]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
