@@ -102,7 +102,7 @@ def _requeues(bed: Bed) -> list[str]:
         if told is None:
             continue
         interrupted = int(seen["Restarts"]) - bed.requeued_by_slurm.get(job.job_id, 0)
-        ours = sum(entry.body["began"] for entry in bed.journal("JobRequeued", job.job_id))
+        ours = len({entry.body["attempt"] for entry in bed.journal("JobRequeued", job.job_id) if entry.body["began"]})
         if int(told[1]) > interrupted or (int(told[1]) < ours and job.job_id not in bed.forgotten):
             faults.append(f"job {job.job_id} was interrupted {interrupted} times, and is told of {told[1]}")
     return faults

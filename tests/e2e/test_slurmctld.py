@@ -75,6 +75,7 @@ def completing(bed: Bed, job: TrainingJob) -> bool:
     [killed, *(pytest.param(each, marks=pytest.mark.long) for each in (terminated, reconfigured, reconfigured_by_us))],
 )
 def test_at_every_stage(disturbed: Callable[[Bed], None], bed: Bed, until: Callable[..., Any]) -> None:
+    bed.allow_hook_lines(r"resume file not used|not done in time")  # gone with the slurmctld that had made it; a busy machine
     bed.cloud.fail_boot(seconds=3.0, count=1)
     job = stubborn(bed)
     seen = bed.slurm.await_job(job.job_id, {"CONFIGURING"}, 10)

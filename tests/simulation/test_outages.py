@@ -115,3 +115,20 @@ def test_without_a_controller_the_nodes_own_agent_brings_the_job_to_safety(world
     world.until(lambda: job.done_at, 60)
     assert world.slurm.fake_job(job.key).restarts == 1
     settle(world)
+
+
+def test_the_clouds_word_does_where_the_agent_is_dead(world):
+    job = world.submit(2, work=200)
+    world.until(running(job), 60)
+    node = job.running.nodes[0]
+    machine = world.machine_of(node)
+    machine.away(500)
+    world.until(lambda: not world.fleet.instances[machine.iid].connected, 30)
+    machine.warned = True
+    world.slurm_call(lambda: world.provider.reclaim([machine.iid], 100))
+    world.until(lambda: world.fleet.nodes[node].doom is not None, 30)
+    assert world.fleet.nodes[node].doom.source == "cloud"
+    world.until(lambda: job.running is None, 100)
+    assert machine.alive, "requeued while the node still answered"
+    world.until(running(job, 1), 60)
+    settle(world, 600)
