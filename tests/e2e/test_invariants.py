@@ -28,7 +28,7 @@ class Account:
 
     root: Path
     entries: list[Entry] = field(
-        default_factory=lambda: [launch(), bind(2.0, "i-1"), Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0})]
+        default_factory=lambda: [launch(), bind(2.0, "i-1"), Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0, "began": True})]
     )
     cloud_record: list[dict[str, Any]] = field(default_factory=lambda: [requested("i-1")])
     living: list[dict[str, Any]] = field(default_factory=lambda: [{"instance_id": "i-1", "state": "running", "ip": "127.77.0.1"}])
@@ -41,8 +41,8 @@ class Account:
     jobs: tuple[Any, ...] = (SimpleNamespace(job_id=7),)
     faults: tuple[str, ...] = ()
 
-    def journal(self, kind: str = "") -> list[Entry]:
-        return [entry for entry in self.entries if entry.kind == kind]
+    def journal(self, kind: str = "", job_id: int | None = None) -> list[Entry]:
+        return [entry for entry in self.entries if entry.kind == kind and (job_id is None or entry.body.get("job_id") == job_id)]
 
     def record(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.cloud_record if line["event"] == event]
@@ -81,7 +81,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "and its node n1 is IDLE+CLOUD+POWERED_DOWN": {"state": "IDLE+CLOUD+POWERED_DOWN"},
     "n1 is left IDLE+CLOUD+DRAIN": {"state": "IDLE+CLOUD+DRAIN"},
     "n1 is still IDLE+CLOUD+POWERING_UP": {"state": "IDLE+CLOUD+POWERING_UP"},
-    "was requeued 2 times": {"entries": [launch(), bind(2.0, "i-1"), *[Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0})] * 2]},
+    "was requeued 2 times": {
+        "entries": [launch(), bind(2.0, "i-1"), *[Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0, "began": True})] * 2]
+    },
     "was interrupted 1 times, and is told of 2": {"comment": "holdfast: interrupted 2 time(s)"},
     "was interrupted 1 times, and is told of 0": {"comment": "holdfast: interrupted 0 time(s)"},
     "hooks.log: not taken": {"faults": ("not taken",)},
