@@ -11,6 +11,8 @@ from holdfast_protos.v1 import agent_pb2 as pb
 
 from holdfast_controller.agents import AgentHub
 
+BEAT_S, URGENT_BEAT_S = 5.0, 1.0
+
 Prepared = Callable[[tuple[int, ...], Notice, bool], None]
 
 
@@ -47,11 +49,13 @@ class FakeAgent:
         self._queue: asyncio.Queue[pb.AgentMessage] | None = None
         self._welcomed = False
         self._numbers = itertools.count(1)
+        self._said: set[str] = set()
 
     def put(self, slot: str, **body: Any) -> None:
         """Say something (`notice=…`, `job_status=…`); a newer word in the same slot takes its place."""
         message = pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), **body)
         self._outbox[slot] = message
+        self._said.add(slot)
         if self._queue is not None and self._welcomed:
             self._queue.put_nowait(message)
 
@@ -64,7 +68,7 @@ class FakeAgent:
         """Hold one stream until either side ends it, or the caller cancels (as when the controller dies)."""
         queue = self._queue = asyncio.Queue()
         stream = hub.Connect(self._outgoing(queue), None)
-        beats = asyncio.ensure_future(self._beat(queue))
+        beats = asyncio.ensure_future(self._beat())
         try:
             async for message in stream:
                 self._take(message, queue)
@@ -83,10 +87,13 @@ class FakeAgent:
         while True:
             yield await queue.get()
 
-    async def _beat(self, queue: "asyncio.Queue[pb.AgentMessage]") -> None:
+    async def _beat(self) -> None:
+        """As the real agent does: one that waits for its answer is not replaced, and under a notice they come more often."""
         while True:
-            await self._clock.sleep(5.0)
-            queue.put_nowait(pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), heartbeat=self._heartbeat()))
+            urgent = any(slot.startswith("notice:") for slot in self._said)
+            await self._clock.sleep(URGENT_BEAT_S if urgent else BEAT_S)
+            if "heartbeat" not in self._outbox and self._welcomed:
+                self.put("heartbeat", heartbeat=self._heartbeat())
 
     def _take(self, message: pb.ControllerMessage, queue: "asyncio.Queue[pb.AgentMessage]") -> None:
         kind = message.WhichOneof("body")

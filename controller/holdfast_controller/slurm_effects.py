@@ -5,7 +5,8 @@ from collections.abc import Callable
 from holdfast_common.clock import Clock
 from holdfast_common.errors import SlurmRefused, Temporary
 from holdfast_common.evacuation import REASON_PREFIX, lost_its_machine, reservation_of
-from holdfast_common.views import NodeView
+from holdfast_common.fence import fresh
+from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
 
 from holdfast_controller import commands as c
@@ -26,8 +27,11 @@ class SlurmEffects:
         return (CommandFinished(self._clock.now(), 0, command.key, "moot", detail),)
 
     async def _node(self, name: str) -> NodeView | None:
-        views = await self._slurm.nodes([name])
+        views = await fresh(lambda: self._slurm.nodes([name]), self._clock)
         return views[0] if views else None
+
+    async def _job(self, key: str) -> JobView | None:
+        return await fresh(lambda: self._slurm.job(key), self._clock)
 
     async def drain(self, command: c.DrainNode, resumed: bool) -> tuple[Event, ...]:
         """Drain, with our prefix in the reason; no node that is on its way out, since the name would be drained in its next life."""
@@ -56,7 +60,7 @@ class SlurmEffects:
             return self._moot(command, f"instance {command.instance_id} does not hold the name any more")
         if command.if_empty:
             # Our listing may be older than the drain, so that a job that began just before is not known yet (seen after a restart of ours).
-            left = [job.key for job in await self._slurm.jobs() if job.active and command.node in job.nodes]
+            left = [job.key for job in await fresh(self._slurm.jobs, self._clock) if job.active and command.node in job.nodes]
             if left:
                 raise Temporary(f"job {left[0]} is on it", retry_s=0.5)
         await self._slurm.power_down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
@@ -112,7 +116,7 @@ class SlurmEffects:
 
     async def signal(self, command: c.SignalJob, resumed: bool) -> tuple[Event, ...]:
         """Send the declared signal; not again after a crash, since it may have been sent."""
-        job = await self._slurm.job(command.job)
+        job = await self._job(command.job)
         if job is None or job.restarts != command.attempt or job.state != "RUNNING" or resumed:
             return self._moot(command, "it does not run, or may have had its signal")
         batch, _, name = command.signal.rpartition(":")
@@ -121,7 +125,7 @@ class SlurmEffects:
 
     async def requeue(self, command: c.RequeueJob, resumed: bool) -> tuple[Event, ...]:
         """Requeue the attempt, unless it has moved or finished."""
-        job = await self._slurm.job(command.job)
+        job = await self._job(command.job)
         if job is None:
             return self._moot(command, "Slurm does not know it any more")
         if job.restarts != command.attempt:
@@ -141,7 +145,7 @@ class SlurmEffects:
 
     async def start(self, command: c.StartJob, resumed: bool) -> tuple[Event, ...]:
         """Cut Slurm's delay short (or put the job off), once nothing of its last run is left."""
-        job = await self._slurm.job(command.job)
+        job = await self._job(command.job)
         if job is None or job.restarts != command.restarts or not job.pending:
             return self._moot(command, "it does not wait any more" if job is None or not job.completing else "it still completes")
         await self._slurm.start_after(command.job, command.delay_s)
@@ -149,7 +153,7 @@ class SlurmEffects:
 
     async def reserve(self, command: c.ReserveNodes, resumed: bool) -> tuple[Event, ...]:
         """Keep nodes for the job. In this order: a job cannot use a reservation that is not there."""
-        job, name = await self._slurm.job(command.job), reservation_of(command.job_id)
+        job, name = await self._job(command.job), reservation_of(command.job_id)
         if job is None or job.restarts != command.attempt or not job.active or job.completing:
             return self._moot(command, "it has moved")
         if job.reservation not in {"", name}:
@@ -164,7 +168,7 @@ class SlurmEffects:
 
     async def unreserve(self, command: c.UnreserveNodes, resumed: bool) -> tuple[Event, ...]:
         """Let the nodes go. In this order: Slurm ends no reservation that a job uses."""
-        job, name = await self._slurm.job(command.job), reservation_of(command.job_id)
+        job, name = await self._job(command.job), reservation_of(command.job_id)
         if job is not None and job.reservation == name and (job.active or job.state == "PENDING"):
             await self._slurm.use_reservation(command.job, "")
         await self._slurm.unreserve(name)
@@ -172,7 +176,7 @@ class SlurmEffects:
 
     async def hold_job(self, command: c.HoldJob, resumed: bool) -> tuple[Event, ...]:
         """Hold a requeued job that would only be lost again, and say why where `scontrol show job` shows it."""
-        job = await self._slurm.job(command.job)
+        job = await self._job(command.job)
         if job is None or not job.pending or job.restarts != command.restarts:
             return self._moot(command, "it does not wait any more")
         await self._slurm.hold(command.job)
@@ -181,7 +185,7 @@ class SlurmEffects:
 
     async def release_job(self, command: c.ReleaseJob, resumed: bool) -> tuple[Event, ...]:
         """Release a job that Slurm held when its launch failed."""
-        job = await self._slurm.job(command.job)
+        job = await self._job(command.job)
         if job is None or not job.pending or job.restarts != command.restarts or job.priority:
             return self._moot(command, "it is not held")
         await self._slurm.release(command.job)
@@ -199,7 +203,7 @@ class SlurmEffects:
         if waiting:
             await self._slurm.power_down(waiting, f"{REASON_PREFIX} {command.reason}"[:200])
         if command.job_id:
-            job = await self._slurm.job(str(command.job_id))
+            job = await self._job(str(command.job_id))
             if job is not None:
                 await self._slurm.update_job(job.key, admin_comment=f"{REASON_PREFIX} {command.reason}"[:1000])
         return ()

@@ -14,6 +14,7 @@ from holdfast_common import evacuation as steps
 from holdfast_common.clock import Clock
 from holdfast_common.errors import ConfigError, HoldfastError
 from holdfast_common.faults import fault_point
+from holdfast_common.fence import fresh
 from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
@@ -200,6 +201,9 @@ class Fallback:
                 self._done.add(step.key)
             fault_point(f"agent.fallback.{type(step).__name__.lower()}")
 
+    async def _job(self, key: str) -> JobView | None:
+        return await fresh(lambda: self._slurm.job(key), self._clock)
+
     # Each returns whether the step is over; False: look again next round.
 
     async def _drain(self, step: steps.Drain) -> bool:
@@ -207,14 +211,14 @@ class Fallback:
         return True
 
     async def _signal(self, step: steps.Signal) -> bool:
-        job = await self._slurm.job(step.job)
+        job = await self._job(step.job)
         if job is not None and job.restarts == step.attempt and job.state == "RUNNING":
             batch, _, name = step.signal.rpartition(":")
             await self._slurm.signal(step.job, name, batch=batch == "B")
         return True
 
     async def _requeue(self, step: steps.Requeue) -> bool:
-        job = await self._slurm.job(step.job)
+        job = await self._job(step.job)
         if job is None or job.restarts != step.attempt or job.state == "PENDING":
             return True
         if not job.active and not step.ended:
@@ -225,7 +229,7 @@ class Fallback:
         return True
 
     async def _start(self, step: steps.StartAfter) -> bool:
-        job = await self._slurm.job(step.job)
+        job = await self._job(step.job)
         if job is None or job.restarts != step.restarts:
             return True
         if not job.pending:
@@ -234,7 +238,7 @@ class Fallback:
         return True
 
     async def _power_down(self, step: steps.PowerDown) -> bool:
-        views = await self._slurm.nodes([step.node])
+        views = await fresh(lambda: self._slurm.nodes([step.node]), self._clock)
         if not views or views[0].powered_down or views[0].flags & {"POWERING_DOWN", "POWER_DOWN"}:
             return bool(views)
         self._record.kept.power_down_at = self._clock.now()

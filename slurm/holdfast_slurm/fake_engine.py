@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context
 
 from holdfast_common.clock import Clock
 
@@ -38,7 +39,7 @@ class Engine:
         async def run() -> None:
             await work
 
-        task = asyncio.get_running_loop().create_task(run())
+        task = asyncio.get_running_loop().create_task(run(), context=Context())  # slurmctld's own doing, not the caller's
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

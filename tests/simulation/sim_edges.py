@@ -11,7 +11,6 @@ from holdfast_controller.fleet import Fleet
 from holdfast_controller.journal import Journal
 from holdfast_controller.providers.base import LaunchRequest, LaunchResult
 from holdfast_controller.providers.fake import FakeProvider
-from holdfast_slurm.fake import FakeJob, FakeSlurm
 
 if TYPE_CHECKING:
     from sim_world import World
@@ -82,15 +81,3 @@ class SimProvider(FakeProvider):
     async def launch(self, request: LaunchRequest) -> LaunchResult:
         self.requests[request.launch_id] = request
         return await super().launch(request)
-
-
-class SimSlurm(FakeSlurm):
-    """Has each of our requeues looked at: was there a reason?"""
-
-    on_requeue: Callable[[FakeJob], None]
-
-    async def requeue(self, key: str, *, ended: bool = False) -> None:
-        job = self.engine.queue.get(key)
-        if job is not None and not self.unavailable:
-            self.on_requeue(job)
-        await super().requeue(key, ended=ended)

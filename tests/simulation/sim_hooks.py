@@ -1,12 +1,15 @@
 """Slurm's hooks: ResumeProgram, SuspendProgram, ResumeFailProgram and PrologSlurmctld, as far as the controller hears of them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from holdfast_controller.agents import AgentHub
 from holdfast_controller.hooks import HookService
 from holdfast_protos.v1 import hook_pb2
+from holdfast_protos.v1.agent_pb2 import AgentMessage, ControllerMessage
 from holdfast_slurm.fake import FakeJob
+from sim_loop import controller_context
 
 if TYPE_CHECKING:
     from sim_world import World
@@ -64,6 +67,31 @@ class Hooks:
                     return
                 heard, patience_s = clock.now(), 60.0
             await clock.sleep(0.5)
+
+
+class Door:
+    """Where agents reach the controller: what is behind it is frozen with the controller."""
+
+    def __init__(self, hub: AgentHub) -> None:
+        self._hub = hub
+
+    async def Connect(self, messages: AsyncIterator[AgentMessage], context: Any) -> AsyncIterator[ControllerMessage]:  # noqa: N802
+        """Pass one stream through."""
+        answers: asyncio.Queue[ControllerMessage | None] = asyncio.Queue()
+
+        async def pump() -> None:
+            try:
+                async for message in self._hub.Connect(messages, context):
+                    answers.put_nowait(message)
+            finally:
+                answers.put_nowait(None)
+
+        behind = asyncio.get_running_loop().create_task(pump(), context=controller_context())
+        try:
+            while (message := await answers.get()) is not None:
+                yield message
+        finally:
+            behind.cancel()
 
 
 async def _bounded(call: Coroutine[Any, Any, T], limit_s: float = 30.0) -> T | None:

@@ -2,8 +2,20 @@
 
 import asyncio
 import selectors
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
 
 START = 1_700_000_000.0
+_OURS: ContextVar[bool] = ContextVar("controller", default=False)
+"""Set in whatever the controller's own tasks do."""
+
+
+def controller_context() -> Context:
+    """Return a context whose tasks, and theirs, are the controller's: they can be frozen."""
+    context = copy_context()
+    context.run(_OURS.set, True)
+    return context
 
 
 class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
@@ -24,6 +36,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self._frozen = False
+        self._held: list[asyncio.Handle] = []
+
+    def freeze(self) -> None:
+        """From now on no task of the controller takes a step."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Let all that has become due meanwhile happen now, in its order."""
+        self._frozen = False
+        self._ready: Any
+        self._ready.extend(self._held)
+        self._held = []
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        """Do something in the next round, or, where it is the controller's and that is frozen, once it goes on."""
+        if self._frozen and (context.get(_OURS, False) if context is not None else _OURS.get()):
+            handle = asyncio.Handle(callback, args, self, context)
+            self._held.append(handle)
+            return handle
+        return super().call_soon(callback, *args, context=context)
 
     def time(self) -> float:
         return self._virtual.elapsed_s

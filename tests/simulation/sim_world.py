@@ -6,11 +6,11 @@ The controller is the real one but for the clients at its edges; its journal wri
 import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from holdfast_controller import app
-from holdfast_controller.agents import AgentHub
 from holdfast_controller.config import ControllerConfig, Timing
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
@@ -21,10 +21,11 @@ from holdfast_controller.providers.fake import FakePool
 from holdfast_controller.reactor import Reactor
 from holdfast_slurm.fake import FakeJob, FakeSettings
 from holdfast_slurm.fake_model import ENDED
-from sim_edges import Mortal, SimJournal, SimProvider, SimSlurm
-from sim_hooks import Hooks
-from sim_loop import LoopClock, VirtualLoop
+from sim_edges import Mortal, SimJournal, SimProvider
+from sim_hooks import Door, Hooks
+from sim_loop import LoopClock, VirtualLoop, controller_context
 from sim_machines import Room, SimMachine
+from sim_slurm import SimSlurm
 from sim_training import EXIT_CODE, SimJob, Training
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ class World:
         self._loops: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._rising: asyncio.Task[None] | None = None
+        self._thawing: asyncio.Task[None] | None = None
         self._dead: list[asyncio.Task[Any]] = []
         self.calm_since = 0.0
         """When the last disturbance of controller, Slurm or agents was."""
@@ -134,7 +136,7 @@ class World:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run in the background."""
-        task = self.loop.create_task(work)
+        task = self.loop.create_task(work, context=Context())  # not the controller's, though it may have been the cause
         self._background.add(task)
         task.add_done_callback(self._reap)
         return task
@@ -167,9 +169,9 @@ class World:
     # -- the controller ---------------------------------------------------------------------------------------------------------
 
     @property
-    def hub(self) -> AgentHub | None:
+    def hub(self) -> Any:
         """Where agents connect, while the controller lives."""
-        return self.controller.hub if self.controller is not None else None
+        return Door(self.controller.hub) if self.controller is not None else None
 
     @property
     def reactor(self) -> Reactor:
@@ -187,6 +189,20 @@ class World:
         self.run(self._start())
         self.disturbed()
 
+    def freeze(self, duration_s: float) -> None:
+        """The controller does not take one step for so long, as in a paused virtual machine; then it goes on, its timers late."""
+        self.disturbed()
+        self.loop.freeze()
+
+        async def thaw() -> None:
+            await self.clock.sleep(duration_s)
+            self.loop.thaw()
+            self.disturbed()
+
+        if self._thawing is not None:
+            self._thawing.cancel()
+        self._thawing = self.spawn(thaw())
+
     async def _start(self) -> None:
         assert self.controller is None, "one controller at a time"
         policies = PolicyStore(self._policy)
@@ -198,7 +214,8 @@ class World:
         late.inner = Mortal(late.inner, self)
         self.controller = wired
         self.hooks.service = HookService(wired.reactor, wired.slurm, self.clock)
-        self._loops = [self.loop.create_task(_loop(work)) for work in wired.loops()]
+        context = controller_context()
+        self._loops = [self.loop.create_task(_loop(work), context=context) for work in wired.loops()]
         for task in self._loops:
             task.add_done_callback(self._loop_ended)
 
@@ -210,6 +227,7 @@ class World:
         """Kill the controller at once: nothing of it does one more step, but what it has asked of others goes on."""
         if self.controller is None:
             return
+        self.loop.thaw()
         wired, self.controller, self.hooks.service = self.controller, None, None
         self.deaths += 1
         self.disturbed()

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sim_invariants import always, settle
+from sim_slurm import DEEDS, Trouble
 from sim_world import POOL_A, POOL_B, World
 
 EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "100"))
@@ -154,6 +155,24 @@ class Interleavings(RuleBasedStateMachine):
         self.world.slurm.unavailable = away
         self.world.disturbed()
 
+    @rule(method=st.sampled_from(["every", *DEEDS]), times=st.integers(1, 4), acts=st.booleans(), delay_s=st.sampled_from([0.1, 3.0, 10.0]))
+    def slurm_trouble(self, method: str, times: int, acts: bool, delay_s: float) -> None:
+        """Commands hang and do nothing, or do it and lose their answer."""
+        methods = DEEDS if method == "every" else (method,)
+        self.world.slurm.troubles.append(Trouble(methods, times, acts, delay_s))
+        self.world.disturbed()
+
+    @rule(before_s=st.sampled_from([0.0, 0.0, 1.5, 4.0]), after_s=st.sampled_from([0.0, 0.0, 1.5, 4.0]))
+    def slurm_is_slow(self, before_s: float, after_s: float) -> None:
+        """What a look says is old when it arrives."""
+        self.world.slurm.before_s, self.world.slurm.after_s = before_s, after_s
+        self.world.disturbed()
+
+    @rule(duration_s=st.sampled_from([0.7, 3.0, 10.0, 40.0]))
+    def controller_is_frozen(self, duration_s: float) -> None:
+        if self.world.controller is not None:
+            self.world.freeze(duration_s)
+
     @rule(away_s=st.sampled_from([0.0, 2.0, 30.0]))
     def controller_dies(self, away_s: float) -> None:
         self.world.restart(away_s=away_s)
@@ -184,7 +203,7 @@ class Interleavings(RuleBasedStateMachine):
             fake = self.world.slurm.fake_node(node)
             self.world.slurm_call(lambda: self.world.slurm.engine.power_down(fake))
 
-    @precondition(lambda self: self.world.slurm.unavailable)
+    @precondition(lambda self: self.world.slurm.troubled)
     @invariant()
     def nothing_is_promised_without_slurm(self) -> None:
         self.world.disturbed()
@@ -213,7 +232,8 @@ class Interleavings(RuleBasedStateMachine):
         world.provider.timing.listing_lag_s = 0.0
         for pool in world.provider.pools.values():
             pool.capacity = 100
-        world.slurm.unavailable = False
+        world.slurm.mend()
+        world.loop.thaw()
         world.hooks.lose = world.hooks.double = world.room.mute_next = 0
         world.hooks.late_s = 0.0
         world.wait(2.0)

@@ -132,3 +132,33 @@ def test_the_clouds_word_does_where_the_agent_is_dead(world):
     assert machine.alive, "requeued while the node still answered"
     world.until(running(job, 1), 60)
     settle(world, 600)
+
+
+def test_a_controller_that_is_frozen_while_an_agent_acts_requeues_nothing_again(world):
+    job, spare = world.submit(work=100), world.submit(work=5)
+    world.until(lambda: running(job)() and spare.done_at, 60)
+    node = job.running.nodes[0]
+    world.freeze(20)
+    world.reclaim(node, 40)
+    world.until(running(job, 1), 15)
+    assert job.lost == 0
+    world.wait(30)
+    assert world.slurm.fake_job(job.key).restarts == 1
+    settle(world)
+
+
+def test_a_controller_that_freezes_between_its_look_and_its_deed_looks_again(world):
+    """The agent has requeued the job meanwhile, which runs again: what was true before the pause is so no more."""
+    job, spare = world.submit(work=100), world.submit(work=5)
+    world.until(lambda: running(job)() and spare.done_at, 60)
+    node = job.running.nodes[0]
+    world.slurm.after_s = 0.5
+    world.reclaim(node, 60)
+    world.until(lambda: job.running.state == "parked", 10, step_s=0.05)
+    world.until(lambda: [call for call in world.slurm.calls if call[1] == "job" and call[2] == (job.key,)], 5, step_s=0.05)
+    world.freeze(20)
+    world.slurm.after_s = 0.0
+    world.until(running(job, 1), 15)
+    world.wait(40)
+    assert world.slurm.fake_job(job.key).restarts == 1
+    settle(world)
