@@ -67,7 +67,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """Which targets it counts for; empty: none (a lost node of several: Slurm waits there for MessageTimeout)."""
+        """Which targets it counts for; empty: none (a lost node of several: Slurm may wait there)."""
         if self.lost and len(self.before) > 1:
             return ""
         return ("loss_" if self.lost else "") + ("fresh" if self.booted else "idle")

@@ -75,7 +75,7 @@ def _add_plain(table: Table, plain: Mapping[str, Any]) -> None:
         "(2) DRAIN and `scontrol requeue` at the moment of the notice, no Holdfast, Slurm's defaults, idle nodes free; measured in full.\n"
         "x: ratio to the median of Holdfast's 'without save and boot' after a notice, and after a single-node loss.\n"
         "Of several nodes, one lost (no target): with a step, srun waits for the dead node until KillWait ends it; with nothing of\n"
-        "the job on the survivor, slurmctld collects the nodes' answers until MessageTimeout. Both are in `requeue`."
+        "the job on the survivor, slurmctld may wait for MessageTimeout. Both are in `requeue`."
     )
 
 
