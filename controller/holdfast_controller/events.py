@@ -187,6 +187,22 @@ class AgentLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MachineMissing(Event):
+    """Slurm gets no answer from a node that it holds for up, no agent speaks for it, and no cloud lists an instance at its address."""
+
+    node: str = ""
+    address: str = ""
+
+    def refs(self) -> tuple[str, ...]:
+        """The node."""
+        return (f"node:{self.node}",)
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{self.node} does not answer Slurm, and no cloud lists an instance at {self.address}: its machine is gone"
+
+
+@dataclass(frozen=True, slots=True)
 class AgentRebooted(Event):
     """The agent of an instance came back from another boot, with the token of the instance's own launch."""
 

@@ -45,6 +45,8 @@ REPEAT_MOOT_S = 1.0
 KEEP_COMMANDS_S = 3600.0
 FORGET_EVERY_S = 60.0
 SETTLES_S = 60.0
+LISTS_LAG_S = 30.0
+"""So old a cloud's list may be: after the loss of the journal, nothing is bought any sooner for a name that Slurm had asked for before."""
 MAX_EARLY = 10_000
 BEATS_GAP_S = 20.0
 """Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
@@ -190,6 +192,8 @@ class Fleet:
         if event.view != node.view:
             node.changed_at = event.at
         node.view, node.viewed_at = event.view, event.at
+        if event.view.powered_down:
+            node.doubtful_until = 0.0  # whatever is asked for from now on has not been bought
         leaving = event.view.powered_down or bool(event.view.flags & {"POWERING_DOWN", "POWER_DOWN"})
         if node.wanted_since is not None and event.at > node.wanted_since and (event.view.up or leaving):
             node.wanted_since, node.wanted_by, node.launches = None, 0, 0
@@ -364,6 +368,11 @@ class Fleet:
         if node is not None and held and node.view is not None and not node.view.powered_down:
             self._lose(node, f"rebooted-{event.instance_id}", "the machine was rebooted, and what ran on it is lost", "agent", event.at)
 
+    def _machine_missing(self, event: e.MachineMissing) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None and not node.instance_id and node.doom is None:
+            self._lose(node, f"missing-{event.node}-{event.at:.0f}", f"no cloud lists an instance at {event.address}", "cloud", event.at)
+
     def _bind(self, command: BindInstance, at: float) -> None:
         node, record = self.nodes.get(command.node), self.instances.get(command.instance_id)
         if node is None or record is None or (record.node == node.name and node.instance_id == command.instance_id):
@@ -535,6 +544,11 @@ class Fleet:
             _interrupted(job, event.attempt, event.at, began=event.began)
 
     def _cloud_listed(self, event: e.CloudListed) -> None:
+        if self.fresh:
+            # Lists lag: what was bought just before the journal was lost may be missing from the first ones.
+            for node in self.nodes.values():
+                if node.view is None or not node.view.powered_down:
+                    node.doubtful_until = event.at + LISTS_LAG_S
         self.cloud_listed, self.fresh = True, False
 
     def _policy_set(self, event: e.PolicySet) -> None:
@@ -610,6 +624,7 @@ _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
     e.AgentArrived: Fleet._agent_arrived,
     e.AgentLost: Fleet._agent_lost,
     e.AgentRebooted: Fleet._agent_rebooted,
+    e.MachineMissing: Fleet._machine_missing,
     e.NoticeReceived: Fleet._notice,
     e.Ticked: Fleet._ticked,
     e.NoticeWithdrawn: Fleet._withdrawn,

@@ -11,7 +11,17 @@ from holdfast_common.clock import Clock
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
 
-from holdfast_controller.events import CloudListed, Event, InstanceChanged, JobChanged, JobForgotten, NodeChanged, NodesRequested, Ticked
+from holdfast_controller.events import (
+    CloudListed,
+    Event,
+    InstanceChanged,
+    JobChanged,
+    JobForgotten,
+    MachineMissing,
+    NodeChanged,
+    NodesRequested,
+    Ticked,
+)
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.providers.base import Instance, Provider
 from holdfast_controller.reactor import Reactor
@@ -21,6 +31,8 @@ UNASKED_S = 3.0
 """A node that Slurm powers up and that no hook has asked for is taken as requested after this long: the hook was lost."""
 QUEUED = frozenset({"", "None", "Priority", "Resources"})
 """Reasons between which a job changes while it stands in the queue: it waits its turn."""
+MISSING_S = 20.0
+"""A node without an instance that Slurm gets no answer from for this long has lost its machine (Slurm itself waits for SlurmdTimeout)."""
 VANISHED_S, VANISHED_LOOKS = 120.0, 3
 """An instance that whole lists have left out for this long, this often, and whose agent is not there, is gone."""
 
@@ -59,6 +71,7 @@ class SlurmWatcher:
         self._clock = clock
         self._busy_s, self._idle_s = busy_s, idle_s
         self._unasked: dict[str, float] = {}
+        self._missing: dict[str, float] = {}
         self._waiting = 0
         self._failing = False
         self.nudge = Nudge(clock)
@@ -89,11 +102,19 @@ class SlurmWatcher:
         fleet = self._reactor.fleet
         fleet.looked(at, after_outage=self._failing)
         news = [*node_news(fleet, nodes, at), *job_news(fleet, jobs, at), *self._unasked_for(fleet, nodes, jobs, at)]
+        news += self._machines_missing(fleet, nodes, at)
         for event in news[:-1]:
             self._reactor.post(event)
         self._reactor.deciding = True
         # Also without news: a gate or a decision may have waited for a look that is newer than something else.
         await self._reactor.record(news[-1] if news else Ticked(at))
+
+    def _machines_missing(self, fleet: Fleet, nodes: tuple[NodeView, ...], at: float) -> list[Event]:
+        """Return the nodes whose machines are gone: after the loss of the journal nobody knows which instance they had."""
+        silent = [view for view in nodes if "NOT_RESPONDING" in view.flags and view.name in fleet.nodes]
+        lost = [view for view in silent if _machineless(fleet, fleet.nodes[view.name], view)] if fleet.cloud_listed else []
+        self._missing = {view.name: self._missing.get(view.name, at) for view in lost}
+        return [MachineMissing(at, view.name, view.address) for view in lost if at >= self._missing[view.name] + MISSING_S]
 
     def _unasked_for(self, fleet: Fleet, nodes: tuple[NodeView, ...], jobs: tuple[JobView, ...], at: float) -> list[Event]:
         """Return requests whose hook was lost."""
@@ -108,6 +129,14 @@ class SlurmWatcher:
             events.append(NodesRequested(at, names, job.job_id, "reconcile"))
             due = [name for name in due if name not in names]
         return [*events, *((NodesRequested(at, tuple(due), 0, "reconcile"),) if due else ())]
+
+
+def _machineless(fleet: Fleet, node: Node, view: NodeView) -> bool:
+    """Whether Slurm holds the node for up, and no instance that we know has its address, which we had set."""
+    if node.instance_id or node.doom is not None or node.wanted_since is not None or view.address in {"", view.name}:
+        return False
+    up = view.state in {"IDLE", "ALLOCATED", "MIXED"} and not any(flag.startswith("POWER") for flag in view.flags)
+    return up and not any(record.alive and record.instance.address == view.address for record in fleet.instances.values())
 
 
 def _unserved(node: Node, view: NodeView) -> bool:

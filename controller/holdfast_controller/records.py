@@ -38,6 +38,8 @@ class Node:
     wanted_by: int = 0
     meant_for: int = 0
     """The job for which we asked Slurm to power it up, ahead of its requeue; 0: none."""
+    doubtful_until: float = 0.0
+    """The journal was lost: until then an instance may have been bought for it of which no list tells yet."""
     launches: int = 0
     """Launches for this want that brought instances: more than one means that the first ones never registered."""
     instance_id: str = ""

@@ -18,6 +18,10 @@ from holdfast_slurm.parse import check_key
 __all__ = ["FakeJob", "FakeNode", "FakeSettings", "FakeSlurm"]
 
 
+SILENT_SHARE = 0.6
+"""Of SlurmdTimeout, until a dead node reads NOT_RESPONDING (measured with 30 s: after 24; pings are sent every third of it)."""
+
+
 class FakeSlurm:
     """Implements `holdfast_slurm.client.Slurm`, and methods for tests: submit, finish, node_booted, node_dies, fail_next.
 
@@ -136,6 +140,11 @@ class FakeSlurm:
                 node.responding = False
                 self.engine.set_down(node, "Not responding")
 
+        def silent() -> None:
+            if not node.machine and node.power == "on" and node.power_epoch == epoch:
+                node.responding = False
+
+        self.engine.later(self.settings.slurmd_timeout_s * SILENT_SHARE, silent)
         self.engine.later(self.settings.slurmd_timeout_s, notice)
 
     def fail_next(self, method: str, error: HoldfastError, times: int = 1) -> None:
@@ -210,6 +219,13 @@ class FakeSlurm:
 
     async def requeue(self, key: str, *, ended: bool = False) -> None:
         """Requeue; with `ended` also a job that has completed."""
+        tasks = [job for name, job in self.engine.queue.items() if name.startswith(f"{key}_")]
+        if tasks:
+            await self._enter("requeue", check_key(key), ended)
+            for task in tasks:
+                if task.state != "PENDING" and not task.completing:
+                    self.engine.requeue(task)  # measured: the plain id of an array requeues every task, finished ones too
+            return
         job = await self._job("requeue", key, ended)
         if not job.batch:
             raise SlurmRefused(f"Only batch jobs are accepted or processed for job {key}")

@@ -145,7 +145,7 @@ class Engine:
             self.end(job, "FAILED", "NonZeroExitCode", 1)
             return
         job.state, job.start_time = "RUNNING", now
-        if self.swallow > 0:
+        if self.swallow > 0 and job.batch and job.requeue:
             self.swallow -= 1
             self.note("never launched", job.key)
             return

@@ -154,7 +154,8 @@ class SimMachine:
 
     def noticed(self, *, lasting_s: float) -> float | None:
         """Return when it was first given the notice that stands now, if that leaves so much time."""
-        standing = [notice.received for notice in self.own.values() if notice.deadline - notice.received >= lasting_s]
+        preempts = (notice for notice in self.own.values() if notice.kind is NoticeKind.PREEMPT)
+        standing = [notice.received for notice in preempts if notice.deadline - notice.received >= lasting_s]
         return min(standing, default=None)
 
     def away(self, duration_s: float) -> None:
@@ -194,12 +195,12 @@ class SimMachine:
             elif began is not None and began <= notice.received:  # a later attempt is not on the doomed node any more
                 told[notice.id] = notice
 
-    def notice(self, window_s: float) -> None:
+    def notice(self, window_s: float, kind: NoticeKind = NoticeKind.PREEMPT) -> None:
         """The metadata service shows a notice; the agent reads it within a second."""
         if not self.well:
             return
         now = self.world.clock.now()
-        notice = Notice(f"{self.iid}-{now:.0f}", NoticeKind.PREEMPT, now + window_s, now, "spot interruption")
+        notice = Notice(f"{self.iid}-{kind}-{now:.0f}", kind, now + window_s, now, "spot interruption")
         self._tasks.append(self.world.spawn(self._read_notice(notice)))
 
     async def _read_notice(self, notice: Notice) -> None:

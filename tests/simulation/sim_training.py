@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import sim_promises as promises
 from holdfast_nodeagent.claims import Report
 from holdfast_nodeagent.jobdirs import JobKey
 from holdfast_protos.v1 import agent_pb2 as pb
+from sim_kinds import EXIT_CODE, KINDS, Kind
 from sim_machines import SimMachine
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ LOAD_S = 1.0
 PARK_LIMIT_S = 60.0
 """A parked job that still lives so long after its deadline goes on (a reclaim was cancelled)."""
 STOP_S = 0.05
-EXIT_CODE = 85
 
 
 @dataclass
@@ -36,6 +37,9 @@ class Attempt:
     ended: float | None = None
     leaving: bool = False
     """It saves, and then exits by itself."""
+    parked_at: float | None = None
+    lingers_until: float = 0.0
+    """Its processes take so long to end."""
     boots: list[int] = field(default_factory=list)
     """Which boot of each machine it runs under."""
 
@@ -63,8 +67,8 @@ class SimJob:
     save_s: float = 1.0
     every_s: float = 20.0
     kind: str = "library"
-    """`library` registers and parks; `plain` knows nothing of notices; `signal` saves at USR1 and exits with `EXIT_CODE`;
-    `salloc` is plain, and cannot be requeued."""
+    """One of `KINDS`."""
+    job_id: int = 0
     saved: float = 0.0
     done_at: float | None = None
     lost: float = 0.0
@@ -76,7 +80,12 @@ class SimJob:
     @property
     def registers(self) -> bool:
         """Whether its processes register with the agent."""
-        return self.kind == "library"
+        return self.how.registers
+
+    @property
+    def how(self) -> Kind:
+        """What jobs of its kind do."""
+        return KINDS[self.kind]
 
     @property
     def finished(self) -> bool:
@@ -104,6 +113,7 @@ class Training:
             self.world.wrong(f"job {job.key} runs again (attempt {fake.restarts}) although it had finished")
         if job.running is not None:
             self.world.wrong(f"job {job.key}: attempt {fake.restarts} begins while attempt {job.running.number} runs")
+        promises.two_live_attempts(self.world, job)
         holders = [self.world.room.holder(name) for name in fake.nodes]
         machines = [machine for machine in holders if machine is not None]
         attempt = Attempt(fake.restarts, fake.nodes, machines, self.world.clock.now(), job.saved, step=job.saved)
@@ -116,6 +126,11 @@ class Training:
         attempt = job.running if job is not None else None
         if job is not None and attempt is not None:
             attempt.ended = self.world.clock.now()
+            stop_s = self.world.slurm.fake_job(key).stop_s
+            attempt.lingers_until = attempt.ended + (STOP_S if stop_s is None else stop_s)
+            if not job.finished:
+                promises.steps_lost(self.world, job, attempt)
+                promises.requeued_in_time(self.world, job, attempt)
             job.lost += attempt.step - job.saved if job.done_at is None else 0.0
             self.world.spawn(self._leave(job, attempt))
 
@@ -129,15 +144,26 @@ class Training:
 
     async def _save_and_exit(self, job: SimJob, attempt: Attempt) -> None:
         await self.world.clock.sleep(job.save_s)
-        if attempt.ended is None and attempt.well:
-            job.saved = attempt.step
-            self.world.slurm.finish(job.key, EXIT_CODE)
+        if not self._lives(job, attempt):
+            return
+        job.saved = attempt.step
+        if job.how.leaves == "requeue":
+            self.world.slurm.engine.requeue(self.world.slurm.fake_job(job.key))
+            return
+        # With 0, and with 1, it is done: a job that ends by itself is run again only where it said that it wants that.
+        job.over = job.how.leaves != "declared"
+        self.world.slurm.finish(job.key, {"declared": EXIT_CODE, "failed": 1}.get(job.how.leaves, 0))
+
+    def _lives(self, job: SimJob, attempt: Attempt) -> bool:
+        fake = self.world.slurm.engine.queue.get(job.key)
+        here = fake is not None and fake.state == "RUNNING" and fake.restarts == attempt.number
+        return here and attempt.ended is None and attempt.well
 
     async def _leave(self, job: SimJob, attempt: Attempt) -> None:
-        await self.world.clock.sleep(STOP_S)
+        await self.world.clock.sleep(attempt.lingers_until - self.world.clock.now())
         for machine in attempt.machines:
-            machine.prepared.pop(int(job.key), None)
-            machine.agent.put(f"job:{job.key}.{attempt.number}", job_gone=pb.JobGone(job_id=int(job.key), attempt=attempt.number))
+            machine.prepared.pop(job.job_id, None)
+            machine.agent.put(f"job:{job.key}.{attempt.number}", job_gone=pb.JobGone(job_id=job.job_id, attempt=attempt.number))
 
     async def _run(self, job: SimJob, attempt: Attempt) -> None:
         clock = self.world.clock
@@ -147,27 +173,26 @@ class Training:
         self._report(job, attempt)
         since_save = 0.0
         while attempt.ended is None:
-            notices = [notice for machine in attempt.machines for notice in machine.notices(int(job.key))]
+            notices = [notice for machine in attempt.machines for notice in machine.notices(job.job_id)]
             if attempt.leaving or not attempt.well:
                 await clock.sleep(STEP_S)  # a save, or a collective operation that hangs: nothing goes on until Slurm ends the attempt
             elif job.registers and notices and clock.now() < max(notice.deadline for notice in notices) + PARK_LIMIT_S:
                 await self._park(job, attempt, notices[0].id)
             else:
                 if attempt.state != "running":
-                    attempt.state, attempt.notice_id = "running", ""
+                    attempt.state, attempt.notice_id, attempt.parked_at = "running", "", None
                     self._report(job, attempt)
                 await clock.sleep(STEP_S)
                 attempt.step += STEP_S
                 since_save += STEP_S
                 if since_save >= job.every_s:
                     since_save = 0.0
-                    job.saved = attempt.step
+                    job.saved = attempt.step if job.how.saves else job.saved
                 if attempt.step >= job.work and attempt.ended is None:
                     self._finish(job, attempt)
 
     def _finish(self, job: SimJob, attempt: Attempt) -> None:
-        fake = self.world.slurm.fake_job(job.key)
-        if attempt.well and fake.state == "RUNNING" and fake.restarts == attempt.number:
+        if self._lives(job, attempt):
             job.done_at = self.world.clock.now()
             job.saved = attempt.step
             self.world.slurm.finish(job.key)
@@ -180,7 +205,7 @@ class Training:
             if attempt.ended is not None or not attempt.well:
                 return
             job.saved = attempt.step
-            attempt.state = "parked"
+            attempt.state, attempt.parked_at = "parked", self.world.clock.now()
             self._report(job, attempt)
         await self.world.clock.sleep(STEP_S)
         self._report(job, attempt)
@@ -190,7 +215,7 @@ class Training:
         found = {}
         for job, attempt in self._here(machine):
             status = self._status(job, attempt, machine)
-            key = JobKey(int(job.key), attempt.number)
+            key = JobKey(job.job_id, attempt.number)
             found[key] = Report(
                 key,
                 attempt.began,
@@ -205,11 +230,11 @@ class Training:
 
     def steps(self, machine: SimMachine) -> list[int]:
         """The jobs that have a process of Slurm's on a machine: on each for a job that registers, on the first for any other."""
-        return [int(job.key) for job, attempt in self._here(machine) if job.registers or machine is attempt.machines[0]]
+        return [job.job_id for job, attempt in self._here(machine) if job.registers or machine is attempt.machines[0]]
 
     def began_at(self, machine: SimMachine, job_id: int) -> float | None:
         """When the attempt of the job began that runs on a machine; None: none does."""
-        return next((attempt.began for job, attempt in self._here(machine) if int(job.key) == job_id), None)
+        return next((attempt.began for job, attempt in self._here(machine) if job.job_id == job_id), None)
 
     def occupied(self, machine: SimMachine) -> bool:
         """Whether a job's process is left on a machine."""
@@ -233,8 +258,8 @@ class Training:
         machine.agent.put(f"job:{job.key}.{attempt.number}", job_status=self._status(job, attempt, machine))
 
     def _status(self, job: SimJob, attempt: Attempt, machine: SimMachine) -> pb.JobStatus:
-        known = {notice.id for notice in machine.notices(int(job.key))}
-        status = pb.JobStatus(job_id=int(job.key), attempt=attempt.number, started=attempt.began)
+        known = {notice.id for notice in machine.notices(job.job_id)}
+        status = pb.JobStatus(job_id=job.job_id, attempt=attempt.number, started=attempt.began)
         if job.registers and attempt.state:
             status.state, status.notice_id, status.ranks = attempt.state, attempt.notice_id, 1
             status.step, status.saved_step = int(attempt.step), int(job.saved) if job.saved else -1

@@ -5,7 +5,7 @@ The controller is the real one but for the clients at its edges; its journal wri
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,10 +23,11 @@ from holdfast_slurm.fake import FakeJob, FakeSettings
 from holdfast_slurm.fake_model import ENDED
 from sim_edges import Mortal, SimJournal, SimProvider
 from sim_hooks import Door, Hooks
+from sim_kinds import KINDS
 from sim_loop import LoopClock, VirtualLoop, controller_context
 from sim_machines import Room, SimMachine
 from sim_slurm import SimSlurm
-from sim_training import EXIT_CODE, SimJob, Training
+from sim_training import SimJob, Training
 
 T = TypeVar("T")
 NOTICE_S, CALM_S, KNOWN_S, KEPT_S = 29.0, 15.0, 3.0, 290.0
@@ -274,15 +275,21 @@ class World:
 
     def submit(self, num_nodes: int = 1, work: float = 30.0, **more: Any) -> SimJob:
         """Submit a training job of so many steps (one a second)."""
-        kind = more.get("kind", "library")
-        extra: dict[str, Any] = {}
-        if kind == "signal":
-            extra = {"comment": f"holdfast: signal=USR1 exit_code={EXIT_CODE}", "on_signal": lambda fake, _: self.training.signalled(fake)}
-        elif kind == "salloc":
-            extra = {"batch": False}
-        key = self.slurm_call(lambda: self.slurm.submit(num_nodes, time_limit_s=more.pop("time_limit_s", None), **extra))
-        job = self.training.jobs[key] = SimJob(key, num_nodes, work, **more)
-        return job
+        return self.submit_array((), num_nodes, work, **more)[0]
+
+    def submit_array(self, tasks: Sequence[int], num_nodes: int = 1, work: float = 30.0, **more: Any) -> list[SimJob]:
+        """Submit an array of such jobs."""
+        how = KINDS[more.get("kind", "library")]
+        options = {"time_limit_s": more.pop("time_limit_s", None), **how.options}
+        if how.leaves:
+            options["on_signal"] = lambda fake, _: self.training.signalled(fake)
+        key = self.slurm_call(lambda: self.slurm.submit(num_nodes, array_tasks=tasks, **options))
+        made = []
+        for each in [f"{key}_{task}" for task in tasks] or [key]:
+            job = SimJob(each, num_nodes, work, job_id=self.slurm.fake_job(each).job_id, **more)
+            self.training.jobs[each] = job
+            made.append(job)
+        return made
 
     def cancel(self, job: SimJob) -> None:
         """The user cancels a job."""
@@ -323,7 +330,7 @@ class World:
         for job in self.training.jobs.values():
             attempt = job.running
             noticed = machine.noticed(lasting_s=NOTICE_S)
-            if attempt is None or machine not in attempt.machines or noticed is None or job.kind == "salloc" or self.controller is None:
+            if attempt is None or machine not in attempt.machines or noticed is None or job.how.lost_with_node or self.controller is None:
                 continue
             if max(attempt.began, self.calm_since) <= noticed - CALM_S:
                 self.wrong(f"job {job.key} still ran on {machine.registered} when it was taken, {NOTICE_S:.0f} s or more after the notice")
@@ -367,7 +374,10 @@ class World:
             return  # it never ran
         machines = [self.room.holder(name) for name in fake.nodes if self.slurm.fake_node(name).power == "on"]
         booting = len(machines) < len(fake.nodes)
-        if not any(machine is None or machine.cloud.terminated or machine.warned for machine in machines) and not booting:
+        if (
+            not any(machine is None or machine.cloud.terminated or machine.warned or machine.cloud.reclaimed for machine in machines)
+            and not booting
+        ):
             self.wrong(f"job {fake.key} is requeued without cause, from {', '.join(fake.nodes)}")
         if self.training.jobs[fake.key].done_at is not None:
             self.wrong(f"job {fake.key} is requeued although it had finished")
@@ -403,7 +413,7 @@ class World:
         elif event == "requeue" or event in ENDED:
             self.training.ended(subject)
             job = self.training.jobs.get(subject)
-            if job is not None and job.kind == "salloc":
+            if job is not None and job.how.lost_with_node:
                 job.over = True
 
     # -- telling ----------------------------------------------------------------------------------------------------------------

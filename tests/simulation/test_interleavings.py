@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from holdfast_common.notice import NoticeKind
 from holdfast_controller.providers.base import FaultKind
 from holdfast_controller.providers.fake_faults import duplicate, hang, lost_answer, partial, refusal
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sim_invariants import always, settle
+from sim_kinds import KINDS
 from sim_slurm import DEEDS, Trouble
 from sim_world import POOL_A, POOL_B, World
 
@@ -63,12 +65,28 @@ class Interleavings(RuleBasedStateMachine):
     @rule(
         nodes=st.integers(1, 3),
         work=st.sampled_from([3.0, 20.0, 60.0]),
-        kind=st.sampled_from(["library", "library", "plain", "signal", "salloc"]),
+        kind=st.sampled_from(["library", "library", *KINDS]),
         save_s=st.sampled_from([0.5, 8.0]),
     )
     def submit(self, nodes: int, work: float, kind: str, save_s: float) -> None:
         if sum(not job.finished for job in self.world.training.jobs.values()) < 4:
             self.world.submit(nodes, work=work, kind=kind, save_s=save_s)
+
+    @rule(tasks=st.integers(2, 4), kind=st.sampled_from(["library", "plain", "signal"]))
+    def submit_array(self, tasks: int, kind: str) -> None:
+        if sum(not job.finished for job in self.world.training.jobs.values()) < 4:
+            self.world.submit_array(range(1, tasks + 1), work=10.0, kind=kind)
+
+    @rule(number=st.integers(0, 4), left=st.sampled_from([0.5, 1.0, 1.5, 2.5]), window_s=st.sampled_from([30.0, 120.0]))
+    def notice_as_a_job_ends(self, number: int, left: float, window_s: float) -> None:
+        """The job finishes in the moment of the notice, or of the requeue."""
+        live = [job for job in self.world.training.jobs.values() if job.running is not None and not job.finished]
+        if live:
+            job = live[number % len(live)]
+            assert job.running is not None
+            job.work = min(job.work, job.running.step + left)
+            if self.world.room.holder(job.running.nodes[0]) is not None:
+                self.world.reclaim(job.running.nodes[0], window_s)
 
     @rule(count=st.integers(2, 5), limit_s=st.sampled_from([None, 30.0, 600.0]))
     def others_queue_up(self, count: int, limit_s: float | None) -> None:
@@ -177,7 +195,6 @@ class Interleavings(RuleBasedStateMachine):
     def controller_dies(self, away_s: float) -> None:
         self.world.restart(away_s=away_s)
 
-    @precondition(lambda self: self.world.provider.timing.listing_lag_s == 0.0)
     @rule(away_s=st.sampled_from([0.0, 5.0]))
     def journal_is_lost(self, away_s: float) -> None:
         self.world.restart(away_s=away_s, lose_journal=True)
@@ -190,6 +207,28 @@ class Interleavings(RuleBasedStateMachine):
     def hooks_go_wrong(self, lost: int, double: int, late_s: float) -> None:
         hooks = self.world.hooks
         hooks.lose, hooks.double, hooks.late_s = lost, double, late_s
+
+    @rule(number=st.integers(1, NODES), hook=st.sampled_from(["resume", "suspend", "resume_fail"]))
+    def a_hook_of_long_ago(self, number: int, hook: str) -> None:
+        """Stale, or once more."""
+        self.world.spawn(getattr(self.world.hooks, hook)((f"n{number}",)))
+
+    @rule(shutdown_s=st.sampled_from([2.0, 45.0]))
+    def machines_end_slowly(self, shutdown_s: float) -> None:
+        """A name is asked for again while its old instance is still there."""
+        self.world.provider.timing.shutdown_s = shutdown_s
+
+    @rule(
+        number=st.integers(0, 4),
+        kind=st.sampled_from([NoticeKind.ADVISE, NoticeKind.MAINTENANCE, NoticeKind.HEALTH, NoticeKind.DRAIN]),
+        window_s=st.sampled_from([60.0, 320.0, 4000.0]),
+    )
+    def another_notice(self, number: int, kind: NoticeKind, window_s: float) -> None:
+        """Advice, maintenance far ahead or near, an admin's word: beside whatever else stands."""
+        node = self._node(number)
+        machine = self.world.room.holder(node) if node is not None else None
+        if machine is not None:
+            self.world.slurm_call(lambda: machine.notice(window_s, kind))
 
     @rule()
     def next_machine_is_mute(self) -> None:
@@ -229,7 +268,7 @@ class Interleavings(RuleBasedStateMachine):
         world = self.world
         world.die_at = None
         world.provider.clear()
-        world.provider.timing.listing_lag_s = 0.0
+        world.provider.timing.listing_lag_s, world.provider.timing.shutdown_s = 0.0, 2.0
         for pool in world.provider.pools.values():
             pool.capacity = 100
         world.slurm.mend()

@@ -1,6 +1,7 @@
 """The controller, its journal, Slurm or all three are away for a while; nothing is lost by it."""
 
 from holdfast_controller.providers.fake_faults import hang
+from holdfast_slurm.fake_model import FakeSettings
 from sim_invariants import settle
 from sim_training import running
 
@@ -52,6 +53,28 @@ def test_a_journal_lost_while_machines_boot_buys_none_again(world):
     settle(world)
 
 
+def test_a_journal_lost_while_the_clouds_lists_lag_buys_nothing_twice(world):
+    """The first lists leave out what was bought just before."""
+    world.provider.timing.listing_lag_s = 15.0
+    world.provider.timing.boot_s = 25.0
+    job = world.submit(2, work=50)
+    world.until(lambda: len(world.room.machines) == 2, 20)
+    world.restart(away_s=1, lose_journal=True)
+    world.until(lambda: job.done_at, 150)
+    assert len(world.room.machines) == 2
+    world.provider.timing.listing_lag_s = 0.0
+    settle(world)
+
+
+def test_after_the_journal_was_lost_new_requests_are_served_at_once(world):
+    world.wait(5)
+    world.restart(lose_journal=True)
+    world.wait(1)
+    job = world.submit(2, work=20)
+    world.until(running(job), 15)
+    settle(world)
+
+
 def test_a_lost_journal_and_a_notice_at_once(world):
     job = world.submit(2, work=100)
     world.until(running(job), 60)
@@ -72,6 +95,21 @@ def test_a_machine_that_dies_while_nobody_looks_gives_its_name_back(world):
     world.restart(lose_journal=True)
     settle(world)
     assert len(job.attempts) == 2
+
+
+def test_a_death_that_was_lost_with_the_journal_is_found_before_slurm_gives_the_node_up(make_world):
+    """Nobody knows any more which instance the node had; but Slurm gets no answer, and no cloud lists one at its address."""
+    world = make_world(slurm=FakeSettings(suspend_timeout_s=20.0, slurmd_timeout_s=300.0))
+    job, bystander = world.submit(2, work=60), world.submit(work=400)
+    world.until(lambda: running(job)() and running(bystander)(), 60)
+    world.die()
+    world.reclaim(job.running.nodes[0], 0.0, notice=False)
+    world.provider.timing.gone_listed_s = 0.0
+    world.wait(1)
+    world.restart(lose_journal=True)
+    world.until(running(job, 1), 250)
+    assert len(bystander.attempts) == 1
+    settle(world)
 
 
 def test_the_controller_that_dies_before_it_saw_slurm_knows_its_launches_again(world):

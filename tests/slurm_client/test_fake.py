@@ -53,7 +53,7 @@ async def test_a_restart_within_the_second_on_the_same_node_fails(make: Any, clo
     await slurm.start_after(key, 0)
     await clock.advance(0.2)
     view = await slurm.job(key)
-    assert (view.state, view.reason) == ("FAILED", "JobLaunchFailure")
+    assert (view.state, view.reason, view.exit_code) == ("FAILED", "NonZeroExitCode", 1)
     assert ("Job credential revoked", key) in [(event, subject) for _, event, subject in slurm.engine.log]
 
 

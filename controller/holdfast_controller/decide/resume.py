@@ -98,7 +98,7 @@ def _may_serve(plans: Plans, launch: LaunchRecord, old: Node, new: Node) -> bool
 
 def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set[str], now: float, made: int) -> Iterator[Command]:
     missing = [node for node in nodes if node.name not in taken]
-    if not missing:
+    if not missing or any(now < node.doubtful_until for node in missing):
         return
     plan = plans.by_node[missing[0].name]
     since = min(node.wanted_since or now for node in missing)
