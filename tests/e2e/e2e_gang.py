@@ -18,8 +18,14 @@ until [ -e {out} ]; do sleep 0.2; done
 """
 
 
-def gang(bed: Bed, *arguments: str, step: bool = True) -> TrainingJob:
-    """Submit a two-node job; without `step` only the batch script's own node has processes of it."""
+def switched_on(bed: Bed) -> list[str]:
+    """Return the nodes that have a machine."""
+    names = [f"spot-{number}" for number in range(1, 1 + bed.sandbox.config.nodes)]
+    return [name for name in names if "POWERED_DOWN" not in bed.slurm.node(name)["State"]]
+
+
+def gang(bed: Bed, *arguments: str, step: bool = True, fresh: bool = False) -> TrainingJob:
+    """Submit a two-node job; without `step` only the batch script's own node has processes; `fresh`: on nodes that are switched off."""
     if not step:
         return bed.train(*arguments, options=("--nodes=2", "--ntasks-per-node=1", "--exclusive"))
     directory = bed.directory()
@@ -28,7 +34,7 @@ def gang(bed: Bed, *arguments: str, step: bool = True) -> TrainingJob:
     rank.write_text(_RANK.format(command=f"{sys.executable} {bed.work / 'counter_job.py'} --out {out} {' '.join(arguments)}", out=out))
     rank.chmod(0o755)
     script.write_text(_SCRIPT.format(directory=directory))
-    return bed.submit(directory, script)
+    return bed.submit(directory, script, *(("--exclude", ",".join(switched_on(bed))) if fresh else ()))
 
 
 def endless(bed: Bed) -> tuple[str, ...]:

@@ -1,11 +1,25 @@
 """The controller dies, or loses its journal, in the middle of a two-node job's launch or evacuation: it ends as it would have ended."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from e2e_bed import Bed, TrainingJob
 from e2e_gang import end, endless, gang
+from holdfast_sandbox.cluster_config import AgentSpec, Site
+from holdfast_sandbox.defaults import default_agent
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
-SETTINGS = {"nodes": 16}
+
+
+def patient(site: Site) -> str:
+    """An agent that leaves the evacuation to the controller, however long its restarts take: its own deeds are tested elsewhere."""
+    template = default_agent().render_template
+    assert template is not None
+    return template(site) + "patience_s = 50\n"
+
+
+SETTINGS = {"nodes": 16, "agent": AgentSpec(default_agent().command, patient)}
 
 WALK = (
     "commit.NoticeReceived.before",
@@ -51,7 +65,7 @@ def test_dies_at_every_step_of_one_evacuation(bed: Bed) -> None:
     job.await_event("first_step_done")
     doomed = job.nodes()[1]
     bed.restart_controller(fault=WALK[0])
-    bed.reclaim(doomed, notice_s=60)
+    bed.reclaim(doomed, notice_s=90)
     bed.await_controller_death()
     for point in WALK[1:]:
         bed.restart_controller(fault=point)
@@ -76,15 +90,20 @@ def test_dies_at(point: str, bed: Bed) -> None:
     assert "interrupted 1 time(s)" in bed.slurm.job(job.job_id)["AdminComment"]
 
 
-def test_loses_its_journal_within_a_launch_and_within_an_evacuation(bed: Bed) -> None:
+def test_loses_its_journal_within_a_launch_and_within_an_evacuation(bed: Bed, until: Callable[..., Any]) -> None:
     bed.allow_hook_lines(r"not taken by the controller|does not answer")
     other = bed.train(*endless(bed), options=("--exclusive",))
     other.await_event("first_step_done")
     bed.cloud.fail_boot(seconds=2.0, count=2)
-    job = gang(bed, *endless(bed))
+    job = gang(bed, *endless(bed), fresh=True)
     first = bed.slurm.await_job(job.job_id, {"CONFIGURING", "RUNNING"}, 10)
     nodes = bed.hostnames(first["NodeList"])
-    bought = {bed.until_bought(node) for node in nodes}
+
+    def launched() -> set[str]:
+        return {line["instance_id"] for line in bed.record("requested") if line["tags"].get("holdfast:job") == str(job.job_id)}
+
+    until(lambda: len(launched()) == 2, 20, "both machines to be launched")
+    bought = launched()
     bed.lose_journal()
     bed.restart_controller()
     job.await_event("first_step_done")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from e2e_bed import Bed, TrainingJob
-from e2e_gang import end, endless
+from e2e_gang import end, endless, switched_on
 from e2e_invariants import violations
 from holdfast_sandbox.cluster_config import Site
 from holdfast_sandbox.defaults import default_controller, default_policy
@@ -55,7 +55,7 @@ def reconfigured_by_us(bed: Bed) -> None:
 
 def stubborn(bed: Bed) -> TrainingJob:
     """A job that ignores SIGTERM: requeued, it is COMPLETING until KillWait is over."""
-    up = [name for name in (f"spot-{n}" for n in range(1, 1 + SETTINGS["nodes"])) if "POWER" not in bed.slurm.node(name)["State"]]
+    up = switched_on(bed)
     return bed.train(
         *endless(bed),
         "--ballast-kib",
