@@ -15,7 +15,10 @@ class Clock(Protocol):
     """Where a part of Holdfast gets its time from."""
 
     def now(self) -> float:
-        """Return Unix seconds."""
+        """Return Unix seconds. May be set forward or back at any moment (NTP, an admin)."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment, which no one sets."""
 
     async def sleep(self, duration_s: float) -> None:
         """Return after `duration_s` seconds of this clock."""
@@ -28,6 +31,10 @@ class SystemClock:
         """Return Unix seconds."""
         return time.time()
 
+    def monotonic(self) -> float:
+        """Return seconds since the host's boot."""
+        return time.monotonic()
+
     async def sleep(self, duration_s: float) -> None:
         """Sleep in real time."""
         await asyncio.sleep(duration_s)
@@ -38,12 +45,21 @@ class VirtualClock:
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = start
+        self._set_by = 0.0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
         """Return the virtual Unix seconds."""
+        return self._now + self._set_by
+
+    def monotonic(self) -> float:
+        """Return the virtual seconds, whatever the clock was set to."""
         return self._now
+
+    def step(self, by_s: float) -> None:
+        """Set the clock, as NTP does: no time passes."""
+        self._set_by += by_s
 
     async def sleep(self, duration_s: float) -> None:
         """Wait until `advance` has moved the time by `duration_s`."""

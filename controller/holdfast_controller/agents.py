@@ -155,7 +155,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             return
         assert first is not None
         stream = Stream(arrived.instance_id, arrived.boot_id)
-        stream.heard_at = self._clock.now()
+        stream.heard_at = self._clock.monotonic()
         old = self._streams.get(arrived.instance_id)
         self._streams[arrived.instance_id] = stream
         if old is not None:
@@ -198,7 +198,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
     async def _read(self, stream: Stream, messages: AsyncIterator[agent_pb2.AgentMessage]) -> None:
         try:
             async for message in messages:
-                stream.heard_at = self._clock.now()
+                stream.heard_at = self._clock.monotonic()
                 if len(message.id) > MAX_ID:
                     log.warning("an agent's message id is too long: its stream is ended", instance=stream.instance_id)
                     return
@@ -247,7 +247,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         while True:
             await self._clock.sleep(self._lost_s / 4)
             for stream in list(self._streams.values()):
-                if self._clock.now() > stream.heard_at + self._lost_s:
+                if self._clock.monotonic() > stream.heard_at + self._lost_s:
                     stream.over.set()
 
 

@@ -21,6 +21,7 @@ from holdfast_slurm.scontrol import ScontrolClient
 
 from holdfast_controller.admin import AdminService
 from holdfast_controller.agents import AgentHub
+from holdfast_controller.clock_steps import SteadyClock
 from holdfast_controller.cloud_effects import CloudEffects
 from holdfast_controller.config import ControllerConfig
 from holdfast_controller.effects import ControllerEffects, LateEffects
@@ -138,7 +139,7 @@ def _lock(state: Path) -> int:
 
 def wire(
     config: ControllerConfig,
-    clock: Clock,
+    wall: Clock,
     fleet: Fleet,
     journal: Journal,
     policies: PolicyStore,
@@ -148,6 +149,7 @@ def wire(
 ) -> Controller:
     """Connect the parts around an open journal and its fleet: the same in production and in the simulation."""
     timing = config.timing
+    clock = SteadyClock(wall)
     clouds: dict[str, CloudWatcher] = {}
     reclaims: list[ReclaimWatcher] = []
 
@@ -161,7 +163,7 @@ def wire(
             each.nudge()
 
     effects = LateEffects()
-    reactor = Reactor(journal, fleet, policies.plans, effects, clock)
+    reactor = Reactor(journal, fleet, policies.plans, effects, clock, clock.resync)
     watcher = SlurmWatcher(slurm, reactor, clock, busy_s=timing.watch_busy_s, idle_s=timing.watch_idle_s)
     reactor.on_busy = watcher.nudge
     hub = AgentHub(
@@ -217,14 +219,14 @@ async def _serve(
     if tcp.add_insecure_port(config.listen.tcp) == 0:
         raise ConfigError("listen.tcp", [f"cannot listen on {config.listen.tcp}: is it in use?"])
     local = new_server()
-    hooks = HookService(controller.reactor, controller.slurm, clock)
+    hooks = HookService(controller.reactor, controller.slurm, controller.clock)
     hook_pb2_grpc.add_HookServiceServicer_to_server(hooks, local)
     admin = AdminService(
         controller.reactor,
         controller.hub,
         policies,
         journal,
-        clock,
+        controller.clock,
         cluster=config.cluster,
         reconfigure=lambda: hooks.reconfigure(slurm),
     )

@@ -387,5 +387,17 @@ class PolicySet(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStepped(Event):
+    """The clock of the controller's host was set. `at` is by the clock as it is now."""
+
+    by_s: float = 0.0
+    """By how much: negative where it was set back."""
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"the clock was set {'forward' if self.by_s > 0 else 'back'} by {abs(self.by_s):.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked(Event):
     """Time has passed. Never journaled."""

@@ -26,6 +26,7 @@ from holdfast_controller.commands import (
     replacement_key,
 )
 from holdfast_controller.launch_tags import job_of, nodes_of
+from holdfast_controller.moments import shift
 from holdfast_controller.providers.base import FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
@@ -81,6 +82,10 @@ class Fleet:
     """What agents said of jobs that no look at Slurm has shown yet."""
     put_off: dict[int, GiveUp] = field(default_factory=dict)
     """The same of jobs whose nodes every pool refused already."""
+    clock_steps: int = 0
+    """How often the clock was set."""
+    newest_at: float = 0.0
+    """When the newest event was, by the controller's clock: a clock behind it has been set back."""
     forgot_at: float = 0.0
     """When old commands, instances and launches were last dropped."""
     held: index.JobIds = field(default_factory=dict)
@@ -110,6 +115,7 @@ class Fleet:
 
     def apply(self, event: e.Event) -> "Fleet":
         """Take an event in and return the fleet. Unknown kinds change nothing."""
+        self.newest_at = max(self.newest_at, event.at)
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)
@@ -551,6 +557,11 @@ class Fleet:
                     node.doubtful_until = event.at + LISTS_LAG_S
         self.cloud_listed, self.fresh = True, False
 
+    def _clock_stepped(self, event: e.ClockStepped) -> None:
+        shift(self, event.by_s)
+        self.newest_at = event.at
+        self.clock_steps += 1
+
     def _policy_set(self, event: e.PolicySet) -> None:
         self.policy_revision = event.revision
 
@@ -634,4 +645,5 @@ _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
     e.CommandIssued: Fleet._issued,
     e.CommandFinished: Fleet._finished,
     e.PolicySet: Fleet._policy_set,
+    e.ClockStepped: Fleet._clock_stepped,
 }

@@ -14,9 +14,10 @@ import structlog
 from holdfast_common.clock import Clock
 from holdfast_common.faults import fault_point
 
+from holdfast_controller.clock_steps import LONGEST_S, STEP_S
 from holdfast_controller.commands import Command
 from holdfast_controller.decide import decide
-from holdfast_controller.events import CommandFinished, CommandIssued, Event, Ticked
+from holdfast_controller.events import ClockStepped, CommandFinished, CommandIssued, Event, Ticked
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.journal import Journal
 from holdfast_controller.plan import Plans
@@ -37,12 +38,22 @@ class Effects(Protocol):
 class Reactor:
     """Owns the fleet; nothing else changes it."""
 
-    def __init__(self, journal: Journal, fleet: Fleet, plans: Callable[[], Plans], effects: Effects, clock: Clock) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        fleet: Fleet,
+        plans: Callable[[], Plans],
+        effects: Effects,
+        clock: Clock,
+        resync: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`resync` has the clock follow the wall clock, and returns by how much that was set (`clock_steps`)."""
         self.fleet = fleet
         self.journal = journal
         self._plans = plans
         self._effects = effects
         self._clock = clock
+        self._resync = resync
         self._queue: asyncio.Queue[tuple[Event, asyncio.Future[None] | None]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
@@ -71,6 +82,9 @@ class Reactor:
 
     async def run(self) -> None:
         """Run until cancelled."""
+        back_s = self.fleet.newest_at - self._clock.now()
+        if STEP_S <= back_s <= LONGEST_S:
+            self.post(ClockStepped(self._clock.now(), -back_s))  # while no controller ran
         self._resume_open()
         try:
             while True:
@@ -90,6 +104,7 @@ class Reactor:
             self.fleet.apply(event)
             if not isinstance(event, Ticked):
                 rows.append(event)
+        rows += self._follow_clock()
         issued = self._decide() if self.deciding else []
         rows += issued
         if rows:
@@ -112,6 +127,15 @@ class Reactor:
         before, self._busy = self._busy, self.fleet.busy()
         if self._busy and not before:
             self.on_busy()
+
+    def _follow_clock(self) -> list[Event]:
+        by_s = self._resync()
+        if not by_s:
+            return []
+        stepped = ClockStepped(self._clock.now(), by_s)
+        log.warning(str(stepped))
+        self.fleet.apply(stepped)
+        return [stepped]
 
     def _decide(self) -> list[CommandIssued]:
         issued: list[CommandIssued] = []

@@ -98,8 +98,11 @@ class SlurmWatcher:
     async def look(self) -> None:
         """Look once. Raises `SlurmUnavailable`."""
         at = self._clock.now()
-        nodes, jobs = await asyncio.gather(self._slurm.nodes(), self._slurm.jobs())
         fleet = self._reactor.fleet
+        steps = fleet.clock_steps
+        nodes, jobs = await asyncio.gather(self._slurm.nodes(), self._slurm.jobs())
+        if fleet.clock_steps != steps:
+            return  # it began at a moment of another reckoning
         fleet.looked(at, after_outage=self._failing)
         news = [*node_news(fleet, nodes, at), *job_news(fleet, jobs, at), *self._unasked_for(fleet, nodes, jobs, at)]
         news += self._machines_missing(fleet, nodes, at)
@@ -119,8 +122,9 @@ class SlurmWatcher:
     def _unasked_for(self, fleet: Fleet, nodes: tuple[NodeView, ...], jobs: tuple[JobView, ...], at: float) -> list[Event]:
         """Return requests whose hook was lost."""
         lost = {view.name for view in nodes if view.name in fleet.nodes and _unserved(fleet.nodes[view.name], view)}
-        self._unasked = {name: self._unasked.get(name, at) for name in lost}
-        due = sorted(name for name, since in self._unasked.items() if at >= since + UNASKED_S)
+        now = self._clock.monotonic()
+        self._unasked = {name: self._unasked.get(name, now) for name in lost}
+        due = sorted(name for name, since in self._unasked.items() if now >= since + UNASKED_S)
         if not due or not fleet.cloud_listed:
             return []
         events: list[Event] = []
@@ -242,10 +246,11 @@ class CloudWatcher:
             and not self._up(record.node)
             and record.instance.pool.startswith(f"{self._provider.name}/")
         }
-        self._missing = {iid: self._missing.get(iid, (at, 0)) for iid in records}
+        now = self._clock.monotonic()
+        self._missing = {iid: self._missing.get(iid, (now, 0)) for iid in records}
         for iid, (since, looks) in self._missing.items():
             self._missing[iid] = (since, looks + 1)
-        lost = [iid for iid, (since, looks) in self._missing.items() if at >= since + VANISHED_S and looks >= VANISHED_LOOKS]
+        lost = [iid for iid, (since, looks) in self._missing.items() if now >= since + VANISHED_S and looks >= VANISHED_LOOKS]
         return [InstanceChanged(at, replace(records[iid].instance, state="gone", state_reason="no list names it any more")) for iid in lost]
 
 

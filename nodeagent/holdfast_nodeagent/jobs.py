@@ -59,7 +59,8 @@ class Job:
     status: StatusFile | None = None
     faults: dict[str, str] = field(default_factory=dict)
     fault_lines: int = 0
-    verified: set[tuple[int, float]] = field(default_factory=set)
+    verified: dict[tuple[int, float], int] = field(default_factory=dict)
+    """Registered processes that are the job's, with the kernel's own word for their start."""
     foreign: dict[tuple[int, float], float] = field(default_factory=dict)
     """When a registered process was last found not to be the job's."""
     woken: set[tuple[int, str, str]] = field(default_factory=set)
@@ -233,7 +234,7 @@ class Jobs:
             job.enriched = enriched
 
     def _read(self, job: Job) -> None:
-        now, stamp = self._clock.now(), self._dirs.stamp(job.key, "job")
+        now, stamp = self._clock.monotonic(), self._dirs.stamp(job.key, "job")
         if stamp == job.stamp and now - job.read_at < REREAD_S:
             return
         claims = self._dirs.claims(job.key)
@@ -274,7 +275,7 @@ class Jobs:
         ranks = {}
         for number, file in job.files.items():
             identity = (file.pid, file.started)
-            process = self._processes.alive(*identity)
+            process = self._processes.alive(*identity, ticks=job.verified.get(identity))
             ours = process is not None and process.uid == job.uid
             if process is not None and ours and self._verified(job, process, identity):
                 ranks[number] = Rank(file, alive=True)
@@ -283,17 +284,17 @@ class Jobs:
         return ranks
 
     def _verified(self, job: Job, process: Process, identity: tuple[int, float]) -> bool:
-        now = self._clock.now()
-        if identity not in job.verified and abs(now - job.foreign.get(identity, -math.inf)) >= FOREIGN_S:
+        now = self._clock.monotonic()
+        if identity not in job.verified and now - job.foreign.get(identity, -math.inf) >= FOREIGN_S:
             if self._processes.in_job(process, job.key.job_id):
-                job.verified.add(identity)
+                job.verified[identity] = process.ticks
             else:
                 job.foreign[identity] = now
         return identity in job.verified
 
     def _look(self, job: Job) -> None:
         """Find the job's processes, and put together what it says."""
-        job.steps = [step for step in job.steps if self._processes.alive(step.pid, step.started)]
+        job.steps = [step for step in job.steps if self._processes.alive(step.pid, step.started, ticks=step.ticks)]
         if not job.steps:
             if self._steps is None:
                 self._steps = self._processes.steps()
@@ -303,7 +304,7 @@ class Jobs:
             starts = [step.started for step in job.steps] + [rank.file.started for rank in ranks.values() if rank.alive]
             job.started = min(starts, default=0.0)
         alive = bool(job.steps) or any(rank.alive for rank in ranks.values())
-        job.empty_since = None if alive else job.empty_since or self._clock.now()
+        job.empty_since = None if alive else job.empty_since or self._clock.monotonic()
         if job.started or job.files:
             now = self._clock.now()
             leave = {notice.id for notice in (*self._own, *job.prepared.values()) if notice.evacuates(now)}
@@ -321,12 +322,13 @@ class Jobs:
             job.woken.add(mark)
             if number is None:
                 continue
-            fault = self._processes.wake(file.pid, file.started, job.uid, job.key.job_id, number)
+            ticks = job.verified.get((file.pid, file.started))
+            fault = self._processes.wake(file.pid, file.started, job.uid, job.key.job_id, number, ticks=ticks)
             log.log(logging.WARNING if fault else logging.INFO, "job %s rank %d: %s", job.key, file.rank, fault or "woken")
 
     def _conclude(self, job: Job, here: bool) -> None:
         """Send what has changed up: a report, or that the job is gone."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         seen = job.started or job.files
         if job.empty_since is None:
             job.gone = False
@@ -343,9 +345,9 @@ class Jobs:
         report = job.report
         if report is None or report == job.sent:
             return
-        if report.same_but_progress(job.sent) and abs(now - job.sent_at) < PROGRESS_S:
+        if report.same_but_progress(job.sent) and now - job.sent_at < PROGRESS_S:
             return
-        job.credit = min(BURST, job.credit + max(0.0, now - job.credited_at) / REPORT_S)
+        job.credit = min(BURST, job.credit + (now - job.credited_at) / REPORT_S)
         job.credited_at = now
         if job.credit < 1 and not job.gone:
             return

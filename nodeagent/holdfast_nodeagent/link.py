@@ -91,7 +91,7 @@ class Link:
         self._epoch = 0
         self._failures = 0
         self._fault = ""
-        self._contact = self._heard = clock.now()
+        self._contact = self._heard = clock.monotonic()
         self.welcomed = False
 
     def put(self, slot: str, message: pb.AgentMessage) -> None:
@@ -105,7 +105,7 @@ class Link:
 
     def silence_s(self) -> float:
         """Return for how long the controller has owed us an answer: 0 while the stream is open and nothing waits."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         if not self.welcomed:
             return now - self._contact
         oldest = self._outbox.oldest_sent()
@@ -128,7 +128,7 @@ class Link:
                 log.exception("fault in the stream")
                 ended = StreamEndedError(f"{type(error).__name__}: {error}")
             _end_if_cancelled()
-            self._contact = self._clock.now() - self.silence_s()
+            self._contact = self._clock.monotonic() - self.silence_s()
             self.welcomed = False
             self._report(str(ended))
             pause = pause_s(self._failures, self._urgent(), self._draw()) if ended.retry_s is None else ended.retry_s
@@ -143,7 +143,7 @@ class Link:
 
     async def _session(self) -> None:
         channel = self._open_channel()
-        self._heard = self._clock.now()
+        self._heard = self._clock.monotonic()
         try:
             call = pb_grpc.AgentServiceStub(channel).Connect(self._outgoing(self._epoch))
             async with asyncio.TaskGroup() as tasks:
@@ -163,20 +163,20 @@ class Link:
         self._outbox.reopened()
         hello = pb.AgentMessage(id="hello", sent_at=self._clock.now(), hello=self._listener.hello())
         yield hello
-        self._beat_at = self._clock.now() + self._beat_s()
+        self._beat_at = self._clock.monotonic() + self._beat_s()
         while epoch == self._epoch:
             self._wake.clear()
             while self._acks:
                 yield pb.AgentMessage(ack=pb.Ack(id=self._acks.pop(0)), sent_at=self._clock.now())
-            if self._clock.now() >= self._beat_at:
-                self._beat_at = self._clock.now() + self._beat_s()
+            if self._clock.monotonic() >= self._beat_at:
+                self._beat_at = self._clock.monotonic() + self._beat_s()
                 if not self._outbox.waiting("heartbeat"):
                     self.put("heartbeat", pb.AgentMessage(heartbeat=self._listener.heartbeat()))
             for entry in self._outbox.unsent():
                 if self.welcomed or entry.slot == "heartbeat":
-                    entry.first_sent = self._clock.now()
+                    entry.first_sent = self._clock.monotonic()
                     yield entry.message
-            await self._wait(max(0.05, self._beat_at - self._clock.now()))
+            await self._wait(max(0.05, self._beat_at - self._clock.monotonic()))
 
     def _beat_s(self) -> float:
         return min(self._heartbeat_s, self._patience_s / 2) if self._urgent() else self._heartbeat_s
@@ -196,12 +196,12 @@ class Link:
         while True:
             await self._clock.sleep(0.5)
             oldest = self._outbox.oldest_sent()
-            if self._clock.now() - (self._heard if oldest is None else oldest) > max(DEAD_AFTER_S, 3 * self._heartbeat_s):
+            if self._clock.monotonic() - (self._heard if oldest is None else oldest) > max(DEAD_AFTER_S, 3 * self._heartbeat_s):
                 raise StreamEndedError("the controller is silent")
 
     async def _incoming(self, call: Any) -> None:
         async for message in call:
-            self._heard = self._clock.now()
+            self._heard = self._clock.monotonic()
             kind = message.WhichOneof("body")
             if kind == "ack":
                 self._outbox.acknowledge(message.ack.id)
@@ -243,7 +243,7 @@ class Link:
         self._fault = ""
         if 0.1 <= welcome.heartbeat_s <= 60:
             self._heartbeat_s = welcome.heartbeat_s
-        self._beat_at = self._clock.now()
+        self._beat_at = self._clock.monotonic()
         log.info("welcomed as node %s of cluster %s", welcome.node, welcome.cluster)
         self._listener.on_welcome(welcome)
         self._wake.set()

@@ -32,6 +32,8 @@ class Process:
     """Unix seconds."""
     name: str
     zombie: bool = False
+    ticks: int = 0
+    """The same since the boot, in the kernel's ticks: no clock that is set changes it."""
 
 
 def wake_signal(value: str | int | None) -> signal.Signals | int | None:
@@ -80,14 +82,19 @@ class Processes:
             started=self._boot_time() + int(fields[19]) * self._tick_s,
             name=name.decode(errors="replace"),
             zombie=fields[0] in {b"Z", b"X"},
+            ticks=int(fields[19]),
         )
 
-    def alive(self, pid: int, started: float) -> Process | None:
-        """Return the process that has this pid and began then (± 2 s): a pid that another has now is not it."""
+    def alive(self, pid: int, started: float, *, ticks: int | None = None) -> Process | None:
+        """Return the process that has this pid and began then (± 2 s): a pid that another has now is not it.
+
+        Where it is known by when it began in `ticks`, that alone counts: the node's clock may have been set since it registered.
+        """
         process = self.get(pid)
-        if process is None or process.zombie or abs(process.started - started) > START_TOLERANCE_S:
+        if process is None or process.zombie:
             return None
-        return process
+        same = abs(process.started - started) <= START_TOLERANCE_S if ticks is None else process.ticks == ticks
+        return process if same else None
 
     def in_job(self, process: Process, job_id: int) -> bool:
         """Whether the process belongs to the job: by cgroup, else by a slurmstepd of it among its ancestors, else by its environment.
@@ -137,7 +144,7 @@ class Processes:
                     return True
         return False
 
-    def wake(self, pid: int, started: float, uid: int, job_id: int, number: int) -> str:
+    def wake(self, pid: int, started: float, uid: int, job_id: int, number: int, *, ticks: int | None = None) -> str:
         """Send a wake-up signal to a registered process of a job; returns "" or why it was not sent.
 
         The pidfd is opened first and everything compared afterwards, so the signal cannot reach a process that got the pid meanwhile.
@@ -147,7 +154,7 @@ class Processes:
         except OSError as error:
             return f"no process {pid}: {error.strerror}"
         try:
-            process = self.alive(pid, started)
+            process = self.alive(pid, started, ticks=ticks)
             if process is None:
                 return f"process {pid} is not the one that registered (it began at another time)"
             if process.uid != uid:

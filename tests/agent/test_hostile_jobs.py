@@ -28,7 +28,7 @@ class Foreign(Processes):
 
     asked, ours = 0, False
 
-    def alive(self, pid: int, started: float) -> Process | None:
+    def alive(self, pid: int, started: float, *, ticks: int | None = None) -> Process | None:
         return Process(pid, 1, os.getuid(), started, "x")
 
     def in_job(self, process: Process, job_id: int) -> bool:

@@ -67,9 +67,14 @@ class LoopClock:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.set_by = 0.0
+        """What somebody has set this host's clock by."""
 
     def now(self) -> float:
-        return START + self._loop.time()
+        return START + self.set_by + self._loop.time()
+
+    def monotonic(self) -> float:
+        return self._loop.time()
 
     async def sleep(self, duration_s: float) -> None:
         await asyncio.sleep(duration_s)

@@ -74,6 +74,8 @@ class World:
     ) -> None:
         self.loop = VirtualLoop()
         self.clock = LoopClock(self.loop)
+        self.host_clock = LoopClock(self.loop)
+        """The controller's and slurmctld's: the same but for what it is set by."""
         self.faults: list[str] = []
         self.closed = False
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
@@ -92,7 +94,7 @@ class World:
         )
         self.hooks = Hooks(self)
         self.slurm = SimSlurm(
-            self.clock, self.names, settings, on_resume=self.hooks.resume, on_suspend=self.hooks.suspend,
+            self.host_clock, self.names, settings, on_resume=self.hooks.resume, on_suspend=self.hooks.suspend,
             on_resume_fail=self.hooks.resume_fail, on_gate=self.hooks.gate,
         )  # fmt: skip
         self.slurm.engine.observer = self._observe
@@ -210,11 +212,11 @@ class World:
         self._journal = opened = SimJournal(self.journal_path, self)
         fleet = await opened.open(frozenset(policies.plans().by_node))
         policies.manage(fleet)
-        wired = app.wire(self.config, self.clock, fleet, opened, policies, {"fake": self.provider}, self.slurm, SECRET)
+        wired = app.wire(self.config, self.host_clock, fleet, opened, policies, {"fake": self.provider}, self.slurm, SECRET)
         late: Any = wired.reactor._effects
         late.inner = Mortal(late.inner, self)
         self.controller = wired
-        self.hooks.service = HookService(wired.reactor, wired.slurm, self.clock)
+        self.hooks.service = HookService(wired.reactor, wired.slurm, wired.clock)
         context = controller_context()
         self._loops = [self.loop.create_task(_loop(work), context=context) for work in wired.loops()]
         for task in self._loops:

@@ -7,6 +7,7 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -78,7 +79,7 @@ class AwsMetadata:
         self._http = http
         self._clock = clock
         self._token = ""
-        self._token_until = 0.0
+        self._token_until = -math.inf
         self._looks = 0
 
     async def identity(self) -> Identity:
@@ -123,14 +124,14 @@ class AwsMetadata:
     async def _get(self, path: str) -> bytes | None:
         """Return a path's content, None for 404. Raises Temporary for all else; an old token is renewed once."""
         for _ in range(2):
-            if self._clock.now() >= self._token_until - TOKEN_EARLY_S:
+            if self._clock.monotonic() >= self._token_until - TOKEN_EARLY_S:
                 await self._renew()
             reply = await self._http.request("GET", path, {"X-aws-ec2-metadata-token": self._token})
             if reply.status == 200:
                 return reply.body
             if reply.status == 404:
                 return None
-            self._token_until = 0.0
+            self._token_until = -math.inf
             if reply.status != 401:
                 break
         raise Temporary(f"{path}: HTTP {reply.status}")
@@ -142,7 +143,7 @@ class AwsMetadata:
         if reply.status != 200 or not re.fullmatch(r"[\x21-\x7e]{1,1024}", token):
             raise Temporary(f"no metadata token: HTTP {reply.status}")
         self._token = token
-        self._token_until = self._clock.now() + TOKEN_TTL_S
+        self._token_until = self._clock.monotonic() + TOKEN_TTL_S
 
 
 def _json(body: bytes) -> object:

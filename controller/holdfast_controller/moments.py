@@ -1,0 +1,54 @@
+"""What a step of the wall clock means for what is remembered: pure.
+
+The controller decides by how long ago something was. When the clock of its host is set (`clock_steps`), every moment that it noted by that
+clock moves along, so that all remains as long ago as it was: nothing is given up early because of a step forward, and no try waits for ten
+minutes more because of one back. The times that others said (deadlines of notices, Slurm's own times) stay: they are the moments they name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast_controller.fleet import Fleet
+
+_MOMENTS = {
+    "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at"),
+    "InstanceRecord": ("first_seen", "gone_at"),
+    "StepsSeen": ("since", "at"),
+    "LaunchRecord": ("at",),
+    "Evacuation": ("began", "requeued_at"),
+    "JobRecord": ("not_before",),
+    "PoolMemory": ("refused_at", "blocked_until"),
+    "CommandRecord": ("done_at", "retry_at"),
+    "Fleet": ("looked_at", "steady_since", "forgot_at"),
+}
+"""Record → its moments by the controller's clock; 0 and None stand for never."""
+
+
+def shift(fleet: "Fleet", by_s: float) -> None:
+    """Move every moment that was noted by the controller's clock."""
+    _move([fleet], by_s)
+    _move(fleet.nodes.values(), by_s)
+    _move(fleet.instances.values(), by_s)
+    for record in fleet.instances.values():
+        if record.agent is not None:
+            record.agent = replace(record.agent, at=record.agent.at + by_s)
+    _move(fleet.steps.values(), by_s)
+    for seen in fleet.steps.values():
+        seen.jobs = {job_id: at + by_s for job_id, at in seen.jobs.items()}
+    fleet.put_off = {job_id: replace(command, until=command.until + by_s) for job_id, command in fleet.put_off.items()}
+    _move(fleet.launches.values(), by_s)
+    _move(fleet.jobs.values(), by_s)
+    _move((job.evacuation for job in fleet.jobs.values() if job.evacuation is not None), by_s)
+    _move(fleet.pools.values(), by_s)
+    _move(fleet.commands.values(), by_s)
+    for command in fleet.commands.values():
+        command.issued = replace(command.issued, at=command.issued.at + by_s)
+
+
+def _move(records: Iterable[Any], by_s: float) -> None:
+    for record in records:
+        for name in _MOMENTS[type(record).__name__]:
+            if moment := getattr(record, name):
+                setattr(record, name, moment + by_s)
