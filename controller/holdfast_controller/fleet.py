@@ -49,6 +49,7 @@ SETTLES_S = 60.0
 LISTS_LAG_S = 30.0
 """So old a cloud's list may be: after the loss of the journal, nothing is bought any sooner for a name that Slurm had asked for before."""
 MAX_EARLY = 10_000
+MOST_STEPS = 100_000
 BEATS_GAP_S = 20.0
 """Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
 MOST_RETRY_S, MOST_RETRY_SLURM_S = 300.0, 10.0
@@ -112,6 +113,8 @@ class Fleet:
             seen = self.steps[instance_id] = StepsSeen(at, at)
         seen.at = at
         seen.jobs |= dict.fromkeys(jobs, at)
+        if len(seen.jobs) > MOST_STEPS:  # no node has had so many jobs: an agent that cannot be believed
+            del self.steps[instance_id]
 
     def apply(self, event: e.Event) -> "Fleet":
         """Take an event in and return the fleet. Unknown kinds change nothing."""

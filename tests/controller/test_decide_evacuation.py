@@ -207,3 +207,29 @@ def test_a_job_that_is_ending_is_judged_when_it_has_ended(world) -> None:
     launch = next(iter(world.fleet.launches))
     world.apply(e.InstanceChanged(world.now, Instance("i-n1", launch, world.pools[0].name, "gone")))
     assert by_kind(world.due(), PowerDownNode) != [], "on a dead node it completes only by that"
+
+
+def test_jobs_that_share_a_node_have_one_bought_in_its_place(world) -> None:
+    world.running(7, "n1")
+    for job_id in (8, 9):
+        world.job(job_id, "RUNNING", "n1")
+    world.notice("n1")
+    (buy,) = by_kind(world.due(), PowerUpNode)
+    assert buy.for_job == 7
+    world.finish(buy)
+    world.job(7, "RUNNING", buy.node, restarts=1)
+    world.node(buy.node, "MIXED", "CLOUD")
+    assert by_kind(world.due(), PowerUpNode) == [], "they follow the first one to its node"
+
+
+def test_where_the_one_that_it_would_be_bought_for_has_ended_the_next_gets_it(world) -> None:
+    world.running(7, "n1")
+    world.job(8, "RUNNING", "n1")
+    for name in ("n2", "n3", "n4"):
+        world.node(name, "IDLE", "CLOUD", "POWERED_DOWN", "DRAIN")
+    world.notice("n1")
+    assert by_kind(world.due(), PowerUpNode) == [], "there is no name to be had"
+    world.job(7, "COMPLETED")
+    world.node("n3", "IDLE", "CLOUD", "POWERED_DOWN")
+    (buy,) = by_kind(world.due(), PowerUpNode)
+    assert buy.for_job == 8

@@ -144,6 +144,22 @@ class _Round:
         self.fleet, self.plans, self.now = fleet, plans, now
         self.waiting = reservation.rivals(fleet, now)
         self._spares: dict[str, _Spares] = {}
+        self._buyers: dict[str, int] | None = None
+
+    def buyer(self, node: str) -> int | None:
+        """Return the job for whose sake the doomed node is replaced: of those that shared it, and fit on one again, the oldest."""
+        if self._buyers is None:
+            self._buyers = {}
+            for job_id, job in self.fleet.jobs.items():
+                stays = job.view.batch and job.view.requeue and (job.view.active or job.view.state == "PENDING")
+                for name in job.evacuation.doomed if stays and job.evacuation is not None else ():
+                    if self._leaves_for(job.evacuation, name):
+                        self._buyers[name] = min(job_id, self._buyers.get(name, job_id))
+        return self._buyers.get(node)
+
+    def _leaves_for(self, evacuation: Evacuation | None, node: str) -> bool:
+        doom = self.fleet.nodes[node].doom if node in self.fleet.nodes else None
+        return doom is not None and evacuation is not None and doom.notice.id in evacuation.notice_ids
 
     def spares(self, group: str) -> "_Spares":
         if group not in self._spares:
@@ -166,7 +182,7 @@ def _job(round_: _Round, job: JobRecord, evacuation: Evacuation, case: JobCase) 
         yield kept
     if job.view.restarts == evacuation.attempt and job.view.active:
         yield from _tell(fleet, job, evacuation)
-        yield from _replace(round_.spares(plan.group), case)
+        yield from _replace(round_.spares(plan.group), case, [name for name in evacuation.doomed if round_.buyer(name) == job.view.job_id])
     # Without its reservation the job's nodes would go to the next in line: it comes first, as long as there is time.
     first = kept is not None and reservation.under_way(fleet, kept, now) and (case.dead or now < steps.requeue_at(case, plan.limits))
     for step in steps.job_steps(case, now, plan.limits):
@@ -209,7 +225,7 @@ def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
         yield PrepareJobs(key, why, told.node, record.instance.instance_id, (job.view.job_id,), told.notice, cancelled=True)
 
 
-def _replace(spares: "_Spares", case: JobCase) -> Iterator[Command]:
+def _replace(spares: "_Spares", case: JobCase, missing: list[str]) -> Iterator[Command]:
     """While the job still saves, or leaves a machine that is gone, buy what it will miss, unless idle nodes of its group would do.
 
     Where Slurm then gives the job another name, what is being bought serves that one (`resume`): it is a second or two ahead.
@@ -217,10 +233,10 @@ def _replace(spares: "_Spares", case: JobCase) -> Iterator[Command]:
     job = case.view
     if not job.batch or not job.requeue or job.completing:
         return
-    had = min(spares.idle, len(case.doomed))
+    had = min(spares.idle, len(missing))
     spares.idle -= had
-    for slot, node in zip(range(had, len(case.doomed)), spares.to_buy, strict=False):
-        why = f"job {job.key} will need a node in the place of {', '.join(sorted(case.doomed))}"
+    for slot, node in zip(range(had, len(missing)), spares.to_buy, strict=False):
+        why = f"job {job.key} will need a node in the place of {', '.join(sorted(missing))}"
         # Named by the place that it fills: in the second until Slurm shows that it powers up, no other is bought for it.
         yield PowerUpNode(replacement_key(job.key, case.attempt, slot), why, node.name, job.job_id)
 
