@@ -231,7 +231,7 @@ class Fleet:
             _interrupted(job, job.evacuation.attempt, event.at, began=job.view.state != "CONFIGURING")
         elif view.restarts > job.view.restarts:
             self._left_unseen(job, event.at)
-        job.view = view
+        job.view, job.changed_at = view, event.at
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
         self._doom_job(job, event.at)

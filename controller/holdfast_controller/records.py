@@ -122,6 +122,8 @@ class JobRecord:
     """A job of a managed partition, or on a managed node."""
 
     view: JobView
+    changed_at: float = 0.0
+    """When Slurm's word on it last changed, Unix seconds."""
     reports: dict[str, JobReported] = field(default_factory=dict)
     """Node → what its agent last said of the job's processes (any attempt; see `attempt` in it)."""
     present: dict[str, int] = field(default_factory=dict)

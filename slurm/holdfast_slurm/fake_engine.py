@@ -29,7 +29,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_due = self._backfill_due = False
         self.swallow = 0
-        """So many of the next launches never reach a node, though slurmctld has the job RUNNING (measured on 26.05)."""
+        """So many of the next launches of batch jobs never reach a node, though slurmctld has the job RUNNING (measured on 26.05)."""
 
     # --- timers
 
@@ -148,11 +148,20 @@ class Engine:
         if self.swallow > 0 and job.batch and job.requeue:
             self.swallow -= 1
             self.note("never launched", job.key)
+        elif self.settings.prolog_s:
+            job.reason, attempt = "Prolog", job.restarts
+            self.later(self.settings.prolog_s, lambda: self._begin(job, attempt))
+        else:
+            self._begin(job, job.restarts)
+
+    def _begin(self, job: FakeJob, attempt: int) -> None:
+        """Let the batch script begin, if the attempt is still there."""
+        if job.state != "RUNNING" or job.restarts != attempt:
             return
+        job.reason = ""
         job.attempts += 1
         self.note("start", job.key)
         if job.duration_s is not None:
-            attempt = job.restarts
             self.later(job.duration_s, lambda: self.finish_run(job, attempt, 0))
 
     def finish_run(self, job: FakeJob, attempt: int, exit_code: int) -> None:

@@ -54,6 +54,8 @@ class FakeSettings:
     return_to_service: bool = True
     """ReturnToService=2."""
     register_s: float = 0.3
+    prolog_s: float = 0.0
+    """How long the nodes' Prolog takes: meanwhile the job is RUNNING with the reason `Prolog`, and nothing of it runs."""
     purge_s: float = 300.0
     """PURGE_COMP: a reservation that no job uses ends within this."""
 

@@ -52,6 +52,15 @@ def test_it_waits_for_its_nodes_no_longer_than_a_second(running) -> None:
     assert running.fleet.jobs[7].interruptions == 0
 
 
+def test_the_grace_begins_when_its_prolog_ends(world) -> None:
+    launched(world, "n1", reason="Prolog")
+    view = world.fleet.jobs[7].view
+    beats(world, 2 * GRACE_S, "i-n1")
+    world.job(7, "RUNNING", "n1", start_time=view.start_time)
+    assert by_kind(beats(world, GRACE_S - 10, "i-n1"), RequeueJob) == []
+    assert len(by_kind(beats(world, 20, "i-n1"), RequeueJob)) == 1
+
+
 def never(world, *instances: str, jobs=()) -> None:
     assert by_kind(beats(world, 3 * GRACE_S, *instances, jobs=jobs), RequeueJob) == []
 

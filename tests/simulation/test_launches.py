@@ -3,6 +3,7 @@
 import pytest
 from holdfast_controller.providers.base import FaultKind
 from holdfast_controller.providers.fake_faults import hang, lost_answer, partial, refusal
+from holdfast_slurm.fake_model import FakeSettings
 from sim_invariants import settle
 from sim_training import running
 from sim_world import POOL_A, POOL_B
@@ -171,4 +172,13 @@ def test_a_job_that_comes_back_within_the_second_in_which_it_left_is_run_again(w
     for other in world.names[1:]:
         world.slurm.fake_node(other).drain = False
     world.until(lambda: job.done_at, 100)
+    settle(world)
+
+
+def test_a_job_whose_prolog_is_slow_is_not_taken_for_one_that_was_never_launched(make_world):
+    world = make_world(slurm=FakeSettings(prolog_s=200.0, suspend_timeout_s=20.0, resume_timeout_s=200.0))
+    job = world.submit(2, work=20)
+    world.until(lambda: world.slurm.fake_job(job.key).reason == "Prolog", 60)
+    world.until(lambda: job.done_at, 260)
+    assert len(job.attempts) == 1
     settle(world)

@@ -69,7 +69,8 @@ def _was_seen(job: JobRecord) -> bool:
 
 def _unseen_since(fleet: Fleet, job: JobRecord, now: float) -> float | None:
     """Return since when the agents of all its nodes are here and see none of its processes; None where that is not certain."""
-    view, since = job.view, max(job.view.start_time, fleet.steady_since)
+    # Its Prolog may have run until Slurm's word on it last changed: its processes come only then.
+    view, since = job.view, max(job.view.start_time, job.changed_at, fleet.steady_since)
     if not view.start_time:
         return None
     for name in view.nodes:
