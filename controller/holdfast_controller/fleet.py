@@ -95,7 +95,9 @@ class Fleet:
     """Node → the jobs whose processes its agent sees there."""
 
     steps: dict[str, StepsSeen] = field(default_factory=dict)
-    """Instance → the processes that its agent's heartbeats told of (a sample)."""
+    """Instance → the processes that its agent's heartbeats told of (a sample, as the next)."""
+    stepped: dict[int, int] = field(default_factory=dict)
+    """Job → the newest attempt of which a heartbeat named a process."""
 
     def looked(self, at: float, *, after_outage: bool) -> None:
         """Note an answered look."""
@@ -113,6 +115,7 @@ class Fleet:
             seen = self.steps[instance_id] = StepsSeen(at, at)
         seen.at = at
         seen.jobs |= dict.fromkeys(jobs, at)
+        self.stepped |= {job_id: self.jobs[job_id].view.restarts for job_id in jobs if job_id in self.jobs}
         if len(seen.jobs) > MOST_STEPS:  # no node has had so many jobs: an agent that cannot be believed
             del self.steps[instance_id]
 
@@ -259,6 +262,7 @@ class Fleet:
         if job is not None:
             index.remove(self.held, index.held_by(job.view), event.job_id)
             index.remove(self.seen, job.present, event.job_id)
+        self.stepped.pop(event.job_id, None)
 
     # -- clouds -----------------------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,14 @@ def test_never_when_a_process_is_or_was_seen(running) -> None:
     never(running, "i-n1", "i-n2")
 
 
+def test_never_when_a_process_was_seen_before_an_agent_came_back(running) -> None:
+    beats(running, 10, "i-n1", "i-n2", jobs=(7,))
+    running.apply(e.AgentLost(running.now, "i-n1"), e.AgentLost(running.now, "i-n2"))
+    for iid, node in (("i-n1", "n1"), ("i-n2", "n2")):
+        running.arrive(iid, running.fleet.instances[iid].instance.launch_id, node)
+    never(running, "i-n1", "i-n2")
+
+
 def test_never_when_an_agent_once_reported_it(running) -> None:
     running.apply(e.JobReported(running.now, "n1", 7, 0), e.JobLeftNode(running.now, "n1", 7, 0))
     never(running, "i-n1", "i-n2")

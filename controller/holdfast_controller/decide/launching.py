@@ -43,7 +43,7 @@ def _silent(fleet: Fleet, plans: Plans, job: JobRecord, now: float) -> Iterator[
     """Yield the requeue of a job that runs by Slurm's word only."""
     view = job.view
     plan = plans.by_node.get(view.nodes[0]) if view.nodes else None
-    if plan is None or plan.never_launched_s <= 0 or not _may_be_silent(job):
+    if plan is None or plan.never_launched_s <= 0 or not _may_be_silent(fleet, job):
         return
     since = _unseen_since(fleet, job, now)
     # Judged by a look at Slurm that is as late: it may have ended long before we hear of it.
@@ -53,18 +53,23 @@ def _silent(fleet: Fleet, plans: Plans, job: JobRecord, now: float) -> Iterator[
     yield from _again(fleet, job, why, ended=False)
 
 
-def _may_be_silent(job: JobRecord) -> bool:
+def _may_be_silent(fleet: Fleet, job: JobRecord) -> bool:
     """Whether its silence would mean something: a Prolog that runs, an idle salloc and later parts of a het job need no process."""
     view = job.view
     leads = view.het_job_id in {0, view.job_id}
     leaves = job.evacuation is not None and job.evacuation.attempt == view.restarts
-    return view.batch and view.requeue and leads and not (leaves or view.completing or view.reason == "Prolog") and not _was_seen(job)
+    means = view.batch and view.requeue and leads and not (leaves or view.completing or view.reason == "Prolog")
+    return means and not _was_seen(fleet, job)
 
 
-def _was_seen(job: JobRecord) -> bool:
+def _was_seen(fleet: Fleet, job: JobRecord) -> bool:
     """Whether any agent ever saw a process of this attempt."""
     attempt = job.view.restarts
-    return any(report.attempt == attempt for report in job.reports.values()) or attempt in job.present.values()
+    return (
+        fleet.stepped.get(job.view.job_id) == attempt
+        or any(report.attempt == attempt for report in job.reports.values())
+        or attempt in job.present.values()
+    )
 
 
 def _unseen_since(fleet: Fleet, job: JobRecord, now: float) -> float | None:
@@ -91,7 +96,7 @@ def _revoked(fleet: Fleet, plans: Plans, job: JobRecord) -> Iterator[Command]:
     if before < 0 or not at_once or view.completing or (view.exit_code, view.exit_signal) != (1, 0) or not (view.batch and view.requeue):
         return
     left = any(name in job.reports and job.reports[name].attempt == before for name in view.nodes)
-    if left and not _was_seen(job) and any(name in plans.by_node for name in view.nodes):
+    if left and not _was_seen(fleet, job) and any(name in plans.by_node for name in view.nodes):
         yield from _again(fleet, job, f"job {view.key} was started on a node in the second in which it left it, and never ran", ended=True)
 
 
