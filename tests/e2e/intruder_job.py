@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +35,25 @@ def kill(script: str) -> None:
             os.kill(int(entry.name), 9)
 
 
+def plant(folder: Path) -> None:
+    """Put into our own folder what the agent, which is root, might follow, wait for, swallow or believe."""
+    rank = {"v": 1, "pid": 1, "started": time.time(), "rank": 4, "world_size": 1, "state": "parked", "wake_signal": "SIGUSR1"}
+    (folder / "rank.0.json").symlink_to("/etc/shadow")
+    os.mkfifo(folder / "rank.1.json")
+    (folder / "rank.2.json").write_text(json.dumps({"v": 1, "x": "y" * 1_000_000}))
+    (folder / "rank.3.json").write_text("[" * 30_000)
+    (folder / "rank.4.json").write_text(json.dumps(rank))
+    (folder / "status.json").symlink_to("/dev/zero")
+    deep = folder
+    for _ in range(100):
+        deep = deep / "d"
+        deep.mkdir()
+
+
 def main() -> None:
     given = json.loads(Path(sys.argv[1]).read_text())
     mine, victim = Path(os.environ["HOLDFAST_JOB_DIR"]), Path(given["victim"])
+    plant(mine / "job")
     notice = json.dumps({"v": 1, "id": "fake", "kind": "preempt", "deadline": 1, "received": 1, "reason": "", "action": "save_and_park"})
     deeds: dict[str, Callable[[], object]] = {
         "the controller's socket": lambda: connect(given["socket"]),

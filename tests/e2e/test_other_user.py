@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e_bed import HERE, REPOSITORY, Bed, TrainingJob
+from e2e_bed import HERE, REPOSITORY, Bed, TrainingJob, until
 from holdfast_common.auth import CREDENTIAL_KEY
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(90)]
@@ -78,6 +78,14 @@ def test_has_no_way_in(bed: Bed, library: Path) -> None:
     outcomes = set(seen["tried"].values())
     assert outcomes == {"PermissionError", "refused"}, seen["tried"]
     assert len(seen["tried"]) == 11
+
+    # What it planted in its own folder: neither followed nor waited for, each named, and the agent goes on.
+    log = bed.sandbox.instances.directory(node) / "agent.log"
+    void = {name: f"job {intruder.job_id}.0: job/{name}: void" for name in [*(f"rank.{rank}.json" for rank in range(4)), "status.json"]}
+    until(lambda: all(line in log.read_text() for line in void.values()), 10, f"{void} in the agent's log")
+    assert "root:" not in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert bed.sandbox.instances.instance_of(node) in bed.agents()
 
     # The agents' port answers root and SlurmUser only, and nobody gets so far as to be told anything.
     address = f"127.0.0.1:{bed.sandbox.site.ports.controller}"

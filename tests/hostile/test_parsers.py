@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from holdfast_nodeagent.notices import aws
 from holdfast_nodeagent.userdata import parse_user_data
 from holdfast_slurm import parse
 from holdfast_slurm.directives import parse_directives
+from holdfast_slurm.hooks.prolog import read_attempt
 from holdfast_slurm.hooks.prolog_slurmctld import prefixes, read_job
 from holdfast_slurm.hooks.request import parse_resume_file
+from holdfast_slurm.hooks.slurm_query import hostnames
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +78,7 @@ JSON: dict[str, Parser] = {
     },
     "snapshot": Parser(lambda text: load_fleet(text.decode("utf-8", "replace")), ("fleet", "commands", "nodes"), ()),
 }
+PROLOG = ("SLURM_JOB_ID", "SLURM_JOB_RESTART_COUNT", "SLURM_JOB_UID", "SLURM_JOB_GID")
 TEXT: dict[str, Parser] = {
     "node list": Parser(expand),
     "comment": Parser(lambda text: parse_directives("holdfast: " + text)),
@@ -83,6 +87,8 @@ TEXT: dict[str, Parser] = {
     "job key": Parser(parse.check_key),
     "gate's environment": Parser(lambda text: read_job({"SLURM_JOB_ID": text, "SLURM_JOB_NODELIST": text})),
     "gate's prefixes": Parser(prefixes, raises=()),
+    "prolog's environment": Parser(lambda text: read_attempt(Path("/nowhere"), dict.fromkeys(PROLOG, text)), raises=ValueError),
+    "prolog's node list": Parser(lambda text: hostnames(Path("/nowhere"), text, {}), raises=()),
     "squeue": Parser(lambda text: parse.parse_jobs(text.encode(), 64)),
     "scontrol's nodes": Parser(lambda text: parse.parse_nodes("NodeName=n1 " + text)),
     "launch token": Parser(lambda text: launch_of(b"s" * 32, text)),
