@@ -106,7 +106,25 @@ class FakeSlurm:
     def finish(self, key: str, exit_code: int = 0) -> None:
         """Let the job's batch script exit."""
         job = self.engine.queue[key]
-        self.engine.finish_run(job, job.restarts, exit_code)
+        attempt = job.restarts
+        self._tell(lambda: self.engine.finish_run(job, attempt, exit_code))
+
+    def restart(self, away_s: float, *, kill: bool = False) -> None:
+        """End slurmctld, and start it again in `away_s`. It forgets nothing: as where it was killed long enough after the last change."""
+        self.engine.stop()
+
+        async def again() -> None:
+            await self._clock.sleep(away_s)
+            self.engine.start_again(was_killed=kill)
+
+        self.engine.start(again())
+
+    def _tell(self, word: Callable[[], None]) -> None:
+        """A slurmd has something to say: at once, or when slurmctld is there again."""
+        if self.engine.away:
+            self.engine.later(0.0, word)
+        else:
+            word()
 
     def cancel(self, key: str) -> None:
         """`scancel` by the user."""
@@ -116,7 +134,10 @@ class FakeSlurm:
 
     def node_booted(self, name: str) -> None:
         """Let a machine's slurmd register, as `slurmd -b` does."""
-        node = self.engine.fleet[name]
+        self._tell(lambda: self._booted(self.engine.fleet[name]))
+
+    def _booted(self, node: FakeNode) -> None:
+        name = node.name
         if node.power in {"suspending", "on_requested"}:
             return  # slurmctld takes it for the old machine on its way out
         node.machine, node.responding, node.power, node.boot_time = True, True, "on", self._clock.now()
@@ -155,7 +176,7 @@ class FakeSlurm:
 
     async def ping(self) -> bool:
         """Return whether it answers."""
-        return not self.unavailable
+        return not self.unavailable and not self.engine.away
 
     async def version(self) -> tuple[int, int]:
         """Return the release that it behaves like."""
@@ -163,8 +184,10 @@ class FakeSlurm:
         return self.settings.version
 
     async def reconfigure(self) -> None:
-        """Change nothing, as 22.05 does: gates wait on."""
+        """Measured: on 22.05 nothing changes, gates wait on; 24.11 kills them and runs them again."""
         await self._enter("reconfigure")
+        if self.settings.version >= (23, 2):
+            self.engine.gates_again()
 
     async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
         """Return all nodes, or those of `names` that exist."""
@@ -308,7 +331,7 @@ class FakeSlurm:
         self.calls.append((self._clock.now(), method, arguments))
         if self.slow_s:
             await self._clock.sleep(self.slow_s)
-        if self.unavailable:
+        if self.unavailable or self.engine.away:
             raise SlurmUnavailable("Unable to contact slurm controller (connect failure)")
         faults = self._faults.get(method)
         if faults:

@@ -31,6 +31,34 @@ class Engine:
         self.swallow = 0
         """So many of the next launches of batch jobs never reach a node, though slurmctld has the job RUNNING (measured on 26.05)."""
 
+        self.away = False
+        """slurmctld does not run: jobs and machines go on, and what they have to say waits for it."""
+        self._back = asyncio.Event()
+
+    # --- slurmctld itself
+
+    def stop(self) -> None:
+        """SIGTERM: it has saved what it knows."""
+        self.away = True
+        self._back.clear()
+        self.note("slurmctld ends", "")
+
+    def start_again(self, *, was_killed: bool = False) -> None:
+        """Begin anew. Measured: PrologSlurmctld runs again for jobs that configure, and ResumeProgram, too, if it had been killed."""
+        self.away = False
+        self._back.set()
+        self.note("slurmctld starts", "")
+        if was_killed:
+            self.call(self.on_resume, "ResumeProgram", [node.name for node in self.fleet.values() if node.power == "resuming"])
+        self.gates_again()
+        self.look()
+
+    def gates_again(self) -> None:
+        """Run PrologSlurmctld for the jobs that wait for their nodes."""
+        for job in self.queue.values():
+            if job.state == "CONFIGURING" and any(self.fleet[name].power != "on" for name in job.nodes):
+                self._gate(job)
+
     # --- timers
 
     def start(self, work: Awaitable[None]) -> None:
@@ -48,6 +76,8 @@ class Engine:
 
         async def wait() -> None:
             await self.clock.sleep(delay_s)
+            while self.away:
+                await self._back.wait()
             action()
 
         self.start(wait())
@@ -113,16 +143,21 @@ class Engine:
             self._launch(job)
 
     def _await_nodes(self, job: FakeJob) -> None:
+        self._gate(job)
+        self._tick(job, job.restarts)
+
+    def _gate(self, job: FakeJob) -> None:
         attempt = job.restarts
         if self.settings.gate and self.on_gate is not None:
             gate = self.on_gate
 
             async def wait() -> None:
                 await gate(job)
+                while self.away:
+                    await self._back.wait()
                 self.start_if_up(job, attempt)
 
             self.start(wait())
-        self._tick(job, attempt)
 
     def _tick(self, job: FakeJob, attempt: int) -> None:
         def again() -> None:

@@ -43,7 +43,7 @@ class SimSlurm(FakeSlurm):
     @property
     def troubled(self) -> bool:
         """Whether something is wrong now, so that nothing is promised but that all will be well in the end."""
-        return self.unavailable or bool(self.troubles) or self.before_s + self.after_s > 0
+        return self.unavailable or self.engine.away or bool(self.troubles) or self.before_s + self.after_s > 0
 
     def mend(self) -> None:
         """Nothing goes wrong any more."""

@@ -180,6 +180,12 @@ class Interleavings(RuleBasedStateMachine):
         self.world.slurm.troubles.append(Trouble(methods, times, acts, delay_s))
         self.world.disturbed()
 
+    @rule(away_s=st.sampled_from([0.3, 3.0, 20.0]), kill=st.booleans())
+    def slurmctld_restarts(self, away_s: float, kill: bool) -> None:
+        if not self.world.slurm.engine.away:
+            self.world.disturbed()
+            self.world.slurm_call(lambda: self.world.slurm.restart(away_s, kill=kill))
+
     @rule(before_s=st.sampled_from([0.0, 0.0, 1.5, 4.0]), after_s=st.sampled_from([0.0, 0.0, 1.5, 4.0]))
     def slurm_is_slow(self, before_s: float, after_s: float) -> None:
         """What a look says is old when it arrives."""

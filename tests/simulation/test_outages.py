@@ -1,5 +1,6 @@
 """The controller, its journal, Slurm or all three are away for a while; nothing is lost by it."""
 
+import pytest
 from holdfast_controller.providers.fake_faults import hang
 from holdfast_slurm.fake_model import FakeSettings
 from sim_invariants import settle
@@ -199,4 +200,36 @@ def test_a_controller_that_freezes_between_its_look_and_its_deed_looks_again(wor
     world.until(running(job, 1), 15)
     world.wait(40)
     assert world.slurm.fake_job(job.key).restarts == 1
+    settle(world)
+
+
+@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize("stage", ["asked for", "bought", "runs", "parked", "requeued"])
+def test_slurmctld_restarts_at_every_stage(world, stage, kill):
+    job = world.submit(2, work=40)
+    reached = {
+        "asked for": lambda: world.slurm.fake_job(job.key).state == "CONFIGURING",
+        "bought": lambda: world.room.machines,
+        "runs": running(job),
+        "parked": lambda: job.running and job.running.state == "parked",
+        "requeued": lambda: world.slurm.fake_job(job.key).restarts == 1,
+    }
+    if stage in {"parked", "requeued"}:
+        world.until(running(job), 60)
+        world.reclaim(job.running.nodes[0], 60)
+    world.until(reached[stage], 60, step_s=0.05)
+    world.slurm_call(lambda: world.slurm.restart(3.0, kill=kill))
+    settle(world)
+    assert len(job.attempts) == (2 if stage in {"parked", "requeued"} else 1)
+    assert job.lost == 0
+    assert len(world.room.machines) == (3 if stage in {"parked", "requeued"} else 2)
+
+
+@pytest.mark.parametrize("version", [(22, 5), (24, 11)])
+def test_a_reconfigure_while_gates_wait_changes_nothing(make_world, version):
+    world = make_world(slurm=FakeSettings(version=version, suspend_timeout_s=20.0, resume_timeout_s=200.0))
+    job = world.submit(2, work=20)
+    world.until(lambda: world.room.machines, 20)
+    world.run(world.slurm.reconfigure())
+    world.until(running(job), 15)
     settle(world)
