@@ -213,6 +213,8 @@ class Fleet:
             node.doom, node.power_down_at = None, None
             node.notices.clear()
             self._unbind(node, only_gone=True)
+        if any(launch.recovered for launch in self.launches.values()):
+            self._recognise(node, event.at)
 
     def _job_changed(self, event: e.JobChanged) -> None:
         view = event.view
@@ -281,6 +283,25 @@ class Fleet:
             launch.instances = (*launch.instances, instance.instance_id)
         if instance.state == "gone":
             self._instance_gone(record, at)
+        elif launch is not None and launch.recovered and not record.node:
+            for node in self.nodes.values():
+                self._recognise(node, at)
+
+    def _recognise(self, node: Node, at: float) -> None:
+        """After the loss of the journal: the instance at a node's address is the node's, though its agent may never say so any more.
+
+        Else another would be bought for the name while that one lives.
+        """
+        view = node.view
+        if node.instance_id or view is None or view.address in {"", node.name}:
+            return
+        for record in self.instances.values():
+            launch = self.launches.get(record.instance.launch_id)
+            if record.node or record.gone_at is not None or record.instance.address != view.address:
+                continue
+            if launch is not None and launch.recovered and (node.name in launch.nodes or view.up):
+                record.node, node.instance_id, node.bound_at = node.name, record.instance.instance_id, at
+                return
 
     def _launch_of(self, instance: Instance, at: float) -> LaunchRecord | None:
         """Return the launch that an instance came from; after the loss of the journal, as its tags tell it."""
@@ -290,7 +311,7 @@ class Fleet:
         names = tuple(name for name in nodes_of(instance.tags) if name in self.nodes)
         if not names:
             return None
-        launch = LaunchRecord(instance.launch_id, instance.pool, names, job_of(instance.tags), at, ended=True)
+        launch = LaunchRecord(instance.launch_id, instance.pool, names, job_of(instance.tags), at, ended=True, recovered=True)
         self.launches[instance.launch_id] = launch
         return launch
 

@@ -240,7 +240,7 @@ class CloudWatcher:
         records = {
             iid: record
             for iid, record in self._reactor.fleet.instances.items()
-            if record.alive
+            if record.gone_at is None
             and not record.connected
             and iid not in listed
             and not self._up(record.node)

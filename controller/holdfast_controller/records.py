@@ -100,6 +100,8 @@ class LaunchRecord:
     ended: bool = False
     void: bool = False
     """Fewer instances came than were asked for, or the nodes were given up: what it started is terminated."""
+    recovered: bool = False
+    """Known from its instances' tags alone: the journal was lost."""
     instances: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
 

@@ -1,6 +1,7 @@
 """A Slurm in memory, with the behaviour that was measured on 22.05.8, for tests and the simulator. Its time is a `Clock`.
 
-Simplified: a job takes whole nodes, priority is the order of submission (or age) less Nice, and there is no QOS and no preemption.
+Simplified: a job takes whole nodes, or half of each (`shared`), priority is the order of submission (or age) less Nice, and there is no
+QOS and no preemption.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,7 @@ class FakeSlurm:
         stop_s: float | None = None,
         nice: int = 0,
         time_limit_s: float | None = None,
+        shared: bool = False,
         array_tasks: Sequence[int] = (),
         on_signal: Callable[[FakeJob, str], None] | None = None,
     ) -> str:
@@ -88,7 +90,7 @@ class FakeSlurm:
         for task in array_tasks or (None,):
             job = FakeJob(self._next_id, str(array_id) if task is None else f"{array_id}_{task}", num_nodes, partition, now, now)
             job.comment, job.requeue, job.batch, job.nice, job.time_limit_s = comment, requeue, batch, nice, time_limit_s
-            job.duration_s, job.stop_s, job.on_signal = duration_s, stop_s, on_signal
+            job.duration_s, job.stop_s, job.on_signal, job.shared = duration_s, stop_s, on_signal, shared
             job.priority = by_age(now) if self.settings.age else 4_294_901_760 - job.job_id
             self.engine.queue[job.key] = job
             self._next_id += 1
@@ -140,13 +142,15 @@ class FakeSlurm:
         name = node.name
         if node.power in {"suspending", "on_requested"}:
             return  # slurmctld takes it for the old machine on its way out
+        died = node.power == "on" and not node.machine
         node.machine, node.responding, node.power, node.boot_time = True, True, "on", self._clock.now()
         node.power_epoch += 1
         self.engine.note("registered", name)
-        job = self.engine.queue.get(node.job)
-        if job is not None and job.state == "CONFIGURING" and self.settings.gate and self.engine.on_gate is None:
-            attempt = job.restarts
-            self.engine.later(self.settings.gate_s, lambda: self.engine.start_if_up(job, attempt))
+        if died:
+            self.engine.drop_jobs(node, frees_dead=True)  # it was booted anew, and tells slurmctld that none of them is there
+        for job in [self.engine.queue[key] for key in node.jobs if key in self.engine.queue]:
+            if job.state == "CONFIGURING" and self.settings.gate and self.engine.on_gate is None:
+                self.engine.later(self.settings.gate_s, lambda job=job, attempt=job.restarts: self.engine.start_if_up(job, attempt))  # type: ignore[misc]
         self.engine.look()
 
     def node_dies(self, name: str) -> None:

@@ -121,11 +121,12 @@ class Engine:
 
     def _ends(self, now: float) -> dict[str, float]:
         """Return until when each node in use may be in use."""
-        ends = {}
+        ends: dict[str, float] = {}
         for job in self.queue.values():
             limit_s = fake_schedule.UNLIMITED_S if job.time_limit_s is None else job.time_limit_s
             until = now if job.completing else job.start_time + limit_s
-            ends.update(dict.fromkeys(job.nodes if job.state in {"RUNNING", "CONFIGURING"} else job.completing_on, max(now, until)))
+            for name in job.nodes if job.state in {"RUNNING", "CONFIGURING"} else job.completing_on:
+                ends[name] = max(now, until, ends.get(name, now))
         return ends
 
     def _allocate(self, job: FakeJob, names: tuple[str, ...]) -> None:
@@ -133,7 +134,8 @@ class Engine:
         job.state = "CONFIGURING"
         self.note("allocate", job.key)
         for name in names:
-            self.fleet[name].job = job.key
+            self.fleet[name].jobs[job.key] = False
+            self.fleet[name].shared = job.shared
         off = [name for name in names if self.fleet[name].power == "off"]
         if off:
             self.power_up(off)
@@ -261,25 +263,25 @@ class Engine:
         job.completing_on = set(job.nodes)
         for name in job.nodes:
             node = self.fleet[name]
-            node.completing = True
+            node.jobs[job.key] = True
             if node.power != "on":
-                self.release(node, fresh=True)
+                self.release(node, job.key, fresh=True)
             elif node.machine:
                 self.later(delay_s, lambda node=node, epoch=node.power_epoch: self._epilog(node, job, epoch))  # type: ignore[misc]
         # A dead node answers nothing: it holds the job in COMPLETING until POWER_DOWN_FORCE or DOWN.
 
     def _epilog(self, node: FakeNode, job: FakeJob, epoch: int) -> None:
-        if node.machine and node.job == job.key and node.completing and node.power_epoch == epoch:
-            self.release(node, fresh=True)
+        if node.machine and node.jobs.get(job.key) and node.power_epoch == epoch:
+            self.release(node, job.key, fresh=True)
 
-    def release(self, node: FakeNode, *, fresh: bool) -> None:
+    def release(self, node: FakeNode, key: str, *, fresh: bool) -> None:
         """Take the node out of the job that completes on it.
 
         Not `fresh`: an update took the last node from a job that was COMPLETING. Measured: Slurm then forgets to begin a requeued
         job anew, which keeps its submission and its begin, and so may start at once.
         """
-        job = self.queue.get(node.job)
-        node.job, node.completing = "", False
+        job = self.queue.get(key)
+        node.jobs.pop(key, None)
         if job is not None and node.name in job.completing_on:
             node.left_at[job.key] = self.clock.now()
             job.completing_on.discard(node.name)
@@ -359,21 +361,20 @@ class Engine:
         self.look()
 
     def drop_jobs(self, node: FakeNode, *, frees_dead: bool = False) -> None:
-        """Get the job on the node off it: what slurmctld does on POWER_DOWN_FORCE, and on DOWN, which also frees a dead node."""
-        job = self.queue.get(node.job)
-        if job is None:
-            return
-        if node.completing:
-            self.release(node, fresh=False)
-            return
+        """Get the jobs on the node off it: what slurmctld does on POWER_DOWN_FORCE, and on DOWN, which also frees a dead node."""
         died = node.power == "on" and not node.machine
-        if job.requeue and job.batch:
-            self.requeue(job)
-        else:
-            self.end(job, "NODE_FAIL", "NodeDown", 0)
-        # Measured: POWER_DOWN_FORCE of a dead node requeues the job that runs there, and only the next one frees the node.
-        if node.completing and (frees_dead or not died):
-            self.release(node, fresh=True)
+        for key, completing in list(node.jobs.items()):
+            job = self.queue.get(key)
+            if completing or job is None:
+                self.release(node, key, fresh=False)
+                continue
+            if job.requeue and job.batch:
+                self.requeue(job)
+            else:
+                self.end(job, "NODE_FAIL", "NodeDown", 0)
+            # Measured: POWER_DOWN_FORCE of a dead node requeues the job that runs there, and only the next one frees the node.
+            if node.jobs.get(key) and (frees_dead or not died):
+                self.release(node, key, fresh=True)
 
     def resumed(self, node: FakeNode) -> None:
         """RESUME. Measured: a node that is up then reads NOT_RESPONDING, and gets no job, until it has answered a ping."""
@@ -394,7 +395,7 @@ class Engine:
     def set_down(self, node: FakeNode, reason: str) -> None:
         """DOWN. A live machine that ran a job answers the kill, and ReturnToService=2 takes it back then; an idle one stays DOWN."""
         node.down, node.reason = True, reason
-        answers = bool(node.job) and self.settings.return_to_service
+        answers = bool(node.jobs) and self.settings.return_to_service
         self.drop_jobs(node, frees_dead=True)
 
         def registers() -> None:

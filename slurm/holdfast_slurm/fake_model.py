@@ -13,6 +13,7 @@ Gate = Callable[["FakeJob"], Awaitable[None]]
 """PrologSlurmctld: returns when the job's nodes are up."""
 
 
+HALVES = 2
 MOST_PRIORITY = 4_294_000_000
 
 
@@ -77,9 +78,10 @@ class FakeNode:
     boot_time: float | None = None
     reservation: str = ""
     """The one that it is in."""
-    job: str = ""
-    """Key of the job that it is allocated to, or that completes on it."""
-    completing: bool = False
+    jobs: dict[str, bool] = field(default_factory=dict)
+    """Keys of the jobs that it is allocated to, or that complete on it: whether they complete."""
+    shared: bool = False
+    """The jobs on it leave room for one more of their sort."""
     power_epoch: int = 0
     """Counts power changes, so that a timer of an earlier one knows that it is stale."""
     left_at: dict[str, float] = field(default_factory=dict)
@@ -92,11 +94,23 @@ class FakeNode:
     @property
     def free(self) -> bool:
         """Whether the scheduler may use it; measured: also while it powers up, and then before nodes that are off."""
-        return not self.job and self.in_service
+        return not self.jobs and self.in_service
+
+    def has_room(self, job: "FakeJob") -> bool:
+        """Whether the scheduler may give it, or half of it, to the job."""
+        halves = job.shared and self.shared and len(self.jobs) < HALVES
+        return self.in_service and (not self.jobs or halves)
+
+    @property
+    def completing(self) -> bool:
+        """Whether a job completes on it."""
+        return any(self.jobs.values())
 
     def view(self) -> NodeView:
         """Return it as scontrol shows it."""
-        state = "DOWN" if self.down else "ALLOCATED" if self.job and not self.completing else "IDLE"
+        running = sum(not completing for completing in self.jobs.values())
+        whole = running == HALVES if self.shared else running
+        state = "DOWN" if self.down else "ALLOCATED" if whole else "MIXED" if running else "IDLE"
         power = {"off": "POWERED_DOWN", "resuming": "POWERING_UP", "on_requested": "POWER_DOWN", "suspending": "POWERING_DOWN"}
         flags = {"CLOUD"}
         flags |= {"POWER_UP", "POWERED_DOWN"} if self.power == "off_requested" else {power[self.power]} if self.power in power else set()
@@ -109,7 +123,7 @@ class FakeNode:
 
 @dataclass(slots=True)
 class FakeJob:
-    """A job that takes whole nodes."""
+    """A job that takes whole nodes, or half of each."""
 
     job_id: int
     key: str
@@ -136,6 +150,8 @@ class FakeJob:
     comment: str = ""
     admin_comment: str = ""
     reservation: str = ""
+    shared: bool = False
+    """It takes half of each of its nodes."""
     time_limit_s: float | None = None
     """None: unlimited. It only counts for the backfill scheduler: nobody is ended for it."""
     duration_s: float | None = None

@@ -64,11 +64,11 @@ def _may_use(job: FakeJob, node: FakeNode) -> bool:
 
 
 def _free(job: FakeJob, nodes: Mapping[str, FakeNode]) -> list[FakeNode]:
-    return [node for node in nodes.values() if node.free and _may_use(job, node)]
+    return [node for node in nodes.values() if node.has_room(job) and _may_use(job, node)]
 
 
 def _choose(job: FakeJob, nodes: Mapping[str, FakeNode], free: list[FakeNode]) -> tuple[str, ...]:
     # Measured: nodes that are up, then names that never had a machine, then booting ones; else in the order of the configuration.
-    free.sort(key=lambda node: (node.power != "on", node.boot_time is not None, node.power == "off"))
+    free.sort(key=lambda node: (not node.jobs, node.power != "on", node.boot_time is not None, node.power == "off"))
     names = {node.name for node in free[: job.num_nodes]}
     return tuple(name for name in nodes if name in names) if len(names) == job.num_nodes else ()

@@ -41,7 +41,7 @@ async def test_a_node_that_boots_for_nobody_is_let_go_and_one_that_a_job_came_to
             drain = slurm.drain
 
             async def late(names: list[str], reason: str) -> None:
-                slurm.fake_node("n1").job = slurm.submit()
+                slurm.fake_node("n1").jobs[slurm.submit()] = False
                 await drain(names, reason)
 
             slurm.drain = late  # type: ignore[assignment,method-assign]

@@ -282,7 +282,7 @@ class World:
     def submit_array(self, tasks: Sequence[int], num_nodes: int = 1, work: float = 30.0, **more: Any) -> list[SimJob]:
         """Submit an array of such jobs."""
         how = KINDS[more.get("kind", "library")]
-        options = {"time_limit_s": more.pop("time_limit_s", None), **how.options}
+        options = {"time_limit_s": more.pop("time_limit_s", None), "shared": more.pop("shared", False), **how.options}
         if how.leaves:
             options["on_signal"] = lambda fake, _: self.training.signalled(fake)
         key = self.slurm_call(lambda: self.slurm.submit(num_nodes, array_tasks=tasks, **options))
@@ -428,7 +428,7 @@ class World:
         db.close()
         lines += [f"  {at % 1e6:9.2f} {kind}: {text}" for at, kind, text in rows[::-1]]
         lines += ["slurm:", *(f"  {at % 1e6:9.2f} {event} {subject}" for at, event, subject in self.slurm.engine.log[-newest:])]
-        lines += [f"  {node.view()} job={node.job}" for node in self.slurm.engine.fleet.values()]
+        lines += [f"  {node.view()} jobs={node.jobs}" for node in self.slurm.engine.fleet.values()]
         lines += [f"  {job.view()}" for job in self.slurm.engine.queue.values()]
         lines += [f"  machine {m.iid} name={m.name} registered={m.registered} launch={m.cloud.launch_id}" for m in self.room.living()]
         return "\n".join(lines)

@@ -67,10 +67,11 @@ class Interleavings(RuleBasedStateMachine):
         work=st.sampled_from([3.0, 20.0, 60.0]),
         kind=st.sampled_from(["library", "library", *KINDS]),
         save_s=st.sampled_from([0.5, 8.0]),
+        shared=st.booleans(),
     )
-    def submit(self, nodes: int, work: float, kind: str, save_s: float) -> None:
+    def submit(self, nodes: int, work: float, kind: str, save_s: float, shared: bool) -> None:
         if sum(not job.finished for job in self.world.training.jobs.values()) < 4:
-            self.world.submit(nodes, work=work, kind=kind, save_s=save_s)
+            self.world.submit(nodes, work=work, kind=kind, save_s=save_s, shared=shared)
 
     @rule(tasks=st.integers(2, 4), kind=st.sampled_from(["library", "plain", "signal"]))
     def submit_array(self, tasks: int, kind: str) -> None:
@@ -244,7 +245,7 @@ class Interleavings(RuleBasedStateMachine):
     def slurm_suspends(self, number: int) -> None:
         """SuspendTime is over for an idle node."""
         node = self._node(number)
-        if node is not None and self.world.slurm.fake_node(node).power == "on" and not self.world.slurm.fake_node(node).job:
+        if node is not None and self.world.slurm.fake_node(node).power == "on" and not self.world.slurm.fake_node(node).jobs:
             fake = self.world.slurm.fake_node(node)
             self.world.slurm_call(lambda: self.world.slurm.engine.power_down(fake))
 

@@ -26,6 +26,25 @@ def test_what_becomes_of_it_when_its_node_goes(world, kind, num_nodes):
         assert job.attempts[1].began_at_step == 0
 
 
+@pytest.mark.parametrize("other", ["library", "plain", "salloc", "stubborn"])
+def test_two_jobs_on_one_node_leave_each_for_itself(world, other):
+    """The node is given up when the last of them is out, and not before."""
+    jobs = [world.submit(work=70, shared=True)]
+    world.until(running(jobs[0]), 60)
+    jobs.append(world.submit(work=70, kind=other, shared=True))
+    world.until(running(jobs[1]), 60)
+    assert jobs[0].running.nodes == jobs[1].running.nodes
+    world.wait(5)
+    node = jobs[0].running.nodes[0]
+    world.reclaim(node, 60)
+    world.until(lambda: len(jobs[0].attempts) == 2, 30)
+    if other in {"plain", "salloc"}:
+        assert jobs[1].running.number == 0, "it trains on as long as it can"
+        assert world.slurm.fake_node(node).power == "on"
+    settle(world)
+    assert jobs[0].lost == 0
+
+
 def test_of_an_array_the_finished_tasks_stay_completed(world):
     """Also where the task that is evacuated has the array's own id as its JobId."""
     tasks = world.submit_array(range(1, 5), work=60)

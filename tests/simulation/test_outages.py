@@ -67,6 +67,21 @@ def test_a_journal_lost_while_the_clouds_lists_lag_buys_nothing_twice(world):
     settle(world)
 
 
+def test_a_lost_journal_and_a_machine_that_hangs_leave_no_name_with_two(make_world):
+    """Nobody says any more whose machine it was; Slurm still has its address."""
+    world = make_world(nodes=2)
+    job = world.submit(2, work=10)
+    world.until(lambda: job.done_at, 60)
+    world.provider.timing.shutdown_s = 40.0
+    machine = world.machine_of("n2")
+    world.slurm_call(machine.hang)
+    world.slurm_call(lambda: world.slurm.engine.power_down(world.slurm.fake_node("n2")))
+    world.restart(lose_journal=True)
+    again = world.submit(2, work=10)
+    world.until(lambda: again.done_at, 300)
+    settle(world)
+
+
 def test_after_the_journal_was_lost_new_requests_are_served_at_once(world):
     world.wait(5)
     world.restart(lose_journal=True)

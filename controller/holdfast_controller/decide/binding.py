@@ -46,6 +46,7 @@ class _Names:
         self._taken: set[str] = set()
         self._free: dict[str, deque[Node]] = {}
         self._addresses: dict[str, int] | None = None
+        self._haunted: set[str] | None = None
 
     def of(self, record: InstanceRecord) -> Node | None:
         """Return the node that the instance is, or shall be."""
@@ -61,9 +62,17 @@ class _Names:
             node = None if launch.void else self._of_launch(record, launch)
         else:
             node = self._adopted(record)
-        if node is not None:
-            self._taken.add(node.name)
+        if node is None or node.name in self._still_there():
+            return None
+        self._taken.add(node.name)
         return node
+
+    def _still_there(self) -> set[str]:
+        """Return the names whose last instance is not gone yet, however long it has been told to end: it may still speak as the node."""
+        if self._haunted is None:
+            left = (record for record in self._fleet.instances.values() if record.node and record.gone_at is None)
+            self._haunted = {record.node for record in left if self._fleet.holder(record.node) != record.instance.instance_id}
+        return self._haunted
 
     def _of_launch(self, record: InstanceRecord, launch: LaunchRecord) -> Node | None:
         assert record.agent is not None
