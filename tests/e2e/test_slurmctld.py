@@ -59,7 +59,7 @@ def stubborn(bed: Bed) -> TrainingJob:
     return bed.train(
         *endless(bed),
         "--ballast-kib",
-        "512",
+        "1024",
         options=("--exclude", ",".join(up)) if up else (),
         env={"HOLDFAST_SAVE_BANDWIDTH_MIB_S": "0.25"},
         python=f"env --ignore-signal=TERM {sys.executable}",
@@ -91,8 +91,13 @@ def test_at_every_stage(disturbed: Callable[[Bed], None], bed: Bed, until: Calla
     assert bed.slurm.job(job.job_id)["JobState"] == "RUNNING"
 
     bed.cloud.fail_boot(seconds=3.0, count=1)
+    bought = len(bed.record("requested"))
     bed.reclaim(node, notice_s=60)
     saving = job.await_event("save_began")
+    # Restarted between POWER_UP and ResumeProgram, Slurm keeps the flag POWER_UP for ever (docs/limits.md).
+    bed.slurm.await_node(node, lambda now: "DRAIN" in now["State"], 10)
+    if any(entry.command["for_job"] == job.job_id for entry in bed.journal("PowerUpNode")):
+        until(lambda: len(bed.record("requested")) > bought, 10, "the replacement to be bought")
     disturbed(bed)  # it saves
     parked = job.await_event("parked")
     until(lambda: bed.slurm.job(job.job_id)["Restarts"] == "1", COMPLETING_S, "the requeue")
