@@ -433,7 +433,8 @@ class Fleet:
         node.doom = strongest
         for job in self.jobs_on(node.name):
             if strongest is None:
-                _stay(job, node.name)
+                for part in self._parts(job):
+                    _stay(part, node.name)
             else:
                 self._doom_job(job, at)
 
@@ -463,19 +464,23 @@ class Fleet:
             index.remove(self.seen, (event.node,), event.job_id)
 
     def _doom_job(self, job: JobRecord, at: float) -> None:
-        """Note the attempt that sits on a doomed node: it must leave."""
-        view = job.view
-        doomed = {name: self.nodes[name].doom for name in view.nodes if name in self.nodes and self.nodes[name].doom}
-        if not doomed or not view.active or view.completing:
-            return
-        evacuation = job.evacuation
-        if evacuation is None or evacuation.attempt != view.restarts:
-            evacuation = job.evacuation = Evacuation(view.restarts, view.nodes, began=at)
-        for name, doom in doomed.items():
-            if doom is not None:
+        """Note the attempt that sits on a doomed node: it must leave, with all its parts."""
+        parts = [part for part in self._parts(job) if part.view.active and not part.view.completing]
+        nodes = (self.nodes[name] for part in parts for name in part.view.nodes if name in self.nodes)
+        doomed = {node.name: node.doom for node in nodes if node.doom is not None}
+        for part in parts if doomed else ():
+            evacuation = part.evacuation
+            if evacuation is None or evacuation.attempt != part.view.restarts:
+                evacuation = part.evacuation = Evacuation(part.view.restarts, part.view.nodes, began=at)
+            for name, doom in doomed.items():
                 evacuation.doomed[name] = doom.notice.deadline
                 if doom.notice.id not in evacuation.notice_ids:
                     evacuation.notice_ids = (*evacuation.notice_ids, doom.notice.id)
+
+    def _parts(self, job: JobRecord) -> list[JobRecord]:
+        """Return the job, and the other components of a heterogeneous one: Slurm requeues them together only."""
+        leader = job.view.het_job_id
+        return [job] if not leader else [other for other in self.jobs.values() if other.view.het_job_id == leader]
 
     # -- commands ---------------------------------------------------------------------------------------------------------------
 

@@ -233,3 +233,42 @@ def test_where_the_one_that_it_would_be_bought_for_has_ended_the_next_gets_it(wo
     world.node("n3", "IDLE", "CLOUD", "POWERED_DOWN")
     (buy,) = by_kind(world.due(), PowerUpNode)
     assert buy.for_job == 8
+
+
+def het(world, states: tuple[str, str] = ("RUNNING", "RUNNING"), **more) -> None:
+    """The two components of a heterogeneous job, on a node each."""
+    for part, (state, node) in enumerate(zip(states, ("n1", "n2"), strict=True)):
+        world.job(7 + part, state, *([node] if state != "PENDING" else []), key="7", het_job_id=7, **more)
+
+
+def test_a_heterogeneous_job_is_told_and_leaves_as_a_whole(world) -> None:
+    world.running(7, "n1", "n2")
+    het(world)
+    world.registered(7, "n1")
+    notice = world.notice("n2")
+    due = world.due()
+    assert [(command.node, command.job_ids) for command in by_kind(due, PrepareJobs)] == [("n1", (7,))], "n2's agent brought the notice"
+    assert len(by_kind(due, PowerUpNode)) == 1
+    assert by_kind(world.due(), PrepareJobs) == [], "and that is not taken back"
+    world.parked(7, "n1", notice)
+    (requeue,) = by_kind(world.due(), RequeueJob)
+    assert requeue.job == "7"
+    world.finish(requeue)
+    world.apply(e.JobRequeued(world.now, 7, 0))
+    het(world, ("PENDING", "PENDING"), restarts=1, eligible_time=world.now + 121)
+    (start,) = by_kind(world.due(), StartJob)
+    assert (start.job, start.delay_s) == ("7", 1)
+    assert [world.fleet.jobs[job_id].interruptions for job_id in (7, 8)] == [1, 1]
+
+
+def test_a_withdrawn_notice_lets_all_of_a_heterogeneous_job_go_on(world) -> None:
+    world.running(7, "n1", "n2")
+    het(world)
+    world.registered(7, "n1")
+    notice = world.notice("n2")
+    for command in world.due():
+        world.finish(command)
+    world.apply(e.NoticeWithdrawn(world.now, "n2", notice.id))
+    assert [world.fleet.jobs[job_id].evacuation for job_id in (7, 8)] == [None, None]
+    (untold,) = by_kind(world.due(), PrepareJobs)
+    assert untold.cancelled

@@ -139,9 +139,10 @@ def test_never_where_the_policy_says_so(running) -> None:
     never(running, "i-n1", "i-n2")
 
 
-def test_a_notice_is_handled_as_ever(running) -> None:
-    running.notice("n1", window_s=2 * GRACE_S)
-    assert [command.key for command in by_kind(beats(running, GRACE_S + 20, "i-n1", "i-n2"), RequeueJob)] == []
+def test_one_that_must_leave_long_hence_is_requeued_for_it_too_and_once(running) -> None:
+    running.notice("n1", window_s=20 * GRACE_S)
+    (requeue,) = by_kind(beats(running, GRACE_S + 20, "i-n1", "i-n2"), RequeueJob)
+    assert (requeue.key, requeue.began) == ("requeue:7:0", False)
 
 
 def test_after_two_tries_in_a_row_it_is_left_to_people(running) -> None:

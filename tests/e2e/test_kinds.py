@@ -65,18 +65,21 @@ def silent(bed: Bed) -> Story:
 
 
 def heterogeneous(bed: Bed) -> Story:
-    """It is requeued as a whole, once, through its leader, when a node of its second component goes."""
-    job = submit(bed, WHOLE_NODE, ":", "-p", "spot", WHOLE_NODE)
+    """A node of its second component goes: its first one saves, and it is requeued as a whole, once, through its leader."""
+    plan = ("--steps", "300", "--every-steps", "1000")
+    job = bed.train(*plan, options=(WHOLE_NODE, ":", "-p", "spot", WHOLE_NODE))
     parts = [f"{job.job_id}+{part}" for part in (0, 1)]
-    yield "the heterogeneous job to begin", lambda: began(job)
+    yield "the heterogeneous job to train", lambda: job.events("first_step_done")
     [first], [second] = (bed.hostnames(bed.slurm.job(part)["NodeList"]) for part in parts)
     assert first != second, "each component has nodes of its own"
     yield "the second one's node to be up as well", lambda: up(bed, second)
-    bed.reclaim(second, notice_s=12)
-    yield "a second attempt", lambda: len(attempts(job)) == 2
+    bed.reclaim(second, notice_s=30)
+    yield "it to resume", lambda: job.events("resumed", attempt=1)
+    assert job.events("resumed", attempt=1)[0]["step"] == job.events("parked", attempt=0)[0]["step"] > 0, "no step is lost"
     yield "its end", ended(bed, *parts)
     assert [(bed.slurm.job(part)["JobState"], bed.slurm.job(part)["Restarts"]) for part in parts] == [("COMPLETED", "1")] * 2
-    assert attempts(job) == [0, 1]
+    assert [attempt for attempt, _ in job.starts()] == [0, 1]
+    assert job.result() == bed.reference(*plan)
 
 
 def interactive(bed: Bed) -> Story:

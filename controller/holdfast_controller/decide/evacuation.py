@@ -213,7 +213,9 @@ def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
     """A notice that was withdrawn is taken back from the nodes that were told of it for another's sake: the job trains on at once."""
     if not job.view.active or job.view.completing:
         return
-    dooms = (fleet.nodes[name].doom for name in job.view.nodes if name in fleet.nodes)
+    # Not only its own nodes: a heterogeneous job leaves for those of its other components, too.
+    names = {*job.view.nodes, *(job.evacuation.doomed if job.evacuation is not None else ())}
+    dooms = (fleet.nodes[name].doom for name in names if name in fleet.nodes)
     in_force = {doom.notice.id for doom in dooms if doom is not None}
     for told in job.prepared.values():
         node = fleet.nodes.get(told.node)

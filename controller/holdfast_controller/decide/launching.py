@@ -57,8 +57,7 @@ def _may_be_silent(fleet: Fleet, job: JobRecord) -> bool:
     """Whether its silence would mean something: a Prolog that runs, an idle salloc and later parts of a het job need no process."""
     view = job.view
     leads = view.het_job_id in {0, view.job_id}
-    leaves = job.evacuation is not None and job.evacuation.attempt == view.restarts
-    means = view.batch and view.requeue and leads and not (leaves or view.completing or view.reason == "Prolog")
+    means = view.batch and view.requeue and leads and not view.completing and view.reason != "Prolog"
     return means and not _was_seen(fleet, job)
 
 
@@ -119,16 +118,22 @@ def _stuck(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
 def _again(fleet: Fleet, job: JobRecord, why: str, *, ended: bool) -> Iterator[Command]:
     view = job.view
     if _tries(fleet, job, view.restarts) < MOST_IN_A_ROW:
-        yield RequeueJob(f"never_ran:{view.key}:{view.restarts}", why, view.key, view.job_id, view.restarts, ended, began=False)
+        # The key of the evacuation's own step: it is the same deed.
+        yield RequeueJob(f"requeue:{view.key}:{view.restarts}", why, view.key, view.job_id, view.restarts, ended, began=False)
 
 
 def _tries(fleet: Fleet, job: JobRecord, attempt: int) -> int:
     """Return how many attempts in a row, just before this one, were requeued because they never ran."""
-    return _in_a_row(fleet, "never_ran", job.view.key, attempt)
+    return _in_a_row(fleet, "requeue", job.view.key, attempt)
 
 
 def _in_a_row(fleet: Fleet, deed: str, job: str, attempt: int) -> int:
+    """Count the attempts just before this one for which the deed was done; of requeues those of attempts that never ran."""
     count = 0
-    while count <= MOST_IN_A_ROW and f"{deed}:{job}:{attempt - 1 - count}" in fleet.commands:
+    while count <= MOST_IN_A_ROW:
+        record = fleet.commands.get(f"{deed}:{job}:{attempt - 1 - count}")
+        command = record.issued.command if record is not None else None
+        if command is None or (isinstance(command, RequeueJob) and command.began):
+            return count
         count += 1
     return count
