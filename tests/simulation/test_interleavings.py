@@ -198,6 +198,12 @@ class Interleavings(RuleBasedStateMachine):
         if self.world.controller is not None:
             self.world.freeze(duration_s)
 
+    @rule(ahead_s=st.sampled_from([-600.0, -20.0, 0.0, 20.0, 600.0]))
+    def clock_is_set(self, ahead_s: float) -> None:
+        """That of the host of controller and slurmctld."""
+        self.world.host_clock.set_by = ahead_s
+        self.world.disturbed()
+
     @rule(away_s=st.sampled_from([0.0, 2.0, 30.0]))
     def controller_dies(self, away_s: float) -> None:
         self.world.restart(away_s=away_s)
