@@ -138,8 +138,6 @@ class ReserveNodes(JobCommand):
 class UnreserveNodes(JobCommand):
     """End the reservation; the job, if it waits or runs, uses it no longer."""
 
-    repeats: ClassVar[bool] = False
-
 
 @dataclass(frozen=True, slots=True)
 class HoldJob(JobCommand):

@@ -23,6 +23,8 @@ from holdfast_controller.commands import (
     PowerUpNode,
     PrepareJobs,
     RedirectLaunch,
+    ReserveNodes,
+    UnreserveNodes,
     replacement_key,
 )
 from holdfast_controller.launch_tags import job_of, nodes_of
@@ -498,6 +500,8 @@ class Fleet:
             self._given_up(command, event.at)
         elif isinstance(command, RedirectLaunch):
             self._redirected(command)
+        elif isinstance(command, ReserveNodes) and command.job_id in self.jobs:
+            self.jobs[command.job_id].reserved = command.key
         elif isinstance(command, PowerDownNode) and command.node in self.nodes:
             self.nodes[command.node].power_down_at = event.at
         elif isinstance(command, PrepareJobs) and command.notice is not None and not command.cancelled:
@@ -551,6 +555,8 @@ class Fleet:
                 job.prepared.pop(f"{command.node} {command.notice.id}", None)
         if isinstance(command, PowerDownNode) and event.outcome in {"failed", "refused"} and command.node in self.nodes:
             self.nodes[command.node].power_down_at = None  # it has not been given up: a job was on it, or Slurm did not answer
+        if isinstance(command, UnreserveNodes) and event.outcome == "ok" and command.job_id in self.jobs:
+            self.jobs[command.job_id].reserved = ""
         if isinstance(command, PowerUpNode) and event.outcome == "ok":
             self._asked_for(command, event.at)
         if isinstance(command, RedirectLaunch) and event.outcome == "ok" and command.node in self.nodes:

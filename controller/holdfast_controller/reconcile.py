@@ -172,7 +172,7 @@ def job_news(fleet: Fleet, views: tuple[JobView, ...], at: float) -> list[Event]
     for view in views:
         listed.add(view.job_id)
         known = fleet.jobs.get(view.job_id)
-        ours = known is not None or view.partition in partitions or any(name in fleet.nodes for name in view.nodes)
+        ours = known is not None or not partitions.isdisjoint(view.partition.split(",")) or any(name in fleet.nodes for name in view.nodes)
         if not ours:
             continue
         if known is None or steady(known.view) != steady(view):

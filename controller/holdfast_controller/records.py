@@ -131,6 +131,8 @@ class JobRecord:
     present: dict[str, int] = field(default_factory=dict)
     """Node → attempt whose processes its agent sees there."""
     evacuation: Evacuation | None = None
+    reserved: str = ""
+    """Key of the newest command that keeps nodes for it, until the reservation is known to have ended: the command may be half done."""
     prepared: dict[str, PrepareJobs] = field(default_factory=dict)
     """`NODE NOTICE` → how the agent of that node was asked to tell this attempt of that notice."""
     interruptions: int = 0

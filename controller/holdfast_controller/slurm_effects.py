@@ -164,7 +164,7 @@ class SlurmEffects:
         except SlurmRefused:
             await self._slurm.unreserve(name)
             raise
-        return ()
+        return ()  # cut off in between, the reservation is left over: `decide.reservation` ends it
 
     async def unreserve(self, command: c.UnreserveNodes, resumed: bool) -> tuple[Event, ...]:
         """Let the nodes go. In this order: Slurm ends no reservation that a job uses."""

@@ -1,6 +1,7 @@
 """Nodes are kept for a job that must leave, where others wait for nodes, and let go of when it has some."""
 
 import pytest
+from holdfast_controller import events as e
 from holdfast_controller.commands import PowerUpNode, RequeueJob, ReserveNodes, UnreserveNodes
 
 
@@ -75,17 +76,56 @@ def test_the_requeue_comes_after_the_reservation(leaving) -> None:
     assert requeue.attempt == 0
 
 
-@pytest.mark.parametrize("outcome", ["refused", "failed", "moot", None])
+@pytest.mark.parametrize("outcome", ["refused", "failed twice", "moot", None])
 def test_a_reservation_that_cannot_be_had_holds_nothing_up(leaving, outcome) -> None:
     world = leaving
     world.parked(7, "n1", world.doom)
     for _ in range(2):
         for command in by_kind(world.due(), ReserveNodes):
             if outcome is not None:
-                world.finish(command, outcome)
+                world.finish(command, outcome.split()[0])
     if outcome is None:
         world.later(1.1)  # slurmctld does not answer
+    elif outcome == "failed twice":
+        assert by_kind(world.due(), RequeueJob) == []
+        world.later(1.1)
+        for command in by_kind(world.due(), ReserveNodes):
+            world.finish(command, "failed")
     assert len(by_kind(world.due(), RequeueJob)) == 1
+
+
+@pytest.mark.parametrize("outcome", ["failed", "moot", "ok"])
+def test_a_reservation_that_was_half_made_is_ended(leaving, outcome) -> None:
+    """It is there, say, and the job was requeued before it could be told to use it."""
+    world = leaving
+    (keep,) = by_kind(world.due(), ReserveNodes)
+    world.job(7, "PENDING", "n1", "n2", completing=True, restarts=1)
+    assert by_kind(world.due(), UnreserveNodes) == []
+    world.job(7, "PENDING", restarts=1)
+    assert by_kind(world.due(), UnreserveNodes) == [], "it may be on its way to use it"
+    world.finish(keep, outcome)
+    for _ in range(2):
+        (end,) = by_kind(world.due(), UnreserveNodes)
+        world.finish(end, "failed")  # the job was taken out of it, and no answer came to the rest
+        world.later(5)
+    (end,) = by_kind(world.due(), UnreserveNodes)
+    world.finish(end)
+    world.later(60)
+    assert by_kind(world.due(), UnreserveNodes) == []
+
+
+def test_it_can_be_let_go_more_than_once_in_an_attempt(leaving) -> None:
+    world = leaving
+    for _ in range(2):
+        world.job(7, "RUNNING", "n1", "n2", reservation="holdfast-7")
+        assert by_kind(world.due(), UnreserveNodes) == []
+        world.apply(e.NoticeWithdrawn(world.now, "n1", world.doom.id))
+        (end,) = by_kind(world.due(), UnreserveNodes)
+        world.finish(end)
+        world.job(7, "RUNNING", "n1", "n2")
+        assert by_kind(world.due(), UnreserveNodes) == []
+        world.later(60)
+        world.doom = world.notice("n1")
 
 
 def test_it_ends_when_the_job_has_nodes_again(leaving) -> None:
@@ -105,12 +145,11 @@ def test_it_ends_when_the_job_has_nodes_again(leaving) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"state": "COMPLETED"}, "has ended"),
         ({"state": "PENDING", "priority": 0}, "is held"),
         ({"state": "PENDING", "later_s": 301.0}, "others' now"),
         ({"state": "RUNNING"}, "has its nodes"),
     ],
-    ids=["ended", "held", "too long", "the notice was withdrawn, or the journal lost"],
+    ids=["held", "too long", "the notice was withdrawn, or the journal lost"],
 )
 def test_it_ends_when_it_serves_nothing(world, changes, why) -> None:
     world.running(7, "n1")
@@ -120,6 +159,24 @@ def test_it_ends_when_it_serves_nothing(world, changes, why) -> None:
     world.job(7, changes.pop("state"), *nodes, reservation="holdfast-7", submit_time=began, **changes)
     (end,) = by_kind(world.due(), UnreserveNodes)
     assert why in end.reason
+
+
+def test_it_ends_with_the_job(leaving) -> None:
+    world = leaving
+    for command in by_kind(world.due(), ReserveNodes):
+        world.finish(command)
+    world.job(7, "COMPLETED", reservation="holdfast-7")
+    (end,) = by_kind(world.due(), UnreserveNodes)
+    world.finish(end)
+    world.later(60)
+    assert by_kind(world.due(), UnreserveNodes) == [], "Slurm shows it for as long as it remembers the job"
+
+
+def test_a_rival_may_ask_for_one_of_several_partitions(world) -> None:
+    world.running(7, "n1", "n2")
+    world.job(8, "PENDING", partition="spot,other")
+    world.notice("n1")
+    assert len(by_kind(world.due(), ReserveNodes)) == 1
 
 
 def test_somebody_elses_reservation_is_left_alone(world) -> None:

@@ -1,6 +1,7 @@
 """A full competing queue: the evacuated job gets its survivors and its replacement, and not the next in line."""
 
 import pytest
+from holdfast_common.errors import SlurmUnavailable
 from sim_invariants import settle
 from sim_training import running
 
@@ -66,4 +67,22 @@ def test_a_job_that_loses_its_only_node_gets_the_next_that_is_free(world):
     world.until(running(jobs[0], 1), 60)
     assert not any(rival.attempts for rival in rivals)
     assert jobs[0].lost == 0
+    settle(world, 1500)
+
+
+@pytest.mark.parametrize(("times", "limit_s"), [(1, 40.0), (5, 120.0)])
+def test_a_reservation_whose_making_is_cut_off_keeps_the_job_from_nothing(world, times, limit_s):
+    """It is there, and no answer came when the job was told to use it. One try more makes it good; else it ends within seconds."""
+    job = world.submit(2, work=60)
+    rivals = full(world, job, world.submit(work=300), world.submit(work=300))
+    _, second = job.running.nodes
+    fault = SlurmUnavailable("no answer")
+    world.slurm_call(lambda: world.slurm.fail_next("use_reservation", fault, times))
+    began = world.clock.now()
+    world.reclaim(second, 0, notice=False)
+    world.until(lambda: not any(node.reservation for node in world.slurm.engine.fleet.values()), limit_s)
+    if times == 1:
+        world.until(running(job, 1), limit_s)
+        assert world.clock.now() - began < limit_s
+        assert not any(rival.attempts for rival in rivals)
     settle(world, 1500)

@@ -261,11 +261,19 @@ def _has_booted(node: Node) -> bool:
 def _spare(fleet: Fleet, node: Node) -> bool:
     """Whether the node is idle and up, or being bought without a job."""
     if node.wanted_since is not None:
-        return node.wanted_by == 0
+        return node.wanted_by == 0 and not _awaited(fleet, node)
     view = node.view
     if view is None or view.state != "IDLE" or view.flags & {"DRAIN", "RESERVED"} or node.name in fleet.held:
         return False
     return view.up or bool(view.flags & {"POWER_UP", "POWERING_UP"})
+
+
+def _awaited(fleet: Fleet, node: Node) -> bool:
+    """Whether it is being bought ahead for a job that has not come to run again."""
+    job = fleet.jobs.get(node.meant_for)
+    if job is None or job.evacuation is None:
+        return False
+    return job.view.state in {"PENDING", "CONFIGURING"} or (job.view.active and job.evacuation.attempt == job.view.restarts)
 
 
 def _can_buy(node: Node) -> bool:
@@ -300,6 +308,8 @@ def _backoff(job: JobRecord, until: float, now: float) -> Iterator[Command]:
     view = job.view
     if not view.pending or view.priority == 0:
         return
+    if view.eligible_time > max(until, now) + steps.LONGEST_DELAY_S:
+        return  # not Slurm's delay: somebody has put it off for longer
     delay_s = max(1, round(until - now))
     if abs(view.eligible_time - (now + delay_s)) <= steps.ELIGIBLE_SOON_S or view.eligible_time <= now:
         return

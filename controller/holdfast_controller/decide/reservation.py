@@ -28,8 +28,9 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield the end of reservations that are not needed any more."""
     for job in fleet.jobs.values():
         view = job.view
-        if view.reservation == reservation_of(view.job_id):
-            why = _why_not_needed(plans, job, now)
+        used = view.reservation == reservation_of(view.job_id) and (view.active or view.state == "PENDING")
+        if used or job.reserved:
+            why = _why_not_needed(plans, job, now) if used else _why_left_over(fleet, job)
             if why:
                 yield UnreserveNodes(f"unreserve:{view.key}:{view.restarts}:{view.state}", why, view.key, view.job_id)
 
@@ -47,7 +48,10 @@ def kept(fleet: Fleet, plans: Plans, job: JobRecord, evacuation: Evacuation, wai
 def under_way(fleet: Fleet, command: ReserveNodes, now: float) -> bool:
     """Whether the reservation is being made, or is about to be: the requeue comes after it."""
     record = fleet.commands.get(command.key)
-    return record is None or (record.state == "open" and now < record.issued.at + PATIENCE_S)
+    if record is None:
+        return True
+    again = record.state == "failed" and record.tries == 1
+    return (record.state == "open" and now < record.issued.at + PATIENCE_S) or (again and now < record.retry_at + PATIENCE_S)
 
 
 def rivals(fleet: Fleet, now: float) -> dict[str, set[int]]:
@@ -56,7 +60,8 @@ def rivals(fleet: Fleet, now: float) -> dict[str, set[int]]:
     for job in fleet.jobs.values():
         view = job.view
         if view.pending and view.priority > 0 and view.reason != "Dependency" and view.eligible_time <= now + RIVAL_SOON_S:
-            found.setdefault(view.partition, set()).add(view.job_id)
+            for partition in view.partition.split(","):  # it asks for any of several
+                found.setdefault(partition, set()).add(view.job_id)
     return found
 
 
@@ -86,17 +91,27 @@ def _plan_of(plans: Plans, nodes: tuple[str, ...]) -> Plan | None:
     return next((plans.by_node[name] for name in nodes if name in plans.by_node), None)
 
 
+def _leaves(job: JobRecord) -> bool:
+    return job.evacuation is not None and job.evacuation.attempt == job.view.restarts and job.view.active
+
+
+def _why_left_over(fleet: Fleet, job: JobRecord) -> str:
+    """Return why a reservation is to end that was ordered for the job and that the job does not use: its making was cut off halfway."""
+    record = fleet.commands.get(job.reserved)
+    if _leaves(job) or job.view.completing or (record is not None and record.state == "open"):
+        return ""
+    return f"job {job.view.key} does not use its reservation"
+
+
 def _why_not_needed(plans: Plans, job: JobRecord, now: float) -> str:
     """Return why nodes need not be kept for the job any longer; empty while they must be."""
-    view, evacuation = job.view, job.evacuation
+    view = job.view
     if view.completing or view.state == "CONFIGURING":
         return ""  # it has not come to its nodes yet, or not left them
     if view.active:
-        leaves = evacuation is not None and evacuation.attempt == view.restarts
-        return "" if leaves else f"job {view.key} has its nodes"
-    if view.state != "PENDING":
-        return f"job {view.key} has ended"
-    plan = next((plan for plan in plans.by_node.values() if plan.partition == view.partition), Plan("", "", ()))
+        return "" if _leaves(job) else f"job {view.key} has its nodes"
+    partitions = view.partition.split(",")
+    plan = next((plan for plan in plans.by_node.values() if plan.partition in partitions), Plan("", "", ()))
     if view.priority == 0:
         return f"job {view.key} is held"
     if now >= view.submit_time + plan.keep_nodes_s:  # a requeue is a new submission
