@@ -161,6 +161,10 @@ class Fleet:
         """Return the id of the instance that holds the node name; empty: none."""
         return self.nodes[name].instance_id if name in self.nodes else ""
 
+    def given_up(self, instance_id: str) -> bool:
+        """Whether the instance's end has been ordered."""
+        return bool(instance_id) and f"terminate:{instance_id}" in self.commands
+
     def may_issue(self, key: str, now: float) -> bool:
         """Whether the deed is not under way, nor done lately, nor waiting for its next try."""
         record = self.commands.get(key)
@@ -419,8 +423,8 @@ class Fleet:
 
     def _notice(self, event: e.NoticeReceived) -> None:
         node = self.nodes.get(event.node)
-        if node is None or event.notice is None:
-            return
+        if node is None or event.notice is None or self.given_up(node.instance_id):
+            return  # a notice for a machine whose end we have ordered, while Slurm may want the name again, says nothing of its next life
         node.notices[event.notice.id] = Doom(event.notice, event.source)
         self._weigh(node, event.at)
 

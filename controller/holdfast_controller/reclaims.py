@@ -64,10 +64,10 @@ class ReclaimWatcher:
 
 
 def bound(fleet: Fleet) -> Iterator[tuple[Node, InstanceRecord]]:
-    """Yield the nodes that a living instance holds, with it."""
+    """Yield the nodes that a living instance holds, with it; not those whose instance is on its way out by our own order."""
     for node in fleet.nodes.values():
         record = fleet.instance_of(node)
-        if record is not None and record.alive:
+        if record is not None and record.alive and not fleet.given_up(node.instance_id):
             yield node, record
 
 

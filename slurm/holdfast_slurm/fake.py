@@ -146,6 +146,7 @@ class FakeSlurm:
         node.machine, node.responding, node.power, node.boot_time = True, True, "on", self._clock.now()
         node.power_epoch += 1
         self.engine.note("registered", name)
+        self.engine.kill_again(node)
         if died:
             self.engine.drop_jobs(node, frees_dead=True)  # it was booted anew, and tells slurmctld that none of them is there
         for job in [self.engine.queue[key] for key in node.jobs if key in self.engine.queue]:

@@ -270,6 +270,12 @@ class Engine:
                 self.later(delay_s, lambda node=node, epoch=node.power_epoch: self._epilog(node, job, epoch))  # type: ignore[misc]
         # A dead node answers nothing: it holds the job in COMPLETING until POWER_DOWN_FORCE or DOWN.
 
+    def kill_again(self, node: FakeNode) -> None:
+        """Let what completes on a node that has registered anew go, at slurmctld's next try."""
+        for key in [key for key, completing in node.jobs.items() if completing and key in self.queue]:
+            job, epoch = self.queue[key], node.power_epoch
+            self.later(self.settings.rekill_s, lambda job=job, epoch=epoch: self._epilog(node, job, epoch))  # type: ignore[misc]
+
     def _epilog(self, node: FakeNode, job: FakeJob, epoch: int) -> None:
         if node.machine and node.jobs.get(job.key) and node.power_epoch == epoch:
             self.release(node, job.key, fresh=True)

@@ -55,6 +55,8 @@ class FakeSettings:
     return_to_service: bool = True
     """ReturnToService=2."""
     register_s: float = 0.3
+    rekill_s: float = 40.0
+    """A job that completes on a node whose slurmd comes anew is let go within this: slurmctld tells it again that the job is to end."""
     prolog_s: float = 0.0
     """How long the nodes' Prolog takes: meanwhile the job is RUNNING with the reason `Prolog`, and nothing of it runs."""
     purge_s: float = 300.0

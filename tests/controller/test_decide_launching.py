@@ -231,3 +231,17 @@ def test_one_that_was_rebooted_while_it_booted_is_replaced(world) -> None:
     due = world.due()
     assert [command.instance_id for command in by_kind(due, TerminateInstance)] == ["i-1"]
     assert by_kind(due, PowerDownNode) == [], "its node is wanted still"
+
+
+@pytest.mark.parametrize("source", ["agent", "cloud"])
+def test_a_notice_for_a_machine_that_is_given_up_says_nothing_of_the_names_next_life(world, source) -> None:
+    launched(world, "n1")
+    world.job(7, "COMPLETED")
+    world.node("n1", "IDLE", "CLOUD", "POWERED_DOWN")
+    (end,) = by_kind(world.due(), TerminateInstance)
+    world.later(1)
+    world.want(8, "n1")
+    assert world.fleet.nodes["n1"].instance_id == end.instance_id, "it is not gone yet"
+    world.notice("n1", source=source)
+    assert world.fleet.nodes["n1"].doom is None
+    assert by_kind(world.due(), RequeueJob) == []
