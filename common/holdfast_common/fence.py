@@ -1,7 +1,8 @@
 """The look behind a fence: what it says must be young when it is acted upon.
 
 A process can be paused between its look and its deed (a virtual machine that migrates, a host without memory). By then somebody else
-may have moved the job: a requeue would then hit the attempt after, which is well.
+may have moved the job: a requeue would then hit the attempt after, which is well. That the deed then waits for nobody is the caller's
+part (`Slurm.together`).
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,8 +21,8 @@ T = TypeVar("T")
 async def fresh(look: Callable[[], Awaitable[T]], clock: Clock) -> T:
     """Return what `look` says, asked once more where the answer was long in coming. Raises what `look` raises."""
     for _ in range(LOOKS - 1):
-        began = clock.now()
+        began = clock.monotonic()
         found = await look()
-        if clock.now() - began <= FRESH_S:
+        if clock.monotonic() - began <= FRESH_S:
             return found
     return await look()

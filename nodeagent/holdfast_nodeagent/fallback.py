@@ -197,7 +197,9 @@ class Fallback:
             if step.key in self._done:
                 continue
             log.warning("%s: %s", type(step).__name__, step.reason)
-            if await self._deeds[type(step)](step):
+            async with self._slurm.together():
+                over = await self._deeds[type(step)](step)
+            if over:
                 self._done.add(step.key)
             fault_point(f"agent.fallback.{type(step).__name__.lower()}")
 

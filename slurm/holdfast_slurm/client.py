@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from holdfast_common.views import JobView, NodeView
@@ -16,6 +17,13 @@ class Slurm(Protocol):
     Listings are whole or raise: a partial answer is never returned. Node lists are given as plain names and folded into ranges for
     the call.
     """
+
+    def together(self) -> AbstractAsyncContextManager[None]:
+        """Let what one task runs within it follow without waiting in between, however many others wait for their turn.
+
+        For a look and the deed that is judged by it: in a mass reclaim a requeue would otherwise stand in line behind everybody's looks,
+        and hit the attempt after, which is well. The commands of one `together` run one after another.
+        """
 
     async def ping(self) -> bool:
         """Return whether slurmctld answers."""

@@ -5,6 +5,7 @@ QOS and no preemption.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Self
 
 from holdfast_common.clock import Clock
@@ -15,6 +16,7 @@ from holdfast_slurm.fake_engine import Engine
 from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode, FakeSettings, Gate, Hook, by_age
 from holdfast_slurm.nodeset import check_name
 from holdfast_slurm.parse import check_key
+from holdfast_slurm.turns import Turns
 
 __all__ = ["FakeJob", "FakeNode", "FakeSettings", "FakeSlurm"]
 
@@ -54,6 +56,7 @@ class FakeSlurm:
         self.calls: list[tuple[float, str, tuple[object, ...]]] = []
         """Every call of the protocol: time, method, arguments."""
         self._clock = clock
+        self._turns = Turns(self.settings.max_commands)
         self._faults: dict[str, list[HoldfastError]] = {}
         self._next_id = 1
 
@@ -178,6 +181,10 @@ class FakeSlurm:
         self._faults.setdefault(method, []).extend([error] * times)
 
     # --- the protocol
+
+    def together(self) -> AbstractAsyncContextManager[None]:
+        """Wait in line once for several commands."""
+        return self._turns.together()
 
     async def ping(self) -> bool:
         """Return whether it answers."""
@@ -333,9 +340,10 @@ class FakeSlurm:
     # --- helpers
 
     async def _enter(self, method: str, *arguments: object) -> None:
-        self.calls.append((self._clock.now(), method, arguments))
-        if self.slow_s:
-            await self._clock.sleep(self.slow_s)
+        async with self._turns.together():
+            self.calls.append((self._clock.now(), method, arguments))
+            if self.slow_s:
+                await self._clock.sleep(self.slow_s)
         if self.unavailable or self.engine.away:
             raise SlurmUnavailable("Unable to contact slurm controller (connect failure)")
         faults = self._faults.get(method)

@@ -59,6 +59,8 @@ class FakeSettings:
     """A job that completes on a node whose slurmd comes anew is let go within this: slurmctld tells it again that the job is to end."""
     prolog_s: float = 0.0
     """How long the nodes' Prolog takes: meanwhile the job is RUNNING with the reason `Prolog`, and nothing of it runs."""
+    max_commands: int = 10_000
+    """Calls that are carried out at a time, of all clients together; the rest wait."""
     purge_s: float = 300.0
     """PURGE_COMP: a reservation that no job uses ends within this."""
 

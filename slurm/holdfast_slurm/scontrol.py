@@ -6,6 +6,7 @@ import os
 import re
 import signal as signals
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from holdfast_common.views import JobView, NodeView
 
 from holdfast_slurm import parse
 from holdfast_slurm.nodeset import check_name, fold
+from holdfast_slurm.turns import Turns
 
 MAX_PROCESSES = 16
 """Commands at a time; the rest wait, so that a mass reclaim starts no thousands of processes."""
@@ -62,7 +64,7 @@ class ScontrolClient:
     def __init__(self, bin_dir: Path, slurm_conf: Path, timeout_s: float = 15.0) -> None:
         self._bin = bin_dir.absolute()
         self._timeout_s = timeout_s
-        self._slots = asyncio.Semaphore(MAX_PROCESSES)
+        self._turns = Turns(MAX_PROCESSES)
         self._lines: parse.Lines = {}
         self._environment = {
             "SLURM_CONF": str(slurm_conf.absolute()),
@@ -71,6 +73,10 @@ class ScontrolClient:
             "TZ": "UTC",
             "LC_ALL": "C",
         }
+
+    def together(self) -> AbstractAsyncContextManager[None]:
+        """Wait in line once for several commands."""
+        return self._turns.together()
 
     async def ping(self) -> bool:
         """Return whether slurmctld answers."""
@@ -246,7 +252,7 @@ class ScontrolClient:
         return answer.output
 
     async def _start(self, program: str, *arguments: str) -> _Answer:
-        async with self._slots:
+        async with self._turns.together():
             return await self._execute(program, *arguments)
 
     async def _spawn(self, program: str, *arguments: str) -> asyncio.subprocess.Process:

@@ -16,3 +16,15 @@ async def test_an_old_answer_is_asked_for_again(takes_s: list[float], looks: int
 
     assert await fresh(look, clock) == looks
     assert len(asked) == looks
+
+
+async def test_how_long_a_look_took_is_not_read_off_a_clock_that_is_set() -> None:
+    clock, asked = VirtualClock(1000.0), []
+
+    async def look() -> int:
+        await clock.advance(3.0)
+        clock.step(-600.0)
+        asked.append(clock.now())
+        return len(asked)
+
+    assert await fresh(look, clock) == 2

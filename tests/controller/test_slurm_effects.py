@@ -1,12 +1,14 @@
 """Effects in Slurm behind their fences, on the Slurm in memory."""
 
+import asyncio
+
 import pytest
 from holdfast_common.clock import VirtualClock
 from holdfast_common.errors import Temporary
 from holdfast_controller.commands import PowerDownNode, RedirectLaunch, RequeueJob
 from holdfast_controller.events import CommandFinished
 from holdfast_controller.slurm_effects import SlurmEffects
-from holdfast_slurm.fake import FakeSlurm
+from holdfast_slurm.fake import FakeSettings, FakeSlurm
 
 
 async def test_a_node_on_which_a_job_has_begun_is_not_powered_down_for_being_empty() -> None:
@@ -73,3 +75,24 @@ async def test_a_job_that_ends_between_the_look_and_the_requeue_is_not_counted_a
         assert "COMPLETED" in outcome.detail
         assert slurm.fake_job(key).restarts == 0
         await clock.advance(0.1)
+
+
+async def test_in_a_mass_reclaim_no_requeue_waits_behind_the_looks_of_others() -> None:
+    clock, names = VirtualClock(1000.0), [f"n{number}" for number in range(100)]
+    async with FakeSlurm(clock, names, FakeSettings(max_commands=16)) as slurm:
+        effects = SlurmEffects(slurm, clock, lambda name: "i-1")
+        keys = [slurm.submit() for _ in names]
+        await clock.advance(3.0)
+        for name in names:
+            slurm.node_booted(name)
+        await clock.advance(40.0)
+        slurm.slow_s = 0.2
+        slurm.calls.clear()
+        deeds = [asyncio.create_task(effects.requeue(RequeueJob(f"k{key}", "all go away", key, int(key), 0), False)) for key in keys]
+        await clock.advance(30.0)
+        assert all(deed.done() for deed in deeds)
+        looked = {arguments[0]: at for at, method, arguments in reversed(slurm.calls) if method == "job"}
+        gaps_s = [at - looked[arguments[0]] for at, method, arguments in slurm.calls if method == "requeue"]
+        assert len(gaps_s) == len(keys)
+        assert max(gaps_s) < 0.3, "each follows its look at once"
+        assert [slurm.fake_job(key).restarts for key in keys] == [1] * len(keys)

@@ -214,6 +214,9 @@ class World:
         """Return what hooks were called, such as `resume spot-1`."""
         raise NotImplementedError
 
+    def slow(self) -> None:
+        """Let commands take a while, as real ones do."""
+
     async def pause(self, duration_s: float) -> None:
         raise NotImplementedError
 
@@ -292,7 +295,7 @@ class RealWorld(World):
 class FakeWorld(World):
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
-        settings = FakeSettings(suspend_timeout_s=2.0, resume_timeout_s=60.0, message_timeout_s=3.0)
+        settings = FakeSettings(suspend_timeout_s=2.0, resume_timeout_s=60.0, message_timeout_s=3.0, max_commands=16)
         self.called: list[str] = []
         self.fake = FakeSlurm(clock, NAMES, settings, on_resume=self._record("resume"), on_suspend=self._record("suspend"))
         self.slurm = self.fake
@@ -324,6 +327,9 @@ class FakeWorld(World):
 
     def hooks(self) -> list[str]:
         return self.called
+
+    def slow(self) -> None:
+        self.fake.slow_s = 0.2
 
     async def pause(self, duration_s: float) -> None:
         await self.clock.advance(duration_s)

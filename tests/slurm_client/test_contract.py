@@ -1,5 +1,6 @@
 """What every implementation of the Slurm protocol must do: the same tests over the fake and over a real slurmctld."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -39,6 +40,29 @@ async def test_power_up_and_down(world: Any) -> None:
     await world.until(off)
     assert world.hooks()[-1] == "suspend spot-1"
     assert (await world.node("spot-2")).up
+
+
+async def test_what_is_done_together_waits_in_line_once_however_many_look_meanwhile(world: Any) -> None:
+    world.slow()
+    crowd = [asyncio.create_task(world.slurm.nodes()) for _ in range(40)]
+
+    async def fenced() -> int:
+        async with world.slurm.together():
+            (view,) = await world.slurm.nodes(["spot-1"])
+            assert "DRAIN" not in view.flags
+            late = [asyncio.create_task(world.slurm.nodes()) for _ in range(100)]
+            crowd.extend(late)
+            await asyncio.sleep(0)  # all of them are in line now
+            await world.slurm.drain(["spot-1"], "holdfast: x")
+            return sum(task.done() for task in late)
+
+    deed = asyncio.create_task(fenced())
+
+    async def done() -> bool:
+        return deed.done() and all(task.done() for task in crowd)
+
+    await world.until(done)
+    assert await deed < 50, "the deed did not wait behind looks that began after its own"
 
 
 async def test_drain_and_resume(world: Any) -> None:
