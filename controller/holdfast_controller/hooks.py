@@ -25,6 +25,8 @@ MAX_GATES = 32
 MAX_WAIT_S = 60.0
 LEAVES_S = 0.5
 """What a gate needs from our answer to the end of its process, and slurmctld to see that."""
+STARTS_S = 1.0
+"""What a gate needs to its next question, from its start (it imports gRPC: 0.2 to 0.5 s) or our last answer: until then none is counted."""
 
 log = structlog.get_logger()
 Outcome = hook_pb2.AwaitNodesReply.Outcome
@@ -118,10 +120,10 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
         self._reconfiguring += 1
         self._closed.set()
         try:
+            await self._clock.sleep(STARTS_S)
             while self._gates:
                 await self._clock.sleep(0.02)
-            if waiting:
-                await self._clock.sleep(LEAVES_S)
+            await self._clock.sleep(LEAVES_S)
             await slurm.reconfigure()
         finally:
             self._reconfiguring -= 1

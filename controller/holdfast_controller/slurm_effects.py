@@ -1,8 +1,8 @@
 """What commands do in Slurm, each behind its fence: Slurm is read again before it is changed."""
 
 import functools
-from collections.abc import Awaitable, Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from holdfast_common.clock import Clock
 from holdfast_common.errors import SlurmRefused, Temporary
@@ -20,11 +20,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _together(deed: Callable[Concatenate["SlurmEffects", P], Awaitable[T]]) -> Callable[Concatenate["SlurmEffects", P], Awaitable[T]]:
+def _together(
+    deed: Callable[Concatenate["SlurmEffects", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["SlurmEffects", P], Coroutine[Any, Any, T]]:
     """Let the deed follow its look at once: in a mass reclaim it would wait behind everybody's looks (1.3 s for 100 jobs, measured)."""
 
     @functools.wraps(deed)
-    async def run(self: "SlurmEffects", *arguments: P.args, **more: P.kwargs) -> T:
+    async def run(self: "SlurmEffects", /, *arguments: P.args, **more: P.kwargs) -> T:
         async with self._slurm.together():
             return await deed(self, *arguments, **more)
 

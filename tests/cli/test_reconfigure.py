@@ -1,9 +1,11 @@
 """`holdfast reconfigure`: the gates leave first, and none waits meanwhile."""
 
 import asyncio
+import time
 
 import pytest
 from holdfast_common.errors import SlurmUnavailable
+from holdfast_controller.hooks import STARTS_S
 from holdfast_protos.v1 import hook_pb2
 
 pytestmark = pytest.mark.timeout(60)  # each test starts several processes, on what may be a busy machine
@@ -12,6 +14,11 @@ Outcome = hook_pb2.AwaitNodesReply.Outcome
 
 def gate(stage, job_id: int = 7) -> hook_pb2.AwaitNodesReply:  # type: ignore[no-untyped-def]
     return stage.hooks.AwaitNodes(hook_pb2.AwaitNodesRequest(job_id=job_id, nodes=["spot-1"], wait_s=30))
+
+
+async def gate_at_once(stage) -> "Outcome.ValueType":  # type: ignore[no-untyped-def]
+    request = hook_pb2.AwaitNodesRequest(job_id=8, nodes=["spot-1"], wait_s=0.0)
+    return (await stage.hooks.AwaitNodes(request)).outcome
 
 
 async def test_waiting_gates_are_sent_away_before_slurm_reads_its_configuration(stage) -> None:
@@ -31,6 +38,18 @@ async def test_waiting_gates_are_sent_away_before_slurm_reads_its_configuration(
     await asyncio.sleep(0.1)
     assert not again.done(), "afterwards gates wait again"
     again.cancel()
+
+
+async def test_a_gate_that_is_between_two_questions_or_just_starting_is_waited_for_too(stage) -> None:
+    order = asyncio.ensure_future(stage.cli("reconfigure"))
+    answer = Outcome.WAIT
+    while answer != Outcome.BUSY:
+        await asyncio.sleep(0.02)
+        answer = await gate_at_once(stage)
+    closed_at = time.time()  # within so long a gate that imported gRPC meanwhile asks, is sent away, and leaves
+    assert (await order).code == 0
+    asked_at = next(at for at, name, _ in stage.slurm.calls if name == "reconfigure")
+    assert asked_at - closed_at > STARTS_S
 
 
 async def test_as_text_and_where_slurm_does_not_answer(stage) -> None:
