@@ -24,6 +24,7 @@ from holdfast_controller.commands import (
     PrepareJobs,
     RedirectLaunch,
     ReserveNodes,
+    SignalJob,
     UnreserveNodes,
     replacement_key,
 )
@@ -246,6 +247,9 @@ class Fleet:
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
         self._doom_job(job, event.at)
+        if job.evacuation is None and _ends_on_our_signal(job):
+            # The notice was withdrawn after the signal was sent.
+            job.evacuation = Evacuation(view.restarts, view.nodes, dict.fromkeys(view.nodes, event.at), began=event.at)
 
     def _left_unseen(self, job: JobRecord, at: float) -> None:
         """A job was requeued, and not by us. If a node of that attempt goes away or is gone, that was why: the node's agent did it while we
@@ -500,6 +504,8 @@ class Fleet:
             self.launches[command.launch_id] = LaunchRecord(command.launch_id, command.pool, command.nodes, command.job_id, event.at)
         elif isinstance(command, BindInstance):
             self._bind(command, event.at)
+        elif isinstance(command, SignalJob) and command.job_id in self.jobs:
+            self.jobs[command.job_id].signalled = command.attempt
         elif isinstance(command, GiveUp):
             self._given_up(command, event.at)
         elif isinstance(command, RedirectLaunch):
@@ -613,6 +619,13 @@ def _begins_anew(old: NodeView | None, new: NodeView) -> bool:
     """Whether the name's last life is over: it is, or between two looks has been, powered down."""
     other = old is not None and (old.up or bool(old.flags & {"POWERING_DOWN", "POWER_DOWN", "POWERED_DOWN"}))
     return "POWERED_DOWN" in new.flags or (other and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
+
+
+def _ends_on_our_signal(job: JobRecord) -> bool:
+    """Whether the attempt that we signalled has ended as it declared that it would."""
+    view = job.view
+    ended = job.signalled == view.restarts and view.state == "FAILED" and not view.completing
+    return ended and job.exit_code is not None and view.exit_code == job.exit_code
 
 
 def _leaves(node: Node, record: InstanceRecord | None) -> bool:

@@ -148,6 +148,8 @@ class JobRecord:
     """It did not say that it never saves."""
     auto: bool = False
     """It wants whatever signal its partition's policy names."""
+    signalled: int | None = None
+    """The attempt that was sent that signal: it ends by itself, also if the notice is withdrawn then."""
     exit_code: int | None = None
     """How it exits when it ended on that signal, declared in its directives."""
     requeues: int | None = None

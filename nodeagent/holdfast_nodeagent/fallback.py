@@ -5,6 +5,7 @@ other has done. A job that has moved is done.
 """
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -95,12 +96,10 @@ class Fallback:
         """Watch over the controller until cancelled."""
         while True:
             notice = self._due()
-            if notice is None:
-                await self._clock.sleep(ROUND_S)
-                continue
-            self._declare(notice)
+            if notice is not None:
+                self._declare(notice)
             try:
-                await self.round(notice)
+                await (self.see_off() if notice is None else self.round(notice))
                 self._fault = ""
                 await self._clock.sleep(ROUND_S)
             except HoldfastError as error:
@@ -108,6 +107,21 @@ class Fallback:
                     self._fault = str(error)
                     log.error("evacuating without a controller: %s", error)
                 await self._clock.sleep(1.0)
+
+    async def see_off(self) -> None:
+        """Have those run again that end on a signal of ours, though the notice was withdrawn since. Raises as `round` does."""
+        for attempt in [each for each in self._record.kept.attempts if each.signalled]:
+            view = await self._job(attempt.key)
+            if view is not None and view.restarts == attempt.attempt and (view.active or view.completing):
+                continue
+            due: tuple[steps.Step, ...] = ()
+            if view is not None:
+                case = steps.JobCase(view, attempt.attempt, attempt.nodes, frozenset(), math.inf, exit_code=declared(view)[1])
+                due = steps.job_steps(case, self._clock.now(), self._limits)
+                await self._carry_out(due)
+            if not due and (view is None or not view.completing):
+                self._record.kept.attempts.remove(attempt)
+                self._record.save()
 
     def _due(self) -> Notice | None:
         """Return the notice to act on: there is one, our name is known, and the controller is silent, or time is all but up."""
@@ -216,6 +230,11 @@ class Fallback:
         job = await self._job(step.job)
         if job is not None and job.restarts == step.attempt and job.state == "RUNNING":
             batch, _, name = step.signal.rpartition(":")
+            self._record.kept.attempts = [
+                each.model_copy(update={"signalled": each.signalled or (each.key, each.attempt) == (step.job, step.attempt)})
+                for each in self._record.kept.attempts
+            ]
+            self._record.save()
             await self._slurm.signal(step.job, name, batch=batch == "B")
         return True
 

@@ -113,7 +113,8 @@ class Node:
         in_force = {notice.id for notice in self.notices}
         self.record.kept.acted = [each for each in self.record.kept.acted if each in in_force]
         if not self.record.kept.acted:
-            self.record.kept.attempts, self.record.kept.power_down_at = [], None
+            self.record.kept.attempts = [each for each in self.record.kept.attempts if each.signalled]
+            self.record.kept.power_down_at = None
         self.record.save()
         fault_point("agent.notice_kept")
         for notice in change.appeared:

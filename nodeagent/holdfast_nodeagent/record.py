@@ -51,6 +51,8 @@ class KeptAttempt(BaseModel):
     key: str
     attempt: int
     nodes: tuple[str, ...]
+    signalled: bool = False
+    """It was sent the signal that it declared: it ends by itself, also if the notice is withdrawn then."""
 
 
 class Kept(BaseModel):

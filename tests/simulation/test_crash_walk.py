@@ -6,6 +6,10 @@ import pytest
 from sim_invariants import settle
 from sim_training import running
 
+PARTS = 8
+"""Each walk is done in so many parts; the default run takes the first, every eighth step."""
+SOME = [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, PARTS))]
+
 
 def launch(world):
     """A gang of two whose first pool refuses."""
@@ -62,13 +66,13 @@ def passed_over(world):
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("story", [launch, evacuation, loss, pytest.param(passed_over, marks=pytest.mark.long)])
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", SOME)
 def test_dying_at_any_step_changes_nothing(make_world, story, part):
     undisturbed = make_world()
     story(undisturbed)
     points = len(undisturbed.passed)
     assert points > 20
-    for point in range(part, points, 4):
+    for point in range(part, points, PARTS):
         world = make_world()
         world.die_at = point
         story(world)
@@ -80,10 +84,11 @@ def test_dying_at_any_step_changes_nothing(make_world, story, part):
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("story", [launch, evacuation, loss, pytest.param(passed_over, marks=pytest.mark.long)])
-def test_dying_at_any_step_with_the_journal_loses_no_job_and_no_machine(make_world, story):
+@pytest.mark.parametrize("part", SOME)
+def test_dying_at_any_step_with_the_journal_loses_no_job_and_no_machine(make_world, story, part):
     undisturbed = make_world()
     story(undisturbed)
-    for point in range(0, len(undisturbed.passed), 2):
+    for point in range(part, len(undisturbed.passed), PARTS):
         world = make_world()
         world.die_at, world.die_without_journal = point, True
         try:

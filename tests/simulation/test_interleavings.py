@@ -21,7 +21,7 @@ from sim_kinds import KINDS
 from sim_slurm import DEEDS, Trouble
 from sim_world import POOL_A, POOL_B, World
 
-EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "40"))
 NODES = 5
 
 TROUBLES = {

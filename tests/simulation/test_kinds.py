@@ -82,3 +82,23 @@ def test_advice_and_maintenance_far_ahead_move_no_job(world):
     assert len(job.attempts) == 1
     assert not world.slurm.fake_node(machine.registered).drain
     settle(world)
+
+
+@pytest.mark.parametrize("actor", ["controller", "agent"])
+def test_a_notice_withdrawn_after_the_signal_was_sent_still_has_the_job_run_again(world, actor):
+    """It cannot be told to stay: it has begun to leave, and will end with the exit code that it declared."""
+    job = world.submit(work=90, kind="signal", save_s=8.0)
+    world.until(running(job), 60)
+    machine = world.machine_of(job.running.nodes[0])
+    if actor == "agent":
+        world.die()
+    world.reclaim(machine.registered, 60)
+    world.until(lambda: job.running.leaving, 10)
+    world.wait(1)
+    world.slurm_call(machine.spare)
+    world.until(lambda: job.running is None, 20)
+    if actor == "agent":
+        world.start()
+    world.until(running(job, 1), 20)
+    assert job.lost == 0
+    settle(world)
