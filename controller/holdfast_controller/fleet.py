@@ -11,8 +11,8 @@ from holdfast_common.evacuation import REASON_PREFIX
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
+from holdfast_controller import attempts, index
 from holdfast_controller import events as e
-from holdfast_controller import index
 from holdfast_controller.commands import (
     BindInstance,
     GiveUp,
@@ -25,6 +25,7 @@ from holdfast_controller.commands import (
     RedirectLaunch,
     ReserveNodes,
     SignalJob,
+    StartJob,
     UnreserveNodes,
     replacement_key,
 )
@@ -240,14 +241,14 @@ class Fleet:
             job.prepared.clear()
         if job.evacuation is not None and view.restarts > job.evacuation.attempt:
             # By us, or by the node's agent, which has lost patience with us.
-            _interrupted(job, job.evacuation.attempt, event.at, began=job.view.state != "CONFIGURING")
+            attempts.interrupted(job, job.evacuation.attempt, event.at, began=job.view.state != "CONFIGURING")
         elif view.restarts > job.view.restarts:
             self._left_unseen(job, event.at)
         job.view, job.changed_at = view, event.at
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
         self._doom_job(job, event.at)
-        if job.evacuation is None and _ends_on_our_signal(job):
+        if job.evacuation is None and attempts.ends_on_our_signal(job):
             # The notice was withdrawn after the signal was sent.
             job.evacuation = Evacuation(view.restarts, view.nodes, dict.fromkeys(view.nodes, event.at), began=event.at)
 
@@ -261,7 +262,7 @@ class Fleet:
         if old.state not in {"RUNNING", "SUSPENDED"} or old.completing or not leaving or known:
             return
         job.evacuation = Evacuation(old.restarts, old.nodes, doomed=leaving, began=at)
-        _interrupted(job, old.restarts, at, began=True)
+        attempts.interrupted(job, old.restarts, at, began=True)
 
     def _put_off(self, job: JobRecord, at: float) -> None:
         """A hook may bring a job's nodes, and every pool refuse them, before Slurm's list brings the job."""
@@ -444,7 +445,7 @@ class Fleet:
         for job in self.jobs_on(node.name):
             if strongest is None:
                 for part in self._parts(job):
-                    _stay(part, node.name)
+                    attempts.stay(part, node.name)
             else:
                 self._doom_job(job, at)
 
@@ -504,19 +505,25 @@ class Fleet:
             self.launches[command.launch_id] = LaunchRecord(command.launch_id, command.pool, command.nodes, command.job_id, event.at)
         elif isinstance(command, BindInstance):
             self._bind(command, event.at)
-        elif isinstance(command, SignalJob) and command.job_id in self.jobs:
-            self.jobs[command.job_id].signalled = command.attempt
         elif isinstance(command, GiveUp):
             self._given_up(command, event.at)
         elif isinstance(command, RedirectLaunch):
             self._redirected(command)
-        elif isinstance(command, ReserveNodes) and command.job_id in self.jobs:
-            self.jobs[command.job_id].reserved = command.key
+        elif isinstance(command, JobCommand) and command.job_id in self.jobs:
+            self._told_job(self.jobs[command.job_id], command, event.at)
         elif isinstance(command, PowerDownNode) and command.node in self.nodes:
             self.nodes[command.node].power_down_at = event.at
         elif isinstance(command, PrepareJobs) and command.notice is not None and not command.cancelled:
             for job in self._known(command.job_ids):
                 job.prepared[f"{command.node} {command.notice.id}"] = command
+
+    def _told_job(self, job: JobRecord, command: JobCommand, at: float) -> None:
+        if isinstance(command, ReserveNodes):
+            job.reserved = command.key
+        elif isinstance(command, StartJob):
+            job.begins_at = at + command.delay_s
+        elif isinstance(command, SignalJob):
+            job.signalled = command.attempt
 
     def _known(self, job_ids: tuple[int, ...]) -> list[JobRecord]:
         return [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]
@@ -596,7 +603,7 @@ class Fleet:
             again = job.evacuation is not None and job.evacuation.attempt == event.attempt and job.evacuation.requeued_at is not None
             if not again:
                 job.short_runs_s = () if event.ended_after_s is None else (*job.short_runs_s[-99:], event.ended_after_s)
-            _interrupted(job, event.attempt, event.at, began=event.began)
+            attempts.interrupted(job, event.attempt, event.at, began=event.began)
 
     def _cloud_listed(self, event: e.CloudListed) -> None:
         if self.fresh:
@@ -621,13 +628,6 @@ def _begins_anew(old: NodeView | None, new: NodeView) -> bool:
     return "POWERED_DOWN" in new.flags or (other and "POWERING_UP" in new.flags and not new.flags & {"POWERING_DOWN", "POWER_DOWN"})
 
 
-def _ends_on_our_signal(job: JobRecord) -> bool:
-    """Whether the attempt that we signalled has ended as it declared that it would."""
-    view = job.view
-    ended = job.signalled == view.restarts and view.state == "FAILED" and not view.completing
-    return ended and job.exit_code is not None and view.exit_code == job.exit_code
-
-
 def _leaves(node: Node, record: InstanceRecord | None) -> bool:
     """Whether Slurm or the cloud says that the node goes away: by a notice, a drain of ours or a power-down."""
     view = node.view
@@ -639,32 +639,9 @@ def _leaves(node: Node, record: InstanceRecord | None) -> bool:
     return drained or view.state == "DOWN" or bool(view.flags & {"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN"})
 
 
-def _stay(job: JobRecord, node: str) -> None:
-    """The node stays after all. A job that has ended, or is ending, because of the notice still is to run again."""
-    evacuation, view = job.evacuation, job.view
-    if evacuation is None or evacuation.requeued_at is not None or node not in evacuation.doomed:
-        return
-    reports = [report for report in job.reports.values() if report.attempt == evacuation.attempt]
-    if view.completing or not view.active or any(report.stopped_on_notice and report.state == "done" for report in reports):
-        return
-    del evacuation.doomed[node]
-    if not evacuation.doomed:
-        job.evacuation = None
-
-
 def natural(name: str) -> tuple[str | int, ...]:
     """Return a key that sorts node names as Slurm does: n2 before n10."""
     return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
-
-
-def _interrupted(job: JobRecord, attempt: int, at: float, *, began: bool) -> None:
-    """Count the end of an attempt that had to leave: once, whoever tells of it first; one whose batch step had not begun counts nothing."""
-    evacuation = job.evacuation
-    if evacuation is not None and attempt <= evacuation.attempt:
-        if attempt < evacuation.attempt or evacuation.requeued_at is not None:
-            return
-        evacuation.requeued_at = at
-    job.interruptions += began
 
 
 def _unsettled(job: JobRecord, now: float) -> bool:

@@ -148,6 +148,8 @@ class JobRecord:
     """It did not say that it never saves."""
     auto: bool = False
     """It wants whatever signal its partition's policy names."""
+    begins_at: float | None = None
+    """The StartTime that we gave it last, by Slurm's clock."""
     signalled: int | None = None
     """The attempt that was sent that signal: it ends by itself, also if the notice is withdrawn then."""
     exit_code: int | None = None

@@ -48,6 +48,7 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self._before = structlog.get_config()
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False)
+        self._set_back_s = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="hf-sim-")
         self.world = World(Path(self._folder.name), nodes=NODES)
         self.world.start()
@@ -201,6 +202,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(ahead_s=st.sampled_from([-600.0, -20.0, 0.0, 20.0, 600.0]))
     def clock_is_set(self, ahead_s: float) -> None:
         """That of the host of controller and slurmctld."""
+        self._set_back_s = max(self._set_back_s, self.world.host_clock.set_by - ahead_s)
         self.world.host_clock.set_by = ahead_s
         self.world.disturbed()
 
@@ -271,7 +273,8 @@ class Interleavings(RuleBasedStateMachine):
         try:
             if not world.faults:
                 self._mend()
-                settle(world, quiet_s=60.0)
+                # A job that was eligible before the clock was set back is so again when the clock has come there: Slurm's own doing.
+                settle(world, 800.0 + self._set_back_s, quiet_s=60.0)
         finally:
             world.close()
             self._folder.cleanup()

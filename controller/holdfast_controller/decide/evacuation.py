@@ -303,13 +303,20 @@ def _undrain(fleet: Fleet, node: Node, now: float) -> Iterator[Command]:
         yield UndrainNode(key, f"{node.name} was drained for a notice that is no more", node.name)
 
 
+def _known_delay(job: JobRecord) -> bool:
+    """Whether the job waits for Slurm's own delay or for one of ours, however far ahead that lies since the clock was set back."""
+    view = job.view
+    ours = job.begins_at is not None and abs(view.eligible_time - job.begins_at) <= steps.ELIGIBLE_SOON_S
+    return ours or view.eligible_time <= view.submit_time + steps.LONGEST_DELAY_S
+
+
 def _backoff(job: JobRecord, until: float, now: float) -> Iterator[Command]:
     """A job that no pool would serve waits its backoff, and not Slurm's two minutes."""
     view = job.view
     if not view.pending or view.priority == 0:
         return
-    if view.eligible_time > max(until, now) + steps.LONGEST_DELAY_S:
-        return  # not Slurm's delay: somebody has put it off for longer
+    if view.eligible_time > max(until, now) + steps.LONGEST_DELAY_S and not _known_delay(job):
+        return  # somebody has put it off for longer
     delay_s = max(1, round(until - now))
     if abs(view.eligible_time - (now + delay_s)) <= steps.ELIGIBLE_SOON_S or view.eligible_time <= now:
         return
