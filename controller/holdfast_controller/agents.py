@@ -221,9 +221,6 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             beat = message.heartbeat
             known = beat.steps_known and len(beat.step_jobs) <= MAX_STEPS
             self._reactor.fleet.heard_steps(stream.instance_id, beat.step_jobs if known else None, self._clock.now())
-        holder = self._reactor.fleet.nodes[node].instance_id if node in self._reactor.fleet.nodes else ""
-        if body in {"notice", "notice_cancelled"} and holder != stream.instance_id:
-            node = ""  # the name has gone on to another instance, which stays
         if node and body != "heartbeat" and stream.first_time(message.id):
             if body == "job_status":
                 self._note(message.job_status)

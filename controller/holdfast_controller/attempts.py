@@ -1,4 +1,4 @@
-"""How an attempt of a job ends, and what that says: pure, for `Fleet.apply`."""
+"""What is noted of a job's attempts: that one had to leave, and how long it ran; each once, whoever tells of it first."""
 
 from holdfast_controller.records import JobRecord
 
@@ -31,3 +31,12 @@ def interrupted(job: JobRecord, attempt: int, at: float, *, began: bool) -> None
             return
         evacuation.requeued_at = at
     job.interruptions += began
+
+
+def measured(job: JobRecord, attempt: int, ended_after_s: float | None) -> None:
+    """Note how long an attempt ran that ended by itself (None: it did not): once, whoever tells of it first. A gap ends the row."""
+    if attempt <= job.measured_attempt:
+        return
+    row = job.short_runs_s[-99:] if attempt == job.measured_attempt + 1 else ()
+    job.short_runs_s = () if ended_after_s is None else (*row, ended_after_s)
+    job.measured_attempt = attempt

@@ -93,6 +93,10 @@ class JobCommand(Command):
         """The job."""
         return (f"job:{self.job_id}",)
 
+    def once_in(self) -> int | None:
+        """The attempt in which it is done once, or so often in a row: its record is all that is remembered of that. None: no such limit."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class SignalJob(JobCommand):
@@ -101,6 +105,10 @@ class SignalJob(JobCommand):
     repeats: ClassVar[bool] = False
     attempt: int = 0
     signal: str = ""
+
+    def once_in(self) -> int | None:
+        """The attempt."""
+        return self.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,10 @@ class RequeueJob(JobCommand):
     ended: bool = False
     began: bool = True
     """Whether a process of the attempt ever ran: one that never did counts against no limit."""
+
+    def once_in(self) -> int | None:
+        """The attempt."""
+        return self.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +158,10 @@ class HoldJob(JobCommand):
     repeats: ClassVar[bool] = False
     restarts: int = 0
 
+    def once_in(self) -> int | None:
+        """The attempt that is not begun: who releases the job wants it tried."""
+        return self.restarts
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseJob(JobCommand):
@@ -154,6 +170,10 @@ class ReleaseJob(JobCommand):
     repeats: ClassVar[bool] = False
     restarts: int = 0
 
+    def once_in(self) -> int | None:
+        """The attempt that is to begin."""
+        return self.restarts
+
 
 @dataclass(frozen=True, slots=True)
 class TellJob(JobCommand):
@@ -161,6 +181,11 @@ class TellJob(JobCommand):
 
     repeats: ClassVar[bool] = False
     text: str = ""
+    attempt: int = 0
+
+    def once_in(self) -> int | None:
+        """The attempt that it is told of."""
+        return self.attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,11 @@ from holdfast_controller.records import (
     PoolMemory,
     StepsSeen,
 )
+from holdfast_controller.retention import forget
 
 REPEAT_S = 10.0
 """A deed that is still due so long after it was done with success is done again: its fence makes that harmless."""
 REPEAT_MOOT_S = 1.0
-KEEP_COMMANDS_S = 3600.0
 FORGET_EVERY_S = 60.0
 SETTLES_S = 60.0
 LISTS_LAG_S = 30.0
@@ -193,8 +193,9 @@ class Fleet:
     def _requested(self, event: e.NodesRequested) -> None:
         for name in event.nodes:
             node = self.nodes.get(name)
-            if node is None:
-                continue
+            if node is None or (node.let_go is not None and not event.job_id):
+                continue  # a machine for nobody: the call of a hook, or a look, tells only that it has not been let go yet
+            node.let_go = None
             if node.wanted_since is None:
                 node.wanted_since, node.launches, node.power_down_at, node.meant_for = event.at, 0, None, 0
                 if node.view is None or not node.view.up:
@@ -217,9 +218,12 @@ class Fleet:
         leaving = event.view.powered_down or bool(event.view.flags & {"POWERING_DOWN", "POWER_DOWN"})
         if node.wanted_since is not None and event.at > node.wanted_since and (event.view.up or leaving):
             node.wanted_since, node.wanted_by, node.launches = None, 0, 0
+        if anew or event.view.up:
+            node.let_go = None
         if anew:
             node.doom, node.power_down_at = None, None
             node.notices.clear()
+            self._vacate(node)
             self._unbind(node, only_gone=True)
         if any(launch.recovered for launch in self.launches.values()):
             self._recognise(node, event.at)
@@ -239,11 +243,8 @@ class Fleet:
             job.declare(view.comment)
         if view.restarts != job.view.restarts:
             job.prepared.clear()
-        if job.evacuation is not None and view.restarts > job.evacuation.attempt:
-            # By us, or by the node's agent, which has lost patience with us.
-            attempts.interrupted(job, job.evacuation.attempt, event.at, began=job.view.state != "CONFIGURING")
-        elif view.restarts > job.view.restarts:
-            self._left_unseen(job, event.at)
+        if view.restarts > job.view.restarts:
+            self._moved_on(job, event.at)
         job.view, job.changed_at = view, event.at
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
@@ -252,13 +253,23 @@ class Fleet:
             # The notice was withdrawn after the signal was sent.
             job.evacuation = Evacuation(view.restarts, view.nodes, dict.fromkeys(view.nodes, event.at), began=event.at)
 
+    def _moved_on(self, job: JobRecord, at: float) -> None:
+        """A look shows the next attempt: by us, whose own word of it may come later or never, or by the node's agent, or by others."""
+        old = job.view
+        if job.evacuation is None or job.evacuation.attempt != old.restarts:
+            self._left_unseen(job, at)
+            return
+        attempts.interrupted(job, old.restarts, at, began=old.state != "CONFIGURING")
+        if not (old.active or old.pending) and old.end_time > old.start_time > 0:
+            attempts.measured(job, old.restarts, old.end_time - old.start_time)
+
     def _left_unseen(self, job: JobRecord, at: float) -> None:
         """A job was requeued, and not by us. If a node of that attempt goes away or is gone, that was why: the node's agent did it while we
         were away or slow, or Slurm did. Somebody who requeues a job by hand leaves its nodes as they are.
         """
         old = job.view
         leaving = {name: at for name in old.nodes if name in self.nodes and _leaves(self.nodes[name], self.instance_of(self.nodes[name]))}
-        known = job.evacuation is not None and job.evacuation.attempt >= old.restarts
+        known = job.evacuation is not None and job.evacuation.attempt >= old.restarts  # a slurmctld that was killed forgets restarts
         if old.state not in {"RUNNING", "SUSPENDED"} or old.completing or not leaving or known:
             return
         job.evacuation = Evacuation(old.restarts, old.nodes, doomed=leaving, began=at)
@@ -339,6 +350,7 @@ class Fleet:
             if booting and record.instance.reclaimed:
                 self._refuse(record.instance.pool, at, "reclaimed while it booted")
             self._unbind(node)
+            self._vacate(node)
             return
         reason = record.instance.state_reason or "the cloud says that the instance is gone"
         self._lose(node, f"gone-{record.instance.instance_id}", reason, "cloud", at)
@@ -348,8 +360,14 @@ class Fleet:
         if node.doom is None:
             node.doom = Doom(Notice(notice_id, NoticeKind.PREEMPT, at, at, reason), source=source)
         node.doom.dead = True
+        self._vacate(node)
         for job in self.jobs_on(node.name):
             self._doom_job(job, at)
+
+    def _vacate(self, node: Node) -> None:
+        """No process is left of those that its agent saw: the machine is gone, and nobody says so of each."""
+        for job_id in self.seen.pop(node.name, index.NO_JOBS):
+            self.jobs[job_id].present.pop(node.name, None)
 
     def _launch_ended(self, event: e.LaunchEnded) -> None:
         launch = self.launches.get(event.launch_id)
@@ -549,7 +567,13 @@ class Fleet:
             launch.nodes = tuple(command.to if name == command.node else name for name in launch.nodes)
         if node is not None:
             # If a job is found to be on it, reconcile asks for it anew.
-            node.wanted_since, node.wanted_by, node.launches, node.meant_for = None, 0, 0, 0
+            node.wanted_since, node.wanted_by, node.launches, node.meant_for, node.let_go = None, 0, 0, 0, command
+
+    def _let_go(self, node: Node, event: e.CommandFinished) -> None:
+        if node.let_go is not None and node.let_go.key == event.key:
+            node.let_go = None
+        if event.outcome == "ok":
+            node.power_down_at = event.at
 
     def _asked_for(self, command: PowerUpNode, at: float) -> None:
         """Slurm was asked to power the node up: it is bought now, and not when slurmctld calls ResumeProgram (up to 1.5 s later)."""
@@ -576,33 +600,16 @@ class Fleet:
             self.jobs[command.job_id].reserved = ""
         if isinstance(command, PowerUpNode) and event.outcome == "ok":
             self._asked_for(command, event.at)
-        if isinstance(command, RedirectLaunch) and event.outcome == "ok" and command.node in self.nodes:
-            self.nodes[command.node].power_down_at = event.at
+        if isinstance(command, RedirectLaunch) and event.outcome in {"ok", "moot"} and command.node in self.nodes:
+            self._let_go(self.nodes[command.node], event)
         if event.at >= self.forgot_at + FORGET_EVERY_S:
             self.forgot_at = event.at
-            self._forget(event.at - KEEP_COMMANDS_S)
-
-    def _forget(self, before: float) -> None:
-        """Drop commands that ended long ago, instances that are long gone, and launches that have none left."""
-        for key in [key for key, old in self.commands.items() if old.state != "open" and old.done_at < before]:
-            del self.commands[key]
-        for job_id in [job_id for job_id, command in self.put_off.items() if command.until < before]:
-            del self.put_off[job_id]
-        for iid in [iid for iid, record in self.instances.items() if record.gone_at is not None and record.gone_at < before]:
-            del self.instances[iid]
-        for iid in [iid for iid, record in self.instances.items() if not record.instance.pool and not record.connected]:
-            if self.instances[iid].first_seen < before:
-                del self.instances[iid]  # an agent that no cloud ever named
-        for launch_id, launch in list(self.launches.items()):
-            if launch.ended and launch.at < before and not any(iid in self.instances for iid in launch.instances):
-                del self.launches[launch_id]
+            forget(self, event.at)
 
     def _requeued(self, event: e.JobRequeued) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
-            again = job.evacuation is not None and job.evacuation.attempt == event.attempt and job.evacuation.requeued_at is not None
-            if not again:
-                job.short_runs_s = () if event.ended_after_s is None else (*job.short_runs_s[-99:], event.ended_after_s)
+            attempts.measured(job, event.attempt, event.ended_after_s)
             attempts.interrupted(job, event.attempt, event.at, began=event.began)
 
     def _cloud_listed(self, event: e.CloudListed) -> None:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from holdfast_controller.fleet import Fleet
 
 _MOMENTS = {
-    "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at"),
+    "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at", "doubtful_until"),
     "InstanceRecord": ("first_seen", "gone_at"),
     "StepsSeen": ("since", "at"),
     "LaunchRecord": ("at",),
     "Evacuation": ("began", "requeued_at"),
-    "JobRecord": ("not_before",),
+    "JobRecord": ("changed_at", "not_before"),
     "PoolMemory": ("refused_at", "blocked_until"),
     "CommandRecord": ("done_at", "retry_at"),
     "Fleet": ("looked_at", "steady_since", "forgot_at"),

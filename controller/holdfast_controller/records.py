@@ -7,7 +7,7 @@ from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.directives import parse_directives
 
-from holdfast_controller.commands import PrepareJobs
+from holdfast_controller.commands import PrepareJobs, RedirectLaunch
 from holdfast_controller.events import AgentArrived, CommandIssued, JobReported
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
 
@@ -50,6 +50,8 @@ class Node:
     """The one that counts: the earliest of those that jobs must leave for."""
     power_down_at: float | None = None
     """When we gave it up (POWER_DOWN_FORCE), until Slurm has it powered down."""
+    let_go: RedirectLaunch | None = None
+    """It boots for nobody, since its machine serves another name: Slurm is asked to power it down until it has answered."""
 
 
 @dataclass(slots=True)
@@ -158,6 +160,8 @@ class JobRecord:
     """How often it may be requeued, declared in its directives."""
     short_runs_s: tuple[float, ...] = ()
     """How long its last attempts ran, as long as each ended by itself."""
+    measured_attempt: int = -1
+    """The newest attempt that is known to have ended in one way or the other: `short_runs_s` ends with it."""
     not_before: float | None = None
     """No pool would have its nodes: it waits until then, Unix seconds."""
     waits_for: str = ""

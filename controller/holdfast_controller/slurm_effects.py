@@ -130,7 +130,8 @@ class SlurmEffects:
             if view is not None and view.state == "IDLE":
                 await self._slurm.power_down([command.node], reason)
                 return ()
-            await self._slurm.resume([command.node])
+        if view is None or ("DRAIN" in view.flags and view.reason.startswith(REASON_PREFIX)):
+            await self._slurm.resume([command.node])  # drained just now, or by a try before that got no further
         return self._moot(command, f"a job is on {command.node}")
 
     @_together
@@ -157,9 +158,8 @@ class SlurmEffects:
         if job is None:
             return self._moot(command, "Slurm does not know it any more")
         if job.restarts != command.attempt:
-            # After a crash between the requeue and its record, this is our own requeue.
-            counted = (JobRequeued(self._clock.now(), command.job_id, command.attempt),) if resumed else ()
-            return (*counted, *self._moot(command, f"it has moved: restart {job.restarts}"))
+            # By an agent; or by us, before a crash: then the look that shows it is what counts it.
+            return self._moot(command, f"it has moved: restart {job.restarts}")
         if job.state == "PENDING" or job.completing or (not job.active and not command.ended):
             return self._moot(command, f"it is {job.state}")
         await self._slurm.requeue(command.job, ended=command.ended)

@@ -153,6 +153,17 @@ def test_after_two_tries_in_a_row_it_is_left_to_people(running) -> None:
     never(running, "i-n1", "i-n2")
 
 
+def test_a_row_of_tries_is_remembered_over_hours(running) -> None:
+    for attempt in range(2):
+        (requeue,) = by_kind(beats(running, GRACE_S + 10, "i-n1", "i-n2"), RequeueJob)
+        running.finish(requeue)
+        running.later(3 * 3600)
+        other = TellJob(f"other:{attempt}", "another job", "9", 9, "text")
+        running.apply(e.CommandIssued(running.now, 90_000 + attempt, other), e.CommandFinished(running.now, 90_000 + attempt, other.key))
+        running.job(7, "RUNNING", "n1", "n2", restarts=attempt + 1, start_time=running.now)
+    never(running, "i-n1", "i-n2")
+
+
 def revoked(world, **more) -> None:
     launched(world, "n1")
     world.apply(e.JobReported(world.now, "n1", 7, 0), e.JobLeftNode(world.now, "n1", 7, 0))

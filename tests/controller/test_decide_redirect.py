@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from holdfast_controller import events as e
 from holdfast_controller.commands import BindInstance, Launch, PowerUpNode, RedirectLaunch
+from holdfast_controller.journal import dump_fleet, load_fleet
 
 
 def by_kind(commands, kind):
@@ -105,6 +106,58 @@ def test_where_the_power_down_finds_a_job_the_name_can_be_asked_for_again(world,
     assert (node.wanted_since, node.power_down_at, node.instance_id) == (None, None, "")
     world.apply(e.NodesRequested(world.now, ("n2",), 8, "reconcile"))
     assert [launch.nodes for launch in by_kind(world.due(), Launch)] == [("n2",)]
+
+
+def by_reconcile(world, job_id=0):
+    """What a look at Slurm asks for where it finds the name powering up."""
+    world.apply(e.NodesRequested(world.now, ("n2",), job_id, "reconcile"))
+
+
+@pytest.mark.parametrize("outcome", ["failed", "refused"])
+def test_a_name_that_could_not_be_let_go_is_let_go_later_and_nothing_is_bought_for_it(world, ahead, outcome) -> None:
+    pass_over(world)
+    (redirect,) = by_kind(world.due(), RedirectLaunch)
+    by_reconcile(world)
+    assert by_kind(world.due(), Launch) == [], "the call of ResumeProgram may come late"
+    world.finish(redirect, outcome)
+    assert world.fleet.nodes["n2"].power_down_at is None, "a power-down without a look would end a job that came to it"
+    assert by_kind(world.due(), RedirectLaunch) == []
+    for _ in range(2):
+        world.later(10)
+        by_reconcile(world)
+        commands = world.due()
+        assert by_kind(commands, RedirectLaunch) == [redirect]
+        assert by_kind(commands, Launch) == []
+        world.finish(redirect, outcome)
+    assert load_fleet(dump_fleet(world.fleet)) == world.fleet
+    world.later(10)
+    (again,) = by_kind(world.due(), RedirectLaunch)
+    world.finish(again)
+    assert (world.fleet.nodes["n2"].let_go, world.fleet.nodes["n2"].power_down_at) == (None, world.now)
+    world.later(60)
+    assert by_kind(world.due(), RedirectLaunch) == []
+
+
+def test_a_job_that_comes_to_a_name_before_it_is_let_go_gets_a_machine(world, ahead) -> None:
+    pass_over(world)
+    (redirect,) = by_kind(world.due(), RedirectLaunch)
+    world.finish(redirect, "failed")
+    world.job(8, "CONFIGURING", "n2")
+    by_reconcile(world, 8)
+    world.later(10)
+    commands = world.due()
+    assert [launch.nodes for launch in by_kind(commands, Launch)] == [("n2",)]
+    assert by_kind(commands, RedirectLaunch) == []
+
+
+@pytest.mark.parametrize("flags", [("POWERED_DOWN",), ()])
+def test_a_name_that_is_off_or_up_is_let_go_no_more(world, ahead, flags) -> None:
+    pass_over(world)
+    (redirect,) = by_kind(world.due(), RedirectLaunch)
+    world.finish(redirect, "failed")
+    world.later(10)
+    world.node("n2", "IDLE", "CLOUD", *flags)
+    assert by_kind(world.due(), RedirectLaunch) == []
 
 
 def test_with_the_journal_lost_it_is_known_by_the_name_it_was_given(world, ahead) -> None:

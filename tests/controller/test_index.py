@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import JobView, NodeView
 from holdfast_controller import events as e
 from holdfast_controller import index
+from holdfast_controller.commands import TellJob
 from holdfast_controller.decide.reclaim import Homes
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.journal import dump_fleet, load_fleet
@@ -85,6 +87,13 @@ def test_old_commands_are_dropped_now_and_then_and_not_with_each_outcome(world) 
     world.running(8, "n2")
     for command in world.due():
         world.finish(command)
+    kept = [old for old in world.fleet.commands.values() if old.state != "open" and old.done_at <= world.now - 3600]
+    assert {type(old.issued.command) for old in kept} == {TellJob}, "what limits what is done for a job stays as long as the job"
+    world.apply(e.JobForgotten(world.now, 7))
+    world.later(61)
+    world.job(8, "RUNNING", "n2", restarts=1)
+    for command in world.due():
+        world.finish(command)
     assert all(record.state == "open" or record.done_at > world.now - 3600 for record in world.fleet.commands.values())
 
 
@@ -93,3 +102,20 @@ def test_an_unmanaged_address_is_no_home() -> None:
     here = InstanceRecord(Instance("i-1", "", "", "running", "10.0.0.1"), 1.0)
     nowhere = replace(here, instance=Instance("i-2", "", "", "running", ""))
     assert (Homes(fleet).has(here), Homes(fleet).has(nowhere)) == (True, False)
+
+
+@pytest.mark.parametrize("end", ["gone", "rebooted", "off"])
+def test_processes_of_a_lost_machine_are_not_waited_for_in_the_names_next_life(world, end) -> None:
+    """No agent says that they have left: an empty node that is doomed would be paid for until its deadline."""
+    world.running(7, "n1")
+    world.registered(7, "n1")
+    assert world.fleet.seen == {"n1": {7}}
+    if end == "gone":
+        instance = world.fleet.instances["i-n1"].instance
+        world.apply(e.AgentLost(world.now, "i-n1"), e.InstanceChanged(world.now, replace(instance, state="gone")))
+    elif end == "rebooted":
+        world.apply(e.AgentRebooted(world.now, "i-n1", "other"))
+    else:
+        world.node("n1", "IDLE", "CLOUD", "POWERED_DOWN")
+    assert (world.fleet.seen, world.fleet.jobs[7].present) == ({}, {})
+    assert world.fleet.jobs[7].reports["n1"].attempt == 0, "that it ran is still known"

@@ -92,9 +92,28 @@ def test_a_requeue_that_nobody_told_of_is_an_interruption_if_the_node_went_away(
     world.job(7, "PENDING", restarts=1, eligible_time=world.now + 30, submit_time=world.now)
     assert world.fleet.jobs[7].interruptions == 1
     assert "StartJob" in [type(command).__name__ for command in world.due()], "Slurm's delay is cut short as after any other"
+    world.node("n2", "ALLOCATED", "CLOUD")
     world.job(7, "RUNNING", "n2", restarts=1)
+    world.job(7, "PENDING", restarts=2)
+    assert world.fleet.jobs[7].interruptions == 1, "by hand"
+    world.job(7, "RUNNING", "n2", restarts=2)
+    world.node("n2", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt: the spot instance is taken back")
+    world.job(7, "PENDING", restarts=3)
+    evacuation = world.fleet.jobs[7].evacuation
+    assert evacuation is not None
+    assert (world.fleet.jobs[7].interruptions, evacuation.attempt) == (2, 2), "the job's first evacuation is not the last that counts"
+
+
+def test_after_an_evacuation_that_was_told_of_the_next_is_counted_too(world: Any) -> None:
+    world.running(7, "n1")
+    world.notice("n1")
+    world.apply(e.JobRequeued(world.now, 7, 0))
     world.job(7, "PENDING", restarts=1)
-    assert world.fleet.jobs[7].interruptions == 1
+    world.node("n2", "ALLOCATED", "CLOUD")
+    world.job(7, "RUNNING", "n2", restarts=1)
+    world.node("n2", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt: the spot instance is taken back")
+    world.job(7, "PENDING", restarts=2)
+    assert world.fleet.jobs[7].interruptions == 2
 
 
 def test_a_requeue_by_hand_is_none(world: Any) -> None:

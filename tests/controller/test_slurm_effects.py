@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from holdfast_common.clock import VirtualClock
-from holdfast_common.errors import Temporary
+from holdfast_common.errors import SlurmUnavailable, Temporary
 from holdfast_controller.commands import PowerDownNode, RedirectLaunch, RequeueJob
 from holdfast_controller.events import CommandFinished
 from holdfast_controller.slurm_effects import SlurmEffects
@@ -51,6 +51,35 @@ async def test_a_node_that_boots_for_nobody_is_let_go_and_one_that_a_job_came_to
         done = {method for _, method, _ in slurm.calls}
         assert ("power_down" in done) == (taken == "by nobody") == (facts == ())
         assert not slurm.fake_node("n1").drain or taken == "by nobody"
+        await clock.advance(0.1)
+
+
+async def test_where_a_try_before_had_drained_the_node_that_a_job_came_to_it_is_undrained() -> None:
+    class Interrupted(FakeSlurm):
+        async def resume(self, names: list[str]) -> None:
+            if self.mute:
+                self.mute = False
+                raise SlurmUnavailable("no answer")
+            await super().resume(names)
+
+        async def drain(self, names: list[str], reason: str) -> None:
+            self.fake_node("n1").job = self.submit()
+            await super().drain(names, reason)
+
+        mute = True
+
+    clock = VirtualClock(1000.0)
+    async with Interrupted(clock, ["n1"]) as slurm:
+        effects = SlurmEffects(slurm, clock, lambda name: "")
+        await slurm.power_up(["n1"])
+        await clock.advance(3.0)
+        command = RedirectLaunch("k", "Slurm chose n2", "n1", "hf-1", "n2", 7)
+        with pytest.raises(SlurmUnavailable):
+            await effects.let_go(command, False)
+        assert slurm.fake_node("n1").drain
+        (outcome,) = await effects.let_go(command, False)
+        assert isinstance(outcome, CommandFinished)
+        assert (outcome.outcome, slurm.fake_node("n1").drain) == ("moot", False)
         await clock.advance(0.1)
 
 

@@ -21,7 +21,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
         key = f"tell:{view.key}:{view.restarts}"
         if fleet.may_issue(key, now):  # asked here already: the text of each running job, each time, would be most of what deciding costs
             why = f"job {view.key} began its attempt {view.restarts}"
-            yield TellJob(key, why, view.key, view.job_id, _text(fleet, job))
+            yield TellJob(key, why, view.key, view.job_id, _text(fleet, job), view.restarts)
 
 
 def _text(fleet: Fleet, job: JobRecord) -> str:

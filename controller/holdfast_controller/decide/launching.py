@@ -108,11 +108,11 @@ def _stuck(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
         yield ReleaseJob(f"release_job:{view.key}:{view.restarts}", why, view.key, view.job_id, view.restarts)
     elif reason.startswith("launch failed"):
         text = f"its launch failed {MOST_IN_A_ROW + 1} times in a row, and Slurm holds it: see why its nodes were drained, then release it"
-        yield TellJob(f"stuck:{view.key}:{view.restarts}", f"job {view.key} is held: {text}", view.key, view.job_id, text)
+        yield TellJob(f"stuck:{view.key}:{view.restarts}", f"job {view.key} is held: {text}", view.key, view.job_id, text, view.restarts)
     elif reason == "badconstraints":
         # Not curable on 22.05 by release or NumNodes (measured); it comes of GresTypes beside --exclusive on nodes without GPUs.
         text = "requeued, but Slurm says BadConstraints: submit it again; on 22.05 set no GresTypes where CPU-only nodes share the cluster"
-        yield TellJob(f"stuck:{view.key}:{view.restarts}", f"job {view.key} was {text}", view.key, view.job_id, text)
+        yield TellJob(f"stuck:{view.key}:{view.restarts}", f"job {view.key} was {text}", view.key, view.job_id, text, view.restarts)
 
 
 def _again(fleet: Fleet, job: JobRecord, why: str, *, ended: bool) -> Iterator[Command]:

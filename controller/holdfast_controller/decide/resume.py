@@ -20,6 +20,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     if fleet.fresh and not fleet.cloud_listed:
         return  # what the nodes wait for may be bought already: the clouds' lists will say
     yield from _abandoned(fleet, now)
+    yield from (node.let_go for node in fleet.nodes.values() if node.let_go is not None)
     gangs: dict[tuple[int, str], list[Node]] = defaultdict(list)
     for node in fleet.nodes.values():
         if node.wanted_since is not None and node.name in plans.by_node:
