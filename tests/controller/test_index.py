@@ -104,7 +104,7 @@ def test_an_unmanaged_address_is_no_home() -> None:
     assert (Homes(fleet).has(here), Homes(fleet).has(nowhere)) == (True, False)
 
 
-@pytest.mark.parametrize("end", ["gone", "rebooted", "off"])
+@pytest.mark.parametrize("end", ["gone", "rebooted", "off", "off, and gone with what it said late"])
 def test_processes_of_a_lost_machine_are_not_waited_for_in_the_names_next_life(world, end) -> None:
     """No agent says that they have left: an empty node that is doomed would be paid for until its deadline."""
     world.running(7, "n1")
@@ -117,5 +117,8 @@ def test_processes_of_a_lost_machine_are_not_waited_for_in_the_names_next_life(w
         world.apply(e.AgentRebooted(world.now, "i-n1", "other"))
     else:
         world.node("n1", "IDLE", "CLOUD", "POWERED_DOWN")
+    if end.endswith("late"):
+        world.registered(7, "n1")
+        world.apply(e.InstanceChanged(world.now, replace(world.fleet.instances["i-n1"].instance, state="gone")))
     assert (world.fleet.seen, world.fleet.jobs[7].present) == ({}, {})
     assert world.fleet.jobs[7].reports["n1"].attempt == 0, "that it ran is still known"

@@ -63,7 +63,7 @@ async def test_where_a_try_before_had_drained_the_node_that_a_job_came_to_it_is_
             await super().resume(names)
 
         async def drain(self, names: list[str], reason: str) -> None:
-            self.fake_node("n1").job = self.submit()
+            self.fake_node("n1").jobs[self.submit()] = False
             await super().drain(names, reason)
 
         mute = True
