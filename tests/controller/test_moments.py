@@ -18,6 +18,7 @@ STAY = {
     ("InstanceRecord", "price_usd_h"),
     ("InstanceRecord", "on_demand_usd_h"),
     ("Evacuation", "doomed"),  # deadlines, as others said them
+    ("JobRecord", "begins_at"),  # by the clock of Slurm's host, as it was given
     ("JobRecord", "short_runs_s"),  # how long
 }
 
