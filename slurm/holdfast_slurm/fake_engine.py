@@ -9,6 +9,9 @@ from holdfast_common.clock import Clock
 from holdfast_slurm import fake_schedule
 from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode, FakeSettings, Gate, Hook, by_age
 
+SCHED_INTERVAL_S = 60.0
+"""slurm.conf's sched_interval: between looks of the main scheduler at which nothing has happened."""
+
 
 class Engine:
     """State and time of the fake. Everything happens through timers on the clock, one task each, so that virtual time orders them."""
@@ -27,7 +30,7 @@ class Engine:
         self.observer: Callable[[str, str], None] | None = None
         """Called with each entry of the log at once: event, node or job."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._look_due = self._backfill_due = False
+        self._look_due = self._backfill_due = self._again_due = False
         self.swallow = 0
         """So many of the next launches of batch jobs never reach a node, though slurmctld has the job RUNNING (measured on 26.05)."""
 
@@ -107,10 +110,23 @@ class Engine:
         self._look_due = False
         for job, names in fake_schedule.main(self.queue.values(), self.fleet, self.clock.now()):
             self._allocate(job, names)
+        self._look_again()
         waits = any(job.reason in {"Resources", "Priority"} for job in self.queue.values() if job.state == "PENDING")
         if waits and self.settings.backfill_s is not None and not self._backfill_due:
             self._backfill_due = True
             self.later(self.settings.backfill_s, self._backfill)
+
+    def _look_again(self) -> None:
+        """Slurm looks now and then, too: where its clock was set back, the moment at which a job was to be eligible comes later."""
+        if self._again_due or not any(job.state == "PENDING" and job.reason == "BeginTime" for job in self.queue.values()):
+            return
+        self._again_due = True
+
+        def again() -> None:
+            self._again_due = False
+            self.look()
+
+        self.later(SCHED_INTERVAL_S, again)
 
     def _backfill(self) -> None:
         self._backfill_due = False

@@ -144,6 +144,8 @@ class Training:
 
     async def _save_and_exit(self, job: SimJob, attempt: Attempt) -> None:
         await self.world.clock.sleep(job.save_s)
+        while self.world.slurm.engine.away:
+            await self.world.clock.sleep(STEP_S)
         if not self._lives(job, attempt):
             return
         job.saved = attempt.step
@@ -157,7 +159,8 @@ class Training:
     def _lives(self, job: SimJob, attempt: Attempt) -> bool:
         fake = self.world.slurm.engine.queue.get(job.key)
         here = fake is not None and fake.state == "RUNNING" and fake.restarts == attempt.number
-        return here and attempt.ended is None and attempt.well
+        # A job that ends while slurmctld is away, and whose machine dies before it is back, has not ended for anybody.
+        return here and attempt.ended is None and attempt.well and not self.world.slurm.engine.away
 
     async def _leave(self, job: SimJob, attempt: Attempt) -> None:
         await self.world.clock.sleep(attempt.lingers_until - self.world.clock.now())
