@@ -253,23 +253,27 @@ def moved(case: JobCase) -> bool:
     return not job.active and not _ended_by_itself(case)
 
 
+def _tag(node: str, instance_id: str, notice: Notice) -> str:
+    return f"{node}:{instance_id or notice.id}"
+
+
+def drain_key(node: str, instance_id: str, notice: Notice) -> str:
+    """Return the key of the step that drains the node for the notice."""
+    return f"drain:{_tag(node, instance_id, notice)}:{notice.id}"
+
+
 def node_steps(case: NodeCase, now: float) -> tuple[Step, ...]:
     """Return what is due for the node at `now` (Unix seconds)."""
     view, name = case.view, case.view.name
-    tag = f"{name}:{case.instance_id or case.notice.id}"
+    tag = _tag(name, case.instance_id, case.notice)
     if view.powered_down:
         return ()
     if view.flags & {"POWERING_DOWN", "POWER_DOWN"}:
         return _unstick(case, now, tag)
     steps: list[Step] = []
     if "DRAIN" not in view.flags:
-        steps.append(
-            Drain(
-                f"drain:{tag}:{case.notice.id}",
-                f"{case.notice.kind}: {case.notice.reason or 'the node goes away'}",
-                name,
-            )
-        )
+        why = f"{case.notice.kind}: {case.notice.reason or 'the node goes away'}"
+        steps.append(Drain(drain_key(name, case.instance_id, case.notice), why, name))
     why = _power_down_reason(case, now)
     if why:
         in_time = not case.dead and now < case.notice.deadline

@@ -6,7 +6,7 @@ import pytest
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import JobView, NodeView
 from holdfast_controller import events as e
-from holdfast_controller.commands import Command
+from holdfast_controller.commands import Command, DrainNode
 from holdfast_controller.decide import decide
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
@@ -31,6 +31,8 @@ class World:
         self.fleet.manage(frozenset(self.plans.by_node))
         self.fleet.looked(self.now, after_outage=True)
         self._ids = 0
+        self.drains = True
+        """Slurm drains a node as soon as it is told to."""
         for name in self.plans.by_node:
             self.node(name, "IDLE", "CLOUD", "POWERED_DOWN")
 
@@ -66,6 +68,8 @@ class World:
         for command in commands:
             self._ids += 1
             self.apply(e.CommandIssued(self.now, self._ids, command))
+            if self.drains and isinstance(command, DrainNode):
+                self.finish(command)
         return list(commands)
 
     def finish(self, command: Command, outcome: str = "ok") -> None:

@@ -46,6 +46,35 @@ def test_the_whole_sequence_of_a_two_node_job(world, kinds) -> None:
     assert (down.node, down.instance_id) == ("n1", "i-n1")
 
 
+def test_a_requeue_waits_for_the_drain_as_long_as_there_is_time(world) -> None:
+    """Else the job would be started on the doomed node again."""
+    world.drains = False
+    world.running(7, "n1")
+    world.registered(7, "n1")
+    notice = world.notice("n1", window_s=30)
+    (drain,) = by_kind(world.due(), DrainNode)
+    world.parked(7, "n1", notice)
+    world.finish(drain, "failed")
+    assert by_kind(world.due(), RequeueJob) == [], "scontrol failed for the drain"
+    world.later(29)
+    assert len(by_kind(world.due(), RequeueJob)) == 1, "better on a node that goes than with it"
+
+
+@pytest.mark.parametrize("by", ["our own command", "the next look"])
+def test_a_drain_that_holds_lets_the_requeue_follow(world, by: str) -> None:
+    world.drains = False
+    world.running(7, "n1")
+    world.registered(7, "n1")
+    notice = world.notice("n1")
+    (drain,) = by_kind(world.due(), DrainNode)
+    world.parked(7, "n1", notice)
+    if by == "our own command":
+        world.finish(drain)
+    else:
+        world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="somebody else's")
+    assert len(by_kind(world.due(), RequeueJob)) == 1
+
+
 def test_a_single_node_job_starts_at_once(world) -> None:
     world.running(7, "n1")
     notice = world.notice("n1")

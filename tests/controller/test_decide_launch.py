@@ -1,7 +1,7 @@
 """Power-up: bought per job, all or nothing; refused, in the next pool; given up with a reason; never twice."""
 
 from holdfast_controller import events as e
-from holdfast_controller.commands import BindInstance, GiveUp, Launch, StartJob, TerminateInstance
+from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode, StartJob, TerminateInstance
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
 
 
@@ -101,6 +101,59 @@ def test_an_instance_that_asks_gets_a_name_of_its_launch_and_keeps_it(world) -> 
     (again,) = world.due()
     assert isinstance(again, BindInstance)
     assert again.node == "n1"
+
+
+def test_a_name_that_slurmctld_has_still_to_resume_is_given_to_nobody_for_some_seconds(world, kinds) -> None:
+    """A slurmd that registers before slurmctld has acted on POWER_UP leaves the node with that flag for ever."""
+    world.apply(e.NodesRequested(world.now, ("n1",)))
+    world.node("n1", "IDLE", "CLOUD", "POWERED_DOWN", "POWER_UP")
+    (launch,) = world.due()
+    world.launched(launch, "i-1")
+    world.arrive("i-1", launch.launch_id)
+    assert world.due() == []
+    world.later(1)
+    world.node("n1", "IDLE", "CLOUD", "POWERING_UP")
+    assert kinds(world.due()) == ["BindInstance"]
+
+
+def test_a_name_that_is_never_resumed_is_given_all_the_same(world, kinds) -> None:
+    world.apply(e.NodesRequested(world.now, ("n1",)))
+    world.node("n1", "IDLE", "CLOUD", "POWERED_DOWN", "POWER_UP")
+    (launch,) = world.due()
+    world.launched(launch, "i-1")
+    world.arrive("i-1", launch.launch_id)
+    world.later(6)
+    assert kinds(world.due()) == ["BindInstance"]
+
+
+def stuck(world, *jobs: tuple[int, str]) -> None:
+    """A node that is up and keeps the flag POWER_UP: slurmctld was restarted before it had acted on it."""
+    world.apply(e.NodesRequested(world.now, ("n1",)))
+    (launch,) = world.due()
+    world.launched(launch, "i-1")
+    world.later(6)
+    world.arrive("i-1", launch.launch_id)
+    for command in world.due():
+        world.finish(command)
+    for job_id, state in jobs:
+        world.job(job_id, state, "n1")
+    world.node("n1", "ALLOCATED" if jobs else "IDLE", "CLOUD", "POWER_UP")
+
+
+def test_a_node_that_registered_in_vain_is_powered_down(world) -> None:
+    stuck(world)
+    assert world.due() == []
+    world.later(6)
+    (command,) = world.due()
+    assert isinstance(command, PowerDownNode)
+    assert (command.node, command.instance_id) == ("n1", "i-1")
+    assert "POWER_UP" in command.reason
+
+
+def test_a_node_that_registered_in_vain_stays_while_a_job_runs_on_it(world) -> None:
+    stuck(world, (7, "RUNNING"))
+    world.later(6)
+    assert [command for command in world.due() if isinstance(command, PowerDownNode)] == []
 
 
 def test_an_agent_that_comes_before_the_answer_waits_for_it(world) -> None:

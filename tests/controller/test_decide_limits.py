@@ -200,5 +200,6 @@ def test_a_job_that_saves_nothing_is_requeued_at_once(world) -> None:
     world.running(7, "n1")
     world.job(7, "RUNNING", "n1", comment="holdfast: checkpoint=off")
     world.notice("n1")
+    assert by_kind(world.due(), RequeueJob) == [], "the drain comes first"
     (requeue,) = by_kind(world.due(), RequeueJob)
     assert "saves nothing" in requeue.reason

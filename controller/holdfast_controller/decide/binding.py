@@ -12,10 +12,13 @@ from holdfast_controller.records import InstanceRecord, LaunchRecord, Node
 UNKNOWN_GRACE_S = 30.0
 """How long an agent of an instance that no launch and no listing has named yet may wait."""
 
+RESUMES_S = 5.0
+"""So long slurmctld may take to act on a POWER_UP; a name that it still has not resumed then is given all the same."""
+
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield a name for each agent that waits for one."""
-    names = _Names(fleet)
+    names = _Names(fleet, now)
     for record in fleet.instances.values():
         agent = record.agent
         if agent is None or not record.connected or not record.alive:
@@ -38,11 +41,21 @@ def _may_be_redirected(fleet: Fleet, node: Node) -> bool:
     return any(name in fleet.nodes and not fleet.nodes[name].instance_id for name in job.view.nodes)
 
 
+def _not_resumed(node: Node, now: float) -> bool:
+    """Whether slurmctld has still to act on its POWER_UP, by the newest look.
+
+    A slurmd that registers before that leaves the node `IDLE+CLOUD+POWER_UP` for ever (measured on 22.05.8).
+    """
+    if node.view is None or node.wanted_since is None or now >= node.wanted_since + RESUMES_S:
+        return False
+    return bool(node.view.flags & {"POWERED_DOWN", "POWER_UP"})
+
+
 class _Names:
     """The names that are to be had, in one round of decisions: each is given once. What many instances ask for is looked up once."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, fleet: Fleet, now: float) -> None:
+        self._fleet, self._now = fleet, now
         self._taken: set[str] = set()
         self._free: dict[str, deque[Node]] = {}
         self._addresses: dict[str, int] | None = None
@@ -86,8 +99,11 @@ class _Names:
         # It may have been named before a journal was lost: then it is that node, or none.
         if claimed and claimed not in launch.nodes:
             return self._adopted(record)  # its launch was redirected, which its tags do not say
-        open_names = (node for node in free if node.name not in self._taken and not _may_be_redirected(self._fleet, node))
+        open_names = (node for node in free if node.name not in self._taken and self._may_be_given(node))
         return next((node for node in open_names if (node.name == claimed if claimed else not self._spoken_for(record, node))), None)
+
+    def _may_be_given(self, node: Node) -> bool:
+        return not _may_be_redirected(self._fleet, node) and not _not_resumed(node, self._now)
 
     def _spoken_for(self, record: InstanceRecord, node: Node) -> bool:
         """With a lost journal: whether the name was given to another instance already, which has not come back yet to say so."""

@@ -183,8 +183,10 @@ def _job(round_: _Round, job: JobRecord, evacuation: Evacuation, case: JobCase) 
     if job.view.restarts == evacuation.attempt and job.view.active:
         yield from _tell(fleet, job, evacuation)
         yield from _replace(round_.spares(plan.group), case, [name for name in evacuation.doomed if round_.buyer(name) == job.view.job_id])
+    in_time = now < steps.requeue_at(case, plan.limits)
     # Without its reservation the job's nodes would go to the next in line: it comes first, as long as there is time.
-    first = kept is not None and reservation.under_way(fleet, kept, now) and (case.dead or now < steps.requeue_at(case, plan.limits))
+    first = kept is not None and reservation.under_way(fleet, kept, now) and (case.dead or in_time)
+    first = first or (in_time and any(_takes_jobs(fleet, name) for name in case.doomed))
     for step in steps.job_steps(case, now, plan.limits):
         if isinstance(step, steps.Signal):
             yield SignalJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.signal)
@@ -192,6 +194,20 @@ def _job(round_: _Round, job: JobRecord, evacuation: Evacuation, case: JobCase) 
             yield RequeueJob(step.key, step.reason, step.job, job.view.job_id, step.attempt, step.ended)
         elif isinstance(step, steps.StartAfter) and job.not_before is None and not held:
             yield StartJob(step.key, step.reason, step.job, job.view.job_id, step.restarts, step.delay_s)
+
+
+def _takes_jobs(fleet: Fleet, name: str) -> bool:
+    """Whether the doomed node lives and its drain has not taken hold: the job would be started on it again.
+
+    `scontrol` may fail for the drain and not for the requeue (seen on 22.05.8).
+    """
+    node = fleet.nodes.get(name)
+    if node is None or node.doom is None or node.doom.dead or node.view is None:
+        return False
+    if node.view.powered_down or node.view.flags & {"DRAIN", "POWERING_DOWN", "POWER_DOWN"}:
+        return False
+    drained = fleet.commands.get(steps.drain_key(name, node.instance_id, node.doom.notice))
+    return drained is None or drained.state != "ok"
 
 
 def _tell(fleet: Fleet, job: JobRecord, evacuation: Evacuation) -> Iterator[Command]:
