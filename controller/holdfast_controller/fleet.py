@@ -11,7 +11,7 @@ from holdfast_common.evacuation import REASON_PREFIX
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
-from holdfast_controller import attempts, index
+from holdfast_controller import attempts, index, unrest
 from holdfast_controller import events as e
 from holdfast_controller.commands import (
     BindInstance,
@@ -49,7 +49,6 @@ REPEAT_S = 10.0
 """A deed that is still due so long after it was done with success is done again: its fence makes that harmless."""
 REPEAT_MOOT_S = 1.0
 FORGET_EVERY_S = 60.0
-SETTLES_S = 60.0
 LISTS_LAG_S = 30.0
 """So old a cloud's list may be: after the loss of the journal, nothing is bought any sooner for a name that Slurm had asked for before."""
 MAX_EARLY = 10_000
@@ -184,9 +183,7 @@ class Fleet:
 
     def busy(self) -> bool:
         """Whether something is under way that Slurm should be asked about often."""
-        return any(node.wanted_since is not None or node.doom is not None for node in self.nodes.values()) or any(
-            _unsettled(job, self.looked_at) for job in self.jobs.values()
-        )
+        return unrest.busy(self.nodes.values(), self.jobs.values(), self.looked_at)
 
     # -- Slurm ------------------------------------------------------------------------------------------------------------------
 
@@ -649,19 +646,6 @@ def _leaves(node: Node, record: InstanceRecord | None) -> bool:
 def natural(name: str) -> tuple[str | int, ...]:
     """Return a key that sorts node names as Slurm does: n2 before n10."""
     return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
-
-
-def _unsettled(job: JobRecord, now: float) -> bool:
-    """Whether the job is about to change: it leaves its nodes, or is to start again within a minute."""
-    evacuation, view = job.evacuation, job.view
-    if job.not_before is not None and view.state == "PENDING":
-        return abs(now - job.not_before) < SETTLES_S
-    if evacuation is None:
-        return False
-    if view.restarts == evacuation.attempt:
-        return view.active
-    recent = evacuation.requeued_at is None or now < evacuation.requeued_at + SETTLES_S
-    return view.completing or (recent and view.state in {"PENDING", "CONFIGURING"} and view.restarts == evacuation.attempt + 1)
 
 
 _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-import structlog
 from holdfast_common.clock import Clock
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
@@ -23,9 +22,10 @@ from holdfast_controller.events import (
     Ticked,
 )
 from holdfast_controller.fleet import Fleet
-from holdfast_controller.providers.base import Instance, Provider
+from holdfast_controller.providers.base import Instance, PartialAnswerError, Provider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.records import Node
+from holdfast_controller.watcher import Watcher
 
 UNASKED_S = 3.0
 """A node that Slurm powers up and that no hook has asked for is taken as requested after this long: the hook was lost."""
@@ -36,45 +36,19 @@ MISSING_S = 20.0
 VANISHED_S, VANISHED_LOOKS = 120.0, 3
 """An instance that whole lists have left out for this long, this often, and whose agent is not there, is gone."""
 
-log = structlog.get_logger()
 
-
-class Nudge:
-    """Sleeps until the next look is due, or somebody wants it now."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._event = asyncio.Event()
-
-    def __call__(self) -> None:
-        """Have the next look at once."""
-        self._event.set()
-
-    async def sleep(self, duration_s: float) -> None:
-        """Return after `duration_s`, or when nudged."""
-        sleeper = asyncio.ensure_future(self._clock.sleep(duration_s))
-        nudged = asyncio.ensure_future(self._event.wait())
-        try:
-            await asyncio.wait({sleeper, nudged}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeper.cancel()
-            nudged.cancel()
-            self._event.clear()
-
-
-class SlurmWatcher:
+class SlurmWatcher(Watcher):
     """Looks at nodes and jobs."""
 
+    complaint = "slurmctld gives no answer: nothing is concluded from that"
+
     def __init__(self, slurm: Slurm, reactor: Reactor, clock: Clock, *, busy_s: float, idle_s: float) -> None:
+        super().__init__("slurm", clock, busy_s=busy_s, idle_s=idle_s)
         self._slurm = slurm
         self._reactor = reactor
-        self._clock = clock
-        self._busy_s, self._idle_s = busy_s, idle_s
         self._unasked: dict[str, float] = {}
         self._missing: dict[str, float] = {}
         self._waiting = 0
-        self._failing = False
-        self.nudge = Nudge(clock)
 
     def hurry(self, change: int) -> None:
         """Look often while somebody waits for it: +1 when one begins to wait, -1 when it ends."""
@@ -82,18 +56,9 @@ class SlurmWatcher:
         if change > 0:
             self.nudge()
 
-    async def run(self) -> None:
-        """Look for ever. A look that fails, in whatever way, says nothing."""
-        while True:
-            try:
-                await self.look()
-                self._failing = False
-            except Exception as error:
-                if not self._failing:
-                    log.warning("slurmctld gives no answer: nothing is concluded from that", error=f"{type(error).__name__}: {error}")
-                self._failing = True
-            busy = self._waiting > 0 or self._reactor.fleet.busy()
-            await self.nudge.sleep(self._busy_s if busy and not self._failing else self._idle_s)
+    def busy(self) -> bool:
+        """Whether a gate waits, or something is under way."""
+        return self._waiting > 0 or self._reactor.fleet.busy()
 
     async def look(self) -> None:
         """Look once. Raises `SlurmUnavailable`."""
@@ -116,8 +81,9 @@ class SlurmWatcher:
         """Return the nodes whose machines are gone: after the loss of the journal nobody knows which instance they had."""
         silent = [view for view in nodes if "NOT_RESPONDING" in view.flags and view.name in fleet.nodes]
         lost = [view for view in silent if _machineless(fleet, fleet.nodes[view.name], view)] if fleet.cloud_listed else []
-        self._missing = {view.name: self._missing.get(view.name, at) for view in lost}
-        return [MachineMissing(at, view.name, view.address) for view in lost if at >= self._missing[view.name] + MISSING_S]
+        now = self._clock.monotonic()
+        self._missing = {view.name: self._missing.get(view.name, now) for view in lost}
+        return [MachineMissing(at, view.name, view.address) for view in lost if now >= self._missing[view.name] + MISSING_S]
 
     def _unasked_for(self, fleet: Fleet, nodes: tuple[NodeView, ...], jobs: tuple[JobView, ...], at: float) -> list[Event]:
         """Return requests whose hook was lost."""
@@ -195,40 +161,37 @@ def steady(view: JobView) -> JobView:
     return replace(view, priority=priority, start_time=0.0, end_time=0.0, reason=reason)
 
 
-class CloudWatcher:
+class CloudWatcher(Watcher):
     """Looks at one cloud's instances."""
 
+    complaint = "a cloud gives no whole list: nothing is concluded from that"
+
     def __init__(self, provider: Provider, reactor: Reactor, clock: Clock, *, busy_s: float, idle_s: float) -> None:
+        super().__init__(provider.name, clock, busy_s=busy_s, idle_s=idle_s)
         self._provider = provider
         self._reactor = reactor
-        self._clock = clock
-        self._busy_s, self._idle_s = busy_s, idle_s
-        self._failing = False
         self.listed = False
         self._missing: dict[str, tuple[float, int]] = {}
-        self.nudge = Nudge(clock)
 
-    async def run(self) -> None:
-        """Look for ever."""
-        while True:
-            try:
-                await self.look()
-                self._failing = False
-            except Exception as error:
-                if not self._failing:
-                    said = f"{type(error).__name__}: {error}"
-                    log.warning("a cloud gives no whole list: nothing is concluded from that", cloud=self._provider.name, error=said)
-                self._failing = True
-            busy = self._reactor.fleet.busy() or any(not record.node for record in self._reactor.fleet.instances.values() if record.alive)
-            await self.nudge.sleep(self._busy_s if busy and not self._failing else self._idle_s)
+    def busy(self) -> bool:
+        """Whether something is under way, or an instance has no name yet."""
+        fleet = self._reactor.fleet
+        return fleet.busy() or any(not record.node for record in fleet.instances.values() if record.alive)
 
     async def look(self) -> None:
-        """Look once. Raises `ProviderError`."""
+        """Look once. Raises `ProviderError`; what some regions said is believed, and nothing is concluded from what they left out."""
         at = self._clock.now()
-        instances = await self._provider.instances()
-        for event in [*instance_news(self._reactor.fleet, instances, at), *self._vanished(instances, at)]:
-            self._reactor.post(event)
+        try:
+            instances = await self._provider.instances()
+        except PartialAnswerError as partial:
+            self._tell(instance_news(self._reactor.fleet, partial.instances, at))
+            raise
+        self._tell([*instance_news(self._reactor.fleet, instances, at), *self._vanished(instances, at)])
         self.listed = True
+
+    def _tell(self, news: list[Event]) -> None:
+        for event in news:
+            self._reactor.post(event)
 
     def _up(self, name: str) -> bool:
         node = self._reactor.fleet.nodes.get(name)

@@ -144,9 +144,11 @@ class SlurmEffects:
     @_together
     async def signal(self, command: c.SignalJob, resumed: bool) -> tuple[Event, ...]:
         """Send the declared signal; not again after a crash, since it may have been sent."""
+        if resumed:
+            return (CommandFinished(self._clock.now(), 0, command.key, "ok", "it may have had its signal: it is not sent twice"),)
         job = await self._job(command.job)
-        if job is None or job.restarts != command.attempt or job.state != "RUNNING" or resumed:
-            return self._moot(command, "it does not run, or may have had its signal")
+        if job is None or job.restarts != command.attempt or job.state != "RUNNING":
+            return self._moot(command, "it does not run")
         batch, _, name = command.signal.rpartition(":")
         await self._slurm.signal(command.job, name, batch=batch == "B")
         return ()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from holdfast_common.clock import VirtualClock
 from holdfast_common.errors import SlurmUnavailable, Temporary
-from holdfast_controller.commands import PowerDownNode, RedirectLaunch, RequeueJob
+from holdfast_controller.commands import PowerDownNode, RedirectLaunch, RequeueJob, SignalJob
 from holdfast_controller.events import CommandFinished
 from holdfast_controller.slurm_effects import SlurmEffects
 from holdfast_slurm.fake import FakeSettings, FakeSlurm
@@ -103,6 +103,24 @@ async def test_a_job_that_ends_between_the_look_and_the_requeue_is_not_counted_a
         assert outcome.outcome == "moot"
         assert "COMPLETED" in outcome.detail
         assert slurm.fake_job(key).restarts == 0
+        await clock.advance(0.1)
+
+
+async def test_a_signal_that_may_have_been_sent_before_a_crash_counts_as_sent() -> None:
+    clock = VirtualClock(1000.0)
+    async with FakeSlurm(clock, ["n1"]) as slurm:
+        effects = SlurmEffects(slurm, clock, lambda name: "i-1")
+        key = slurm.submit()
+        await clock.advance(3.0)
+        slurm.node_booted("n1")
+        await clock.advance(40.0)
+        command = SignalJob("k", "it declared USR1", key, int(key), 0, "USR1")
+        (outcome,) = await effects.signal(command, True)
+        assert isinstance(outcome, CommandFinished)
+        assert outcome.outcome == "ok", "moot would be tried again a second later"
+        assert [method for _, method, _ in slurm.calls if method == "signal"] == []
+        assert await effects.signal(command, False) == ()
+        assert [method for _, method, _ in slurm.calls if method == "signal"] == ["signal"]
         await clock.advance(0.1)
 
 

@@ -11,7 +11,7 @@ from holdfast_common.clock import VirtualClock
 from holdfast_common.errors import ConfigError
 from holdfast_controller.providers.aws import AwsProvider
 from holdfast_controller.providers.aws_config import AwsConfig
-from holdfast_controller.providers.base import FaultKind, Market, ProviderError
+from holdfast_controller.providers.base import FaultKind, Market, PartialAnswerError, ProviderError
 
 pytestmark = pytest.mark.timeout(30)  # boto3's first client takes a second on a busy machine
 
@@ -198,13 +198,39 @@ async def test_listing_without_end_is_given_up(ec2, provider):
     assert raised.value.fault.code == "EndlessListing"
 
 
-async def test_one_region_that_fails_fails_the_listing(ec2, make_provider):
+async def test_one_region_that_fails_hides_nothing_of_the_others(ec2, make_provider):
     provider = make_provider(regions=("us-east-1", "us-west-2"))
     ec2.say("DescribeInstances", describe_xml(instance_xml(1)))
     ec2.refuse("DescribeInstances", "InternalError", status=500)
-    with pytest.raises(ProviderError):
+    with pytest.raises(PartialAnswerError) as raised:
         await provider.instances()
+    assert [each.instance_id for each in raised.value.instances] == [ident(1)]
+    assert raised.value.fault.code == "InternalError"
     assert len(ec2.asked("DescribeInstances")) == 2
+
+
+async def test_the_marks_of_a_region_are_told_though_another_fails(ec2, make_provider):
+    provider = make_provider(regions=("us-east-1", "us-west-2"))
+    marked = (
+        f"<item><instanceId>{ident(1)}</instanceId><status><code>marked-for-termination</code>"
+        "<updateTime>2026-11-24T00:00:00Z</updateTime></status></item>"
+    )
+    ec2.say("DescribeSpotInstanceRequests", f"<R><spotInstanceRequestSet>{marked}</spotInstanceRequestSet></R>")
+    ec2.refuse("DescribeSpotInstanceRequests", "InternalError", status=500)
+    with pytest.raises(PartialAnswerError) as raised:
+        await provider.reclaims()
+    assert [each.instance_id for each in raised.value.reclaims] == [ident(1)]
+
+
+@pytest.mark.parametrize("asked", ["instances", "reclaims"])
+async def test_where_no_region_answers_there_is_no_partial_answer(ec2, make_provider, asked):
+    provider = make_provider(regions=("us-east-1", "us-west-2"))
+    for _ in range(2):
+        for action in ("DescribeInstances", "DescribeSpotInstanceRequests"):
+            ec2.refuse(action, "InternalError", status=500)
+    with pytest.raises(ProviderError) as raised:
+        await getattr(provider, asked)()
+    assert not isinstance(raised.value, PartialAnswerError)
 
 
 async def test_find_believes_tags_not_filters(ec2, provider):

@@ -9,9 +9,9 @@ good for one pool only.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigError
@@ -38,12 +38,14 @@ from holdfast_controller.providers.base import (
     LaunchRequest,
     LaunchResult,
     Market,
+    PartialAnswerError,
     Pool,
     ProviderError,
     Reclaim,
 )
 from holdfast_controller.providers.tags import LAUNCH_ID, TAG_CLUSTER, TAG_LAUNCH, request_fault
 
+T = TypeVar("T")
 YOUNG_S = 600.0
 """For so long an instance that we started ourselves may be unknown to EC2's other calls (eventual consistency)."""
 
@@ -89,13 +91,15 @@ class AwsProvider:
     async def reclaims(self) -> tuple[Reclaim, ...]:
         """Return what EC2 has marked for termination in all regions, the whole account's: spot requests carry no tags of ours."""
         marked = [{"Name": "status-code", "Values": list(MARKED)}]
-        answers = await asyncio.gather(
-            *(
-                self._calls.pages(region, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=marked)
-                for region in self._config.regions
-            )
+        asked = (
+            self._calls.pages(region, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=marked)
+            for region in self._config.regions
         )
-        return tuple(found for answer in answers for said in answer if (found := reclaim_of(said)) is not None)
+        answers, fault = await _answers(asked)
+        found = tuple(found for answer in answers for said in answer if (found := reclaim_of(said)) is not None)
+        if fault is not None:
+            raise PartialAnswerError(fault, reclaims=found)
+        return found
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; raises ProviderError if any was not asked for, after all others were.
@@ -119,14 +123,10 @@ class AwsProvider:
         """
         spot = [pool for pool in pools if pool.market is Market.SPOT and not self._pool_fault(pool)]
         regions = sorted({pool.region for pool in spot})
-        answers = await asyncio.gather(*(self._spot_prices(region, spot) for region in regions), return_exceptions=True)
+        answers, _ = await _answers(self._spot_prices(region, spot) for region in regions)
         prices = await self.on_demand_usd_h([pool for pool in pools if pool.market is Market.ON_DEMAND])
-        errors = [answer for answer in answers if isinstance(answer, BaseException)]
-        if errors and len(errors) == len(answers):
-            raise errors[0]
         for answer in answers:
-            if isinstance(answer, dict):
-                prices.update(answer)
+            prices.update(answer)
         return prices
 
     async def on_demand_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
@@ -167,13 +167,11 @@ class AwsProvider:
         return [each for each in found if each.launch_id == request.launch_id], fault
 
     async def _everywhere(self, filters: list[dict[str, Any]]) -> tuple[Instance, ...]:
-        answers = await asyncio.gather(*(self._list(region, filters) for region in self._config.regions), return_exceptions=True)
-        found: dict[str, Instance] = {}
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            found.update((instance.instance_id, instance) for instance in answer)
-        return tuple(found.values())
+        answers, fault = await _answers(self._list(region, filters) for region in self._config.regions)
+        found = tuple({instance.instance_id: instance for answer in answers for instance in answer}.values())
+        if fault is not None:
+            raise PartialAnswerError(fault, instances=found)
+        return found
 
     async def _list(self, region: str, filters: list[dict[str, Any]]) -> list[Instance]:
         ours = {"Name": f"tag:{TAG_CLUSTER}", "Values": [self._config.cluster]}
@@ -227,3 +225,14 @@ class AwsProvider:
     def _launch_filters(self, launch_id: str) -> list[dict[str, Any]]:
         # an id that could not have been launched matches nothing; as a filter it might hold wildcards
         return [{"Name": f"tag:{TAG_LAUNCH}", "Values": [launch_id if LAUNCH_ID.fullmatch(launch_id) else "-"]}]
+
+
+async def _answers(asked: Iterable[Awaitable[T]]) -> tuple[list[T], Fault | None]:
+    """Ask regions side by side; return what was answered, and the first failure. Raises that if none answered."""
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    for error in errors:
+        if not isinstance(error, ProviderError) or len(errors) == len(outcomes):
+            raise error
+    answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    return answers, next((error.fault for error in errors if isinstance(error, ProviderError)), None)

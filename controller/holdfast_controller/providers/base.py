@@ -139,10 +139,16 @@ class Provider(Protocol):
         """Return the instances of one launch that are not gone. An empty answer right after a launch proves nothing (listings lag)."""
 
     async def instances(self) -> tuple[Instance, ...]:
-        """Return every instance that carries the cluster's tag, those gone lately among them. Whole (all pages), or raises."""
+        """Return every instance that carries the cluster's tag, those gone lately among them. Whole (all pages and regions), or raises.
+
+        Raises `PartialAnswerError` if some regions answered, which says nothing of what it leaves out.
+        """
 
     async def reclaims(self) -> tuple[Reclaim, ...]:
-        """Return the reclaims that stand now, of instances that still live; instances of others may be among them. Whole, or raises."""
+        """Return the reclaims that stand now, of instances that still live; instances of others may be among them.
+
+        Whole, or raises; `PartialAnswerError` as above.
+        """
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; repeat until the instance is gone. Returns the ids that no longer exist. Unknown ids are no error."""
@@ -163,3 +169,12 @@ class ProviderError(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(f"{fault.kind}: {fault.code}: {fault.message}")
         self.fault = fault
+
+
+class PartialAnswerError(ProviderError):
+    """Some regions answered, and others did not: what the former said is true, and what is missing from it is unknown."""
+
+    def __init__(self, fault: Fault, *, instances: tuple[Instance, ...] = (), reclaims: tuple[Reclaim, ...] = ()) -> None:
+        super().__init__(fault)
+        self.instances = instances
+        self.reclaims = reclaims
