@@ -5,57 +5,23 @@ machine. Exit status: 0 all targets met, 1 one missed or the run failed.
 """
 
 import argparse
-import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from holdfast_sandbox.cloud_control import CloudControlError
-from holdfast_sandbox.cluster import Sandbox, SandboxError
-from rich.console import Console
+from holdfast_sandbox.cluster import Sandbox
 
-from bench import cases, plain, summary, tables
+from bench import cases, plain, program, summary, tables
 
-OUTPUT = Path("bench-out")
 BOOT_DELAY_S = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; return the exit status."""
-    options = _parser().parse_args(arguments)
-    progress = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        if not options.quiet:
-            progress.print(text, style="dim")
-
-    # A short name: unix sockets have at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="hf-bench-", dir="/tmp"))
-    folder.chmod(0o755)
-    try:
-        found = _measure(options, folder, say)
-    except (SandboxError, TimeoutError, LookupError, OSError, subprocess.SubprocessError, CloudControlError) as error:
-        progress.print(f"bench/interruption failed: {type(error).__name__}: {error}")
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    OUTPUT.mkdir(exist_ok=True)
-    path = Path(options.output or OUTPUT / "interruption.json")
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(found))
-    else:
-        console = Console(width=max(200, Console().width)) if not sys.stdout.isatty() else Console()
-        tables.show(found, console)
-        console.print(f"written: {path}")
-    return 0 if all(found["targets_met"].values()) or options.no_targets else 1
+    return program.run("interruption", _parser().parse_args(arguments), _measure, tables.show)
 
 
 def _measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -86,12 +52,11 @@ def _setup(sandbox: Sandbox, options: argparse.Namespace) -> dict[str, str]:
     shown = sandbox.run(["scontrol", "show", "config"]).stdout
     config = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in shown.splitlines())}
     keys = ("SLURM_VERSION", "KillWait", "MessageTimeout", "SuspendTimeout", "SlurmdTimeout", "SchedulerParameters")
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     return {
         "Slurm": ", ".join(f"{key}={config.get(key, '?')}" for key in keys),
         "sandbox": f"{cases.NODES} CLOUD nodes, boot delay {options.boot_delay:g} s, notice {cases.NOTICE_S:g} s, agents poll every 0.2 s",
         "plain Slurm": " ".join(plain.SETTINGS.split()) + " cred_expire=120 (default)",
-        "machine": f"{os.cpu_count()} cores, {model}, Linux {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        "machine": program.machine(os.getloadavg()[0]),
     }
 
 
@@ -102,10 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cold-starts", type=int, default=2, help="further first starts on nodes that are bought for them (2)")
     parser.add_argument("--boot-delay", type=float, default=BOOT_DELAY_S, help=f"of the simulated cloud, in seconds ({BOOT_DELAY_S:g})")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="leave plain Slurm out: it takes three minutes")
-    parser.add_argument("--no-targets", action="store_true", help="exit status 0 also where a target is missed")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON and no table")
-    parser.add_argument("--output", type=Path, help="where the JSON goes, seen from the repository (bench-out/interruption.json)")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    program.add_options(parser, "interruption")
     return parser
 
 

@@ -153,12 +153,13 @@ class _Bed:
         except FileNotFoundError:
             return []
 
+    def _journal(self) -> list[dict[str, Any]]:
+        return read_journal(self._sandbox.layout.controller_state / "journal.sqlite")
+
     def _calls(self, job_id: int) -> list[float]:
         """Return when the cloud got each call for the job's nodes, once all that the controller decided on have been made."""
-        journal = read_journal(self._sandbox.layout.controller_state / "journal.sqlite")
-        launches = {
-            event["command"]["launch_id"] for event in journal if event["kind"] == "Launch" and event["command"]["job_id"] == job_id
-        }
+        bought = [event["command"] for event in self._journal() if event["kind"] == "Launch"]
+        launches = {command["launch_id"] for command in bought if command["job_id"] == job_id}
         made = [line for line in read_record(self._sandbox.layout.cloud / "cloud.jsonl") if line["event"] == "launch_request"]
         times = {line["client_token"]: line["t"] for line in made if line["client_token"].split(".")[0] in launches}
         return list(times.values()) if launches and len(times) >= len(launches) else []

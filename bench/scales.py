@@ -1,27 +1,19 @@
 """`bench/scale`: what Holdfast costs at 100 and 1,000 nodes, on real Slurm. Exit status: 0 all targets met, 1 one missed or it failed."""
 
 import argparse
-import json
 import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from holdfast_sandbox.cloud_control import CloudControlError
-from holdfast_sandbox.cluster import SandboxError
 from rich.console import Console
 from rich.table import Table
 
-from bench import decisions, idle, requests
+from bench import decisions, idle, program, requests
 
-OUTPUT = Path("bench-out")
 REPEATS = {1: 6, 100: 4, 1000: 3}
 TARGETS = {"hook_worst_s": 0.5, "calls_1000_nodes_s": 2.0, "decide_at_rest_s": 0.01, "loop_blocked_s": 0.1}
 """Most seconds: until ResumeProgram returned, at any size; from its start until the last provider call of a 1,000-node request has begun;
@@ -31,28 +23,7 @@ IN_THREAD = "(in a thread)"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; return the exit status."""
-    options = _parser().parse_args(arguments)
-    progress = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        if not options.quiet:
-            progress.print(text, style="dim")
-
-    folder = Path(tempfile.mkdtemp(prefix="hf-scale-", dir="/tmp"))  # a short name: unix sockets have at most 107 bytes
-    folder.chmod(0o755)
-    try:
-        found = measure(options, folder, say)
-    except (SandboxError, TimeoutError, LookupError, ValueError, OSError, subprocess.SubprocessError, CloudControlError) as error:
-        progress.print(f"bench/scale failed: {type(error).__name__}: {error}")
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    OUTPUT.mkdir(exist_ok=True)
-    path = Path(options.output or OUTPUT / "scale.json")
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    show(found, Console(width=max(160, Console().width)) if not sys.stdout.isatty() else Console())
-    print(f"written: {path}")
-    return 0 if all(found["targets_met"].values()) or options.no_targets else 1
+    return program.run("scale", _parser().parse_args(arguments), measure, show, width=160)
 
 
 def measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -65,13 +36,12 @@ def measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None
     resting = idle.controller(folder / "b", options.idle_nodes, options.idle, say)
     resting["agent"] = idle.agent(folder / "c", options.idle, say)
     found = figures(asked, base, resting, turns)
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     found["setup"] = {
         "requests": "real slurmctld, hook and controller; the cloud's machines are ordered and never boot",
         "idle controller": f"real slurmctld and {options.idle_nodes} real slurmds; {options.idle_nodes} agents' streams from one process",
         "idle agent": "a real agent on its node; it asks the metadata service every 0.2 s (the sandbox's setting)",
         "decisions": f"{decisions.NODES} nodes and {decisions.JOBS} jobs, in memory",
-        "machine": f"{os.cpu_count()} cores, {model}, Linux {platform.release()}, load {load:.1f} at the start",
+        "machine": program.machine(load),
     }
     return found
 
@@ -160,9 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=max(REPEATS.values()), help="at most so many requests of each size (6)")
     parser.add_argument("--idle-nodes", type=int, default=100, help="of the controller at rest (100)")
     parser.add_argument("--idle", type=float, default=60.0, help="for how many seconds it is watched, and so the agent (60)")
-    parser.add_argument("--no-targets", action="store_true", help="exit status 0 also where a target is missed")
-    parser.add_argument("--output", type=Path, help="where the JSON goes, seen from the repository (bench-out/scale.json)")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    program.add_options(parser, "scale")
     return parser
 
 

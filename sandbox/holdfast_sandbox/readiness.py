@@ -1,6 +1,7 @@
 """When a component of a sandbox counts as ready, and what is said when it does not become so."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,15 @@ def await_ready(site: Site, names: Sequence[str], deadline: float) -> None:
         if time.monotonic() > deadline:
             raise NotReadyError(f"{waiting[0]} was not ready in time{describe_logs(site, waiting[0])}")
         time.sleep(_POLL_S)
+
+
+def await_first_look(site: Site, deadline: float) -> None:
+    """Return when the controller has looked at Slurm and at every cloud. `deadline` is time.monotonic(). Raises NotReadyError."""
+    command = [sys.executable, "-m", "holdfast_sandbox.first_look", str(site.layout.controller_socket)]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=max(0.1, deadline - time.monotonic()), check=True)
+    except subprocess.SubprocessError as fault:
+        raise NotReadyError(f"the controller does not see Slurm and the clouds: {fault}{describe_logs(site, CONTROLLER)}") from fault
 
 
 def log_files(site: Site, name: str) -> list[Path]:

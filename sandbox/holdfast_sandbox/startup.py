@@ -22,7 +22,7 @@ from holdfast_sandbox.components import (
 from holdfast_sandbox.defaults import default_agent, default_hooks
 from holdfast_sandbox.layout import CONTROL_HOST, PARTITION, RUN_HOLDFAST
 from holdfast_sandbox.processes import ProcessId, listener_pid
-from holdfast_sandbox.readiness import NotReadyError, await_ready, tail
+from holdfast_sandbox.readiness import NotReadyError, await_first_look, await_ready, tail
 from holdfast_sandbox.slurm_files import write_slurm_files
 from holdfast_sandbox.supervisor_client import SupervisorClient
 
@@ -113,7 +113,10 @@ def await_supervisor(site: Site, process: subprocess.Popen[bytes], deadline: flo
 
 
 def start_daemons(site: Site, deadline: float) -> None:
-    """Start each daemon when what it needs is ready; return when all are. Raises NotReadyError, SupervisorError."""
+    """Start each daemon when what it needs is ready; return when all are, and the controller has looked at everything once.
+
+    Raises NotReadyError, SupervisorError.
+    """
     supervisor = SupervisorClient(site.layout.supervisor_socket)
     names = [spec.name for spec in component_specs(site)]
     supervisor.start(MUNGED)
@@ -124,6 +127,8 @@ def start_daemons(site: Site, deadline: float) -> None:
     await_ready(site, [SLURMCTLD], deadline)
     supervisor.start(LOCAL_SLURMD)
     await_ready(site, [*others, LOCAL_SLURMD], deadline)
+    if site.config.controller is not None:
+        await_first_look(site, deadline)
 
 
 def _write_key(path: Path) -> None:

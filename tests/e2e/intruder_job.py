@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+LONGEST_S = 60.0
+
 
 def attempt(deed: Callable[[], object]) -> str:
     try:
@@ -70,7 +72,12 @@ def main() -> None:
     found["a requeue of another's job"] = command("scontrol", "requeue", str(given["victim_id"]))
     found["a drain"] = command("scontrol", "update", f"nodename={given['node']}", "state=drain", "reason=holdfast: mine")
     made = subprocess.run(["munge", "--socket", given["munge"], "--string", given["payload"]], capture_output=True, text=True, check=True)
-    Path(sys.argv[2]).write_text(json.dumps({"uid": os.getuid(), "tried": found, "credential": made.stdout.strip()}))
+    said = Path(sys.argv[2])
+    said.with_suffix(".new").write_text(json.dumps({"uid": os.getuid(), "tried": found, "credential": made.stdout.strip()}))
+    said.with_suffix(".new").rename(said)
+    ends = time.monotonic() + LONGEST_S
+    while not said.with_name("seen").exists() and time.monotonic() < ends:  # the agent must come to look at what was planted
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_has_no_way_in(bed: Bed, library: Path) -> None:
     script = directory / "job.sh"
     script.write_text(f"#!/bin/sh\nexec {PYTHON} {bed.work / 'intruder_job.py'} {directory / 'arguments.json'} {directory / 'out.json'}\n")
     intruder = bed.submit(directory, script, *USER, "-w", node)
-    intruder.finished()
+    until(intruder.out.exists, 30, "the intruder to have tried everything")
     seen: dict[str, Any] = json.loads(intruder.out.read_text())
     assert seen["uid"] == NOBODY
     outcomes = set(seen["tried"].values())
@@ -83,6 +83,8 @@ def test_has_no_way_in(bed: Bed, library: Path) -> None:
     log = bed.sandbox.instances.directory(node) / "agent.log"
     void = {name: f"job {intruder.job_id}.0: job/{name}: void" for name in [*(f"rank.{rank}.json" for rank in range(4)), "status.json"]}
     until(lambda: all(line in log.read_text() for line in void.values()), 10, f"{void} in the agent's log")
+    (directory / "seen").touch()
+    intruder.finished()
     assert "root:" not in log.read_text()
     assert "Traceback" not in log.read_text()
     assert bed.sandbox.instances.instance_of(node) in bed.agents()

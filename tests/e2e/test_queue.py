@@ -8,7 +8,11 @@ import pytest
 from e2e_bed import Bed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
-SETTINGS = {"nodes": 4, "oversubscribe": "EXCLUSIVE"}
+SETTINGS = {
+    "nodes": 4,
+    "oversubscribe": "EXCLUSIVE",
+    "extra_slurm_conf": "SuspendTimeout=8",
+}  # a name that was lost is to be had again after it
 
 
 def occupy(bed: Bed, until_there: Path) -> int:

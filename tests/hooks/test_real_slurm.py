@@ -130,6 +130,14 @@ class Lab:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split() for line in lines if line.startswith(prefix)]
 
+    def told(self) -> str:
+        """What the daemons printed last, and what slurmctld shows."""
+        shown = subprocess.run(
+            ["scontrol", "show", "nodes", "-o"], check=False, env={"SLURM_CONF": str(self.conf)}, capture_output=True, text=True
+        )
+        logs = [self.root / "output.log", *self.root.glob("*.log")]
+        return "\n".join([shown.stdout, *(line for path in logs for line in path.read_text(errors="replace").splitlines()[-40:])])
+
     def jobs(self, node: str) -> list[str]:
         return sorted(os.listdir(self.root / node / "jobs"))
 
@@ -162,7 +170,7 @@ async def lab(hooks, controller):
         lab.stop()
 
 
-async def until(what, within_s=40.0):
+async def until(what, within_s=40.0, told=lambda: ""):
     ends = time.monotonic() + within_s
     while True:
         found = what()
@@ -170,7 +178,7 @@ async def until(what, within_s=40.0):
             found = await found
         if found:
             return found
-        assert time.monotonic() < ends, f"not within {within_s} s: {what}"
+        assert time.monotonic() < ends, f"not within {within_s} s: {what}\n{told()}"
         await asyncio.sleep(0.1)
 
 
@@ -213,7 +221,7 @@ async def test_a_job_through_two_attempts(lab, hooks, controller):
         nodes = await lab.client.nodes(NODES)
         return len(nodes) == 2 and all(node.up for node in nodes)
 
-    await until(all_up)
+    await until(all_up, told=lab.told)
     released = time.time()
     controller.gate.set()
     await until(lambda: lab.output("ready"))
