@@ -75,6 +75,24 @@ def test_a_drain_that_holds_lets_the_requeue_follow(world, by: str) -> None:
     assert len(by_kind(world.due(), RequeueJob)) == 1
 
 
+def test_a_drain_that_slurmctld_has_forgotten_is_done_again_before_the_requeue(world) -> None:
+    """It was killed before it had saved it."""
+    world.running(7, "n1")
+    world.registered(7, "n1")
+    notice = world.notice("n1")
+    world.due()
+    world.node("n1", "ALLOCATED", "CLOUD", "DRAIN", reason="holdfast: preempt")
+    world.later(1)
+    world.node("n1", "ALLOCATED", "CLOUD")
+    world.parked(7, "n1", notice)
+    world.drains = False
+    due = world.due()
+    (drain,) = by_kind(due, DrainNode)
+    assert by_kind(due, RequeueJob) == []
+    world.finish(drain)
+    assert len(by_kind(world.due(), RequeueJob)) == 1
+
+
 def test_a_single_node_job_starts_at_once(world) -> None:
     world.running(7, "n1")
     notice = world.notice("n1")

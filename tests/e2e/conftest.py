@@ -78,6 +78,11 @@ def settled(bed: Bed) -> list[str]:
     return faults
 
 
+def last_lines(path: Path, count: int) -> str:
+    """The end of a log."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-count:]) if path.exists() else "(none)"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Show the journal and the controller's log with a failure: the sandbox is gone when one reads of it."""
@@ -87,8 +92,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         journal = "\n".join(f"{entry.at:.2f} {entry.kind}: {entry.text}" for entry in found.journal()[-150:])
         report.sections.append(("journal", journal))
         report.sections.append(("squeue", found.sandbox.run(["squeue", "-a"], check=False).stdout))
-        log = (found.sandbox.layout.log / "controller.log").read_text(errors="replace")
-        report.sections.append(("controller.log", "\n".join(log.splitlines()[-60:])))
+        for name, lines in (("controller.log", 60), ("slurmctld.log", 150)):
+            report.sections.append((name, last_lines(found.sandbox.layout.log / name, lines)))
+        for path in sorted((found.sandbox.layout.cloud / "instances").glob("*/**/*.log")):
+            report.sections.append((f"{path.parent} {path.name}", last_lines(path, 12)))
         report.sections.append(("hooks.log", "\n".join(found.hook_lines()[-20:])))
     return report
 

@@ -98,13 +98,15 @@ def _requeues(bed: Bed) -> list[str]:
     ]
     for job in bed.jobs:
         seen = bed.slurm.job(job.job_id)
-        told = re.search(r"interrupted (\d+) time", seen.get("AdminComment", ""))
+        told = re.search(r"attempt (\d+) on .*; interrupted (\d+) time", seen.get("AdminComment", ""))
         if told is None:
             continue
+        attempt, times_told = int(told[1]), int(told[2])  # of an attempt that ends at once nothing can be told any more
         interrupted = int(seen["Restarts"]) - bed.requeued_by_slurm.get(job.job_id, 0)
-        ours = len({entry.body["attempt"] for entry in bed.journal("JobRequeued", job.job_id) if entry.body["began"]})
-        if int(told[1]) > interrupted or (int(told[1]) < ours and job.job_id not in bed.forgotten):
-            faults.append(f"job {job.job_id} was interrupted {interrupted} times, and is told of {told[1]}")
+        requeued = (entry.body for entry in bed.journal("JobRequeued", job.job_id))
+        ours = len({body["attempt"] for body in requeued if body["began"] and body["attempt"] < attempt})
+        if times_told > interrupted or (times_told < ours and job.job_id not in bed.forgotten):
+            faults.append(f"job {job.job_id} was interrupted {interrupted} times, and attempt {attempt} is told of {times_told}")
     return faults
 
 

@@ -108,7 +108,7 @@ def two_on_one_node(bed: Bed) -> Story:
     assert "POWER" not in bed.slurm.node(node)["State"], "the other one still trains there"
     yield "the other one to follow", lambda: bed.slurm.job(last.job_id)["Restarts"] == "1"
     yield "the end of the node", lambda: "POWER" in bed.slurm.node(node)["State"]
-    [down] = [entry for entry in bed.journal("PowerDownNode") if entry.command["node"] == node]
+    down = [entry for entry in bed.journal("PowerDownNode") if entry.command["node"] == node][-1]
     requeued = [bed.journal("JobRequeued", job.job_id)[0].at for job in (first, last)]
     assert requeued[0] < requeued[1] < down.at
     yield "their second attempts", lambda: [attempts(job) for job in (first, last)] == [[0, 1]] * 2

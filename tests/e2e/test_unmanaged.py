@@ -26,7 +26,7 @@ def test_is_left_alone(bed: Bed) -> None:
     (out / "stop").touch()
     assert bed.slurm.await_job(local, {"COMPLETED", "FAILED"}, 10)["JobState"] == "COMPLETED"
     assert "HOLDFAST_JOB_DIR" not in (out / "env").read_text()
-    assert bed.slurm.node("local-1")["State"] == "IDLE"
+    bed.slurm.await_node("local-1", lambda now: now["State"] == "IDLE", 10)
     assert "Reason" not in bed.slurm.node("local-1")
     assert not (bed.sandbox.layout.local_run / "jobs").exists()
     assert not (bed.sandbox.layout.local_run / "hooks.log").exists()

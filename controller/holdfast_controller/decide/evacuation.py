@@ -126,7 +126,7 @@ def _node(fleet: Fleet, node: Node, jobs: tuple[JobCase, ...], *, ending: bool, 
     )
     for step in steps.node_steps(case, now):
         if isinstance(step, steps.Drain):
-            yield DrainNode(step.key, step.reason, node.name)
+            yield _drain(fleet, node, step)
         elif isinstance(step, steps.PowerDown):
             yield PowerDownNode(step.key, step.reason, node.name, step.instance_id, step.if_empty)
         elif isinstance(step, steps.SetDown):
@@ -197,17 +197,35 @@ def _job(round_: _Round, job: JobRecord, evacuation: Evacuation, case: JobCase) 
 
 
 def _takes_jobs(fleet: Fleet, name: str) -> bool:
-    """Whether the doomed node lives and its drain has not taken hold: the job would be started on it again.
+    """Whether the doomed node lives and its drain does not hold: the job would be started on it again.
 
-    `scontrol` may fail for the drain and not for the requeue (seen on 22.05.8).
+    `scontrol` may fail for the drain and not for the requeue, and a slurmctld that is killed forgets a drain (both seen on 22.05.8).
     """
     node = fleet.nodes.get(name)
     if node is None or node.doom is None or node.doom.dead or node.view is None:
         return False
     if node.view.powered_down or node.view.flags & {"DRAIN", "POWERING_DOWN", "POWER_DOWN"}:
         return False
-    drained = fleet.commands.get(steps.drain_key(name, node.instance_id, node.doom.notice))
-    return drained is None or drained.state != "ok"
+    return not _drains(fleet, node, steps.drain_key(name, node.instance_id, node.doom.notice))
+
+
+def _drains(fleet: Fleet, node: Node, key: str) -> bool:
+    """Whether the drain was done, and no look that began after it shows the node without."""
+    done = max(
+        (record.done_at for each in (key, _again(key)) if (record := fleet.commands.get(each)) and record.state == "ok"), default=None
+    )
+    return done is not None and node.viewed_at <= done
+
+
+def _again(key: str) -> str:
+    return f"{key}:again"
+
+
+def _drain(fleet: Fleet, node: Node, step: steps.Drain) -> DrainNode:
+    """Return the command; one that Slurm has forgotten is not waited for as long as one that may still show."""
+    done = fleet.commands.get(step.key)
+    forgotten = done is not None and done.state == "ok" and not _drains(fleet, node, step.key)
+    return DrainNode(_again(step.key) if forgotten else step.key, step.reason, node.name)
 
 
 def _tell(fleet: Fleet, job: JobRecord, evacuation: Evacuation) -> Iterator[Command]:
