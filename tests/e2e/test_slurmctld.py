@@ -107,7 +107,10 @@ def test_at_every_stage(disturbed: Callable[[Bed], None], bed: Bed, until: Calla
     if disturbed is killed:  # else it forgets both requeues, and the job waits for the deadline
         saved(bed, job, until)
     disturbed(bed)  # it waits for its start
-    assert job.await_event("resumed", attempt=1)["step"] == parked["step"] == saving["step"]
-    assert job.starts()[1][1] != node
+    # A slurmctld that forgets how far its replacement was starts the job there in vain: it is powered down, and the job goes elsewhere.
+    resumed = until(lambda: [line for line in job.events("resumed") if line["attempt"] > 0], 60, "the job to resume")[0]
+    assert resumed["step"] == parked["step"] == saving["step"]
+    assert job.starts()[-1][1] != node
+    assert len(job.starts()) == 2
     end(bed, job)
     until(lambda: violations(bed) == [], RESTED_S, "everything to come to rest")
