@@ -60,6 +60,7 @@ mount --make-rprivate /
 mkdir -p {root}/{node}/jobs {root}/run
 mount --bind {root}/{node} {root}/run
 hostname {node}
+case $(cut -d. -f2 /proc/uptime) in [7-9]*) sleep 0.3 ;; esac  # as start_slurmd.sh does, and says why
 exec slurmd -D -b -f {root}/slurm.conf -N {node}
 """
 JOB = """\
