@@ -51,11 +51,11 @@ FURTHER = (
 )
 
 
-def assert_went_on(bed: Bed, job: TrainingJob, doomed: str) -> None:
-    """One requeue; from the very step that it had saved; without the doomed node."""
+def assert_went_on(bed: Bed, job: TrainingJob, lost: str) -> None:
+    """One requeue; from the very step that it had saved; without the lost machine."""
     parked = job.await_event("parked")
     assert job.await_event("resumed", attempt=1)["step"] == parked["step"]
-    assert doomed not in job.nodes()
+    assert lost not in map(bed.sandbox.instances.instance_of, job.nodes())
     end(bed, job)
 
 
@@ -64,6 +64,7 @@ def test_dies_at_every_step_of_one_evacuation(bed: Bed) -> None:
     job = gang(bed, *endless(bed))
     job.await_event("first_step_done")
     doomed = job.nodes()[1]
+    lost = bed.sandbox.instances.instance_of(doomed)
     bed.restart_controller(fault=WALK[0])
     bed.reclaim(doomed, notice_s=90)
     bed.await_controller_death()
@@ -71,7 +72,7 @@ def test_dies_at_every_step_of_one_evacuation(bed: Bed) -> None:
         bed.restart_controller(fault=point)
         bed.await_controller_death()
     bed.restart_controller()
-    assert_went_on(bed, job, doomed)
+    assert_went_on(bed, job, lost)
     assert "interrupted 1 time(s)" in bed.slurm.job(job.job_id)["AdminComment"]
 
 
@@ -83,10 +84,11 @@ def test_dies_at(point: str, bed: Bed) -> None:
     job.await_event("first_step_done")
     bed.restart_controller(fault=point)
     doomed = job.nodes()[1]
+    lost = bed.sandbox.instances.instance_of(doomed)
     bed.reclaim(doomed, notice_s=40)
     bed.await_controller_death()
     bed.restart_controller()
-    assert_went_on(bed, job, doomed)
+    assert_went_on(bed, job, lost)
     assert "interrupted 1 time(s)" in bed.slurm.job(job.job_id)["AdminComment"]
 
 
@@ -109,11 +111,12 @@ def test_loses_its_journal_within_a_launch_and_within_an_evacuation(bed: Bed, un
     job.await_event("first_step_done")
     assert {bed.sandbox.instances.instance_of(node) for node in nodes} == bought, "what had been launched was not adopted"
     doomed = job.nodes()[1]
+    lost = bed.sandbox.instances.instance_of(doomed)
     bed.reclaim(doomed, notice_s=40)
     bed.slurm.await_node(doomed, lambda seen: "DRAIN" in seen["State"], 10)
     bed.lose_journal()
     bed.restart_controller()
-    assert_went_on(bed, job, doomed)
+    assert_went_on(bed, job, lost)
     survivor = next(node for node in nodes if node != doomed)
     assert bed.sandbox.instances.instance_of(survivor) in bought
     end(bed, other, restarts=0)
