@@ -84,15 +84,17 @@ WRONG: dict[str, dict[str, Any]] = {
     "was requeued 2 times": {
         "entries": [launch(), bind(2.0, "i-1"), *[Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0, "began": True})] * 2]
     },
-    "was interrupted 1 times, and is told of 2": {"comment": "holdfast: interrupted 2 time(s)"},
-    "was interrupted 1 times, and is told of 0": {"comment": "holdfast: interrupted 0 time(s)"},
+    "was interrupted 1 times, and attempt 1 is told of 2": {"comment": "holdfast: attempt 1 on n1; interrupted 2 time(s)"},
+    "was interrupted 1 times, and attempt 1 is told of 0": {"comment": "holdfast: attempt 1 on n1; interrupted 0 time(s)"},
     "hooks.log: not taken": {"faults": ("not taken",)},
     "an effect broke": {"log": '{"event": "an effect broke"}\n'},
 }
 
 
-def test_nothing_is_wrong_where_nothing_is(tmp_path: Path) -> None:
-    assert violations(Account(tmp_path)) == []  # type: ignore[arg-type]
+@pytest.mark.parametrize("comment", ["attempt 1 on n1; interrupted 1 time(s)", "attempt 0 on n1; interrupted 0 time(s)"])
+def test_nothing_is_wrong_where_nothing_is(comment: str, tmp_path: Path) -> None:
+    """An attempt that ended before it could be announced leaves what the one before was told."""
+    assert violations(Account(tmp_path, comment=f"holdfast: {comment}")) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("told", WRONG)
