@@ -11,14 +11,20 @@ from holdfast_controller.slurm_effects import SlurmEffects
 from holdfast_slurm.fake import FakeSettings, FakeSlurm
 
 
+async def running_job(slurm: FakeSlurm, clock: VirtualClock) -> str:
+    """Submit a job, have n1 boot for it, and return its id when it runs."""
+    key = slurm.submit()
+    await clock.advance(3.0)
+    slurm.node_booted("n1")
+    await clock.advance(40.0)
+    return key
+
+
 async def test_a_node_on_which_a_job_has_begun_is_not_powered_down_for_being_empty() -> None:
     clock = VirtualClock(1000.0)
     async with FakeSlurm(clock, ["n1"]) as slurm:
         effects = SlurmEffects(slurm, clock, lambda name: "i-1")
-        slurm.submit()
-        await clock.advance(3.0)
-        slurm.node_booted("n1")
-        await clock.advance(40.0)
+        await running_job(slurm, clock)
         (view,) = await slurm.jobs()
         assert (view.state, view.nodes) == ("RUNNING", ("n1",))
         with pytest.raises(Temporary, match=f"job {view.key} is on it"):
@@ -94,10 +100,7 @@ async def test_a_job_that_ends_between_the_look_and_the_requeue_is_not_counted_a
     clock = VirtualClock(1000.0)
     async with EndsFirst(clock, ["n1"]) as slurm:
         effects = SlurmEffects(slurm, clock, lambda name: "i-1")
-        key = slurm.submit()
-        await clock.advance(3.0)
-        slurm.node_booted("n1")
-        await clock.advance(40.0)
+        key = await running_job(slurm, clock)
         (outcome,) = await effects.requeue(RequeueJob("k", "n1 goes away", key, int(key), 0), False)
         assert isinstance(outcome, CommandFinished)
         assert outcome.outcome == "moot"
@@ -110,10 +113,7 @@ async def test_a_signal_that_may_have_been_sent_before_a_crash_counts_as_sent() 
     clock = VirtualClock(1000.0)
     async with FakeSlurm(clock, ["n1"]) as slurm:
         effects = SlurmEffects(slurm, clock, lambda name: "i-1")
-        key = slurm.submit()
-        await clock.advance(3.0)
-        slurm.node_booted("n1")
-        await clock.advance(40.0)
+        key = await running_job(slurm, clock)
         command = SignalJob("k", "it declared USR1", key, int(key), 0, "USR1")
         (outcome,) = await effects.signal(command, True)
         assert isinstance(outcome, CommandFinished)
