@@ -52,6 +52,8 @@ FORGET_EVERY_S = 60.0
 LISTS_LAG_S = 30.0
 """So old a cloud's list may be: after the loss of the journal, nothing is bought any sooner for a name that Slurm had asked for before."""
 MAX_EARLY = 10_000
+MAX_NOTICES = 64
+"""Of one node: an agent that says more cannot be believed."""
 MOST_STEPS = 100_000
 BEATS_GAP_S = 20.0
 """Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
@@ -118,7 +120,17 @@ class Fleet:
             seen = self.steps[instance_id] = StepsSeen(at, at)
         seen.at = at
         seen.jobs |= dict.fromkeys(jobs, at)
-        self.stepped |= {job_id: self.jobs[job_id].view.restarts for job_id in jobs if job_id in self.jobs}
+        record = self.instances.get(instance_id)
+        for view in (self.jobs[job_id].view for job_id in jobs if job_id in self.jobs):
+            # While an attempt that was requeued still ends, Slurm counts the next one already: its processes are not that one's.
+            if (
+                record is not None
+                and record.node in view.nodes
+                and view.state == "RUNNING"
+                and not view.completing
+                and at >= view.start_time
+            ):
+                self.stepped[view.job_id] = view.restarts
         if len(seen.jobs) > MOST_STEPS:  # no node has had so many jobs: an agent that cannot be believed
             del self.steps[instance_id]
 
@@ -222,7 +234,7 @@ class Fleet:
             node.notices.clear()
             self._vacate(node)
             self._unbind(node, only_gone=True)
-        if any(launch.recovered for launch in self.launches.values()):
+        if not node.instance_id and event.view.address not in {"", node.name} and any(each.recovered for each in self.launches.values()):
             self._recognise(node, event.at)
 
     def _job_changed(self, event: e.JobChanged) -> None:
@@ -246,7 +258,7 @@ class Fleet:
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
         self._doom_job(job, event.at)
-        if job.evacuation is None and attempts.ends_on_our_signal(job):
+        if job.evacuation is None and view.nodes and attempts.ends_on_our_signal(job):
             # The notice was withdrawn after the signal was sent.
             job.evacuation = Evacuation(view.restarts, view.nodes, dict.fromkeys(view.nodes, event.at), began=event.at)
 
@@ -304,7 +316,8 @@ class Fleet:
             self._instance_gone(record, at)
         elif launch is not None and launch.recovered and not record.node:
             for node in self.nodes.values():
-                self._recognise(node, at)
+                if node.view is not None and node.view.address == instance.address:
+                    self._recognise(node, at)
 
     def _recognise(self, node: Node, at: float) -> None:
         """After the loss of the journal: the instance at a node's address is the node's, though its agent may never say so any more.
@@ -315,9 +328,9 @@ class Fleet:
         if node.instance_id or view is None or view.address in {"", node.name}:
             return
         for record in self.instances.values():
-            launch = self.launches.get(record.instance.launch_id)
-            if record.node or record.gone_at is not None or record.instance.address != view.address:
+            if record.instance.address != view.address or record.node or record.gone_at is not None:
                 continue
+            launch = self.launches.get(record.instance.launch_id)
             if launch is not None and launch.recovered and (node.name in launch.nodes or view.up):
                 record.node, node.instance_id, node.bound_at = node.name, record.instance.instance_id, at
                 return
@@ -445,7 +458,8 @@ class Fleet:
         node = self.nodes.get(event.node)
         if node is None or event.notice is None or self.given_up(node.instance_id):
             return  # a notice for a machine whose end we have ordered, while Slurm may want the name again, says nothing of its next life
-        node.notices[event.notice.id] = Doom(event.notice, event.source)
+        if len(node.notices) < MAX_NOTICES or event.notice.id in node.notices:
+            node.notices[event.notice.id] = Doom(event.notice, event.source)
         self._weigh(node, event.at)
 
     def _weigh(self, node: Node, at: float) -> None:

@@ -20,6 +20,8 @@ from holdfast_controller.reactor import Reactor
 from holdfast_controller.reconcile import SlurmWatcher
 from holdfast_controller.wire import node_names, released, requested, resume_failed
 
+SHORTEST_S = 0.001
+"""A timer may fire a rounding error early."""
 MAX_GATES = 32
 """Jobs that wait at PrologSlurmctld at a time; the rest take Slurm's own tick (24.11 hangs on a reconfigure with 100)."""
 MAX_WAIT_S = 60.0
@@ -95,11 +97,14 @@ class HookService(hook_pb2_grpc.HookServiceServicer):
         return hook_pb2.AwaitNodesReply(outcome=outcome)
 
     async def _wait(self, job_id: int, names: tuple[str, ...], wait_s: float) -> "hook_pb2.AwaitNodesReply.Outcome.ValueType":
-        since = self._clock.now()
+        fleet = self._reactor.fleet
+        since, steps, ends = self._clock.now(), fleet.clock_steps, self._clock.monotonic() + wait_s
         while True:
-            outcome = judge(self._reactor.fleet, job_id, names, since)
-            left_s = since + wait_s - self._clock.now()
-            if outcome != Outcome.WAIT or left_s <= 0:
+            if fleet.clock_steps != steps:  # looks are dated by another reckoning now
+                since, steps = self._clock.now(), fleet.clock_steps
+            outcome = judge(fleet, job_id, names, since)
+            left_s = ends - self._clock.monotonic()
+            if outcome != Outcome.WAIT or left_s < SHORTEST_S:
                 return outcome
             if self._reconfiguring:
                 return Outcome.BUSY

@@ -66,16 +66,15 @@ class ReclaimWatcher(Watcher):
         if not any(True for _ in bound(self._reactor.fleet)):
             self._sightings.clear()
             return
-        at = self._clock.now()
         try:
             reclaims = await self._provider.reclaims()
         except PartialAnswerError as partial:
-            self._tell(partial.reclaims, at, whole=False)
+            self._tell(partial.reclaims, whole=False)
             raise
-        self._tell(reclaims, at, whole=True)
+        self._tell(reclaims, whole=True)
 
-    def _tell(self, reclaims: tuple[Reclaim, ...], at: float, *, whole: bool) -> None:
-        fleet, now = self._reactor.fleet, self._clock.monotonic()
+    def _tell(self, reclaims: tuple[Reclaim, ...], *, whole: bool) -> None:
+        fleet, at, now = self._reactor.fleet, self._clock.now(), self._clock.monotonic()
         named = {each.instance_id: each for each in reclaims if each.instance_id in fleet.instances}
         for iid in {*named, *self._told_of()}:
             self._sightings.setdefault(iid, Sighting(now))

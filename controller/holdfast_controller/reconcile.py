@@ -91,7 +91,7 @@ class SlurmWatcher(Watcher):
         now = self._clock.monotonic()
         self._unasked = {name: self._unasked.get(name, now) for name in lost}
         due = sorted(name for name, since in self._unasked.items() if now >= since + UNASKED_S)
-        if not due or not fleet.cloud_listed:
+        if not due or (fleet.fresh and not fleet.cloud_listed):
             return []
         events: list[Event] = []
         for job in [job for job in jobs if job.active and set(job.nodes) & set(due)]:
@@ -180,12 +180,12 @@ class CloudWatcher(Watcher):
 
     async def look(self) -> None:
         """Look once. Raises `ProviderError`; what some regions said is believed, and nothing is concluded from what they left out."""
-        at = self._clock.now()
         try:
             instances = await self._provider.instances()
         except PartialAnswerError as partial:
-            self._tell(instance_news(self._reactor.fleet, partial.instances, at))
+            self._tell(instance_news(self._reactor.fleet, partial.instances, self._clock.now()))
             raise
+        at = self._clock.now()  # not before: the clock may be set while one waits for the answer
         self._tell([*instance_news(self._reactor.fleet, instances, at), *self._vanished(instances, at)])
         self.listed = True
 

@@ -21,6 +21,8 @@ def forget(fleet: "Fleet", now: float) -> None:
             del fleet.commands[key]
     for job_id in [job_id for job_id, command in fleet.put_off.items() if command.until < before]:
         del fleet.put_off[job_id]
+    for key in [key for key, report in fleet.early.items() if report.at < before]:
+        del fleet.early[key]  # of a job that no look has ever shown
     for iid in [iid for iid, record in fleet.instances.items() if record.gone_at is not None and record.gone_at < before]:
         del fleet.instances[iid]
     for iid in [iid for iid, record in fleet.instances.items() if not record.instance.pool and not record.connected]:

@@ -81,7 +81,8 @@ class SlurmEffects:
             return self._moot(command, f"instance {command.instance_id} does not hold the name any more")
         if command.if_empty:
             # Our listing may be older than the drain, so that a job that began just before is not known yet (seen after a restart of ours).
-            left = [job.key for job in await fresh(self._slurm.jobs, self._clock) if job.active and command.node in job.nodes]
+            there = await fresh(lambda: self._slurm.jobs(command.node), self._clock)
+            left = [job.key for job in there if job.active and command.node in job.nodes]
             if left:
                 raise Temporary(f"job {left[0]} is on it", retry_s=0.5)
         await self._slurm.power_down([command.node], f"{REASON_PREFIX} {command.reason}"[:200])

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from holdfast_common import evacuation as steps
 from holdfast_common.clock import Clock
-from holdfast_common.errors import ConfigError, HoldfastError
+from holdfast_common.errors import ConfigError, HoldfastError, SlurmRefused
 from holdfast_common.faults import fault_point
 from holdfast_common.fence import fresh
 from holdfast_common.notice import Notice
@@ -155,9 +155,18 @@ class Fallback:
         listing = await self._slurm.jobs()
         cases = self._cases(listing, notice)
         now = self._clock.now()
-        for case in cases:
-            await self._carry_out(steps.job_steps(case, now, self._limits))
+        refused = [fault for case in cases if (fault := await self._refusal(steps.job_steps(case, now, self._limits)))]
         await self._carry_out(steps.node_steps(self._node_case(views[0], notice, cases, occupied=self._jobs.occupied()), now))
+        if refused:
+            raise refused[0]
+
+    async def _refusal(self, due: tuple[steps.Step, ...]) -> SlurmRefused | None:
+        """Carry the steps of one job out, and return what Slurm refused of them: the node's other jobs do not wait for that."""
+        try:
+            await self._carry_out(due)
+        except SlurmRefused as error:
+            return error
+        return None
 
     def _node_case(self, view: NodeView, notice: Notice, cases: tuple[steps.JobCase, ...], *, occupied: bool) -> steps.NodeCase:
         identity = self._record.kept.identity
@@ -242,12 +251,14 @@ class Fallback:
         job = await self._job(step.job)
         if job is None or job.restarts != step.attempt or job.state == "PENDING":
             return True
-        if not job.active and not step.ended:
-            return True
+        if job.completing or (not job.active and not step.ended):
+            return False  # it began to end since we listed it: judged anew when it has ended
         if job.active and self._node.name not in job.nodes:
             return True
         await self._slurm.requeue(step.job, ended=step.ended)
-        return True
+        after = await self._slurm.job(step.job)
+        # Slurm reports success, and does nothing, for a job that ended since our look.
+        return after is None or after.restarts != step.attempt
 
     async def _start(self, step: steps.StartAfter) -> bool:
         job = await self._job(step.job)

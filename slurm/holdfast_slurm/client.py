@@ -40,8 +40,8 @@ class Slurm(Protocol):
     async def nodes(self, names: Sequence[str] | None = None) -> tuple[NodeView, ...]:
         """Return all nodes, or those named; a node that Slurm hides (22.05 without PrivateData=cloud) is simply not there."""
 
-    async def jobs(self) -> tuple[JobView, ...]:
-        """Return every job that slurmctld still remembers (MinJobAge, 300 s, after its end)."""
+    async def jobs(self, node: str = "") -> tuple[JobView, ...]:
+        """Return every job that slurmctld still remembers (MinJobAge, 300 s, after its end), or those that have the node."""
 
     async def job(self, key: str) -> JobView | None:
         """Return one job, or None where slurmctld says that there is no such job."""

@@ -207,10 +207,11 @@ class FakeSlurm:
         wanted = None if names is None else set(names)
         return tuple(node.view() for node in self.engine.fleet.values() if wanted is None or node.name in wanted)
 
-    async def jobs(self) -> tuple[JobView, ...]:
-        """Return every job that is remembered."""
-        await self._enter("jobs")
-        return tuple(job.view() for job in self.engine.queue.values())
+    async def jobs(self, node: str = "") -> tuple[JobView, ...]:
+        """Return every job that is remembered, or those on a node."""
+        await self._enter("jobs", *([check_name(node)] if node else []))
+        views = (job.view() for job in self.engine.queue.values())
+        return tuple(view for view in views if not node or node in view.nodes)
 
     async def job(self, key: str) -> JobView | None:
         """Return one job or None."""

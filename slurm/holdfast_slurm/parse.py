@@ -9,6 +9,7 @@ safe too, at ten times the cost.
 
 import re
 from hashlib import blake2b
+from typing import NamedTuple
 
 from holdfast_common.errors import InputError
 from holdfast_common.views import JobView, NodeView
@@ -58,10 +59,19 @@ Lines = dict[bytes, JobView]
 """Digest of a line of squeue → the job that it means."""
 
 
-def parse_jobs(output: bytes, node_list_width: int, known: Lines | None = None) -> tuple[JobView, ...] | None:
-    """Return the jobs in the output of `squeue -h -a -t all --array-unique -O column_format(width)`, run with SLURM_TIME_FORMAT=%s.
+class Listing(NamedTuple):
+    """What squeue printed."""
 
-    None means that a node list did not fit its column: ask again with a wider one. Raises `InputError` for anything else that does not fit.
+    jobs: tuple[JobView, ...]
+    """By job id."""
+    cut: tuple[int, ...]
+    """Ids of the jobs whose node list did not fit its column: ask for these again, with a wider one."""
+
+
+def parse_jobs(output: bytes, node_list_width: int, known: Lines | None = None) -> Listing:
+    """Read the output of `squeue -h -a -t all --array-unique -O column_format(width)`, run with SLURM_TIME_FORMAT=%s.
+
+    Raises `InputError` for anything that does not fit, but a node list.
     `known` holds the lines of the last answer and is brought up to date: of 10,000 jobs few change from one look to the next, and
     recognising a line costs a tenth of reading it.
     """
@@ -70,19 +80,20 @@ def parse_jobs(output: bytes, node_list_width: int, known: Lines | None = None) 
     size = sum(width for _, width in COLUMNS) + node_list_width
     if len(output) % (size + 1):
         raise InputError(f"squeue printed {len(output)} bytes, which is no multiple of {size + 1}")
-    jobs = []
+    jobs, cut = [], []
     for offset in range(0, len(output), size + 1):
         if output[offset + size] != 0x0A:
             raise InputError("a line of squeue does not end where it should")
         digest = _digest(output, offset, size)
         job = known.get(digest) or _read(output, offset, node_list_width)
-        if job is None:
-            return None
+        if isinstance(job, int):
+            cut.append(job)
+            continue
         lines[digest] = job
         jobs.append(job)
     known.clear()
     known.update(lines)
-    return tuple(sorted(jobs, key=lambda job: job.job_id))
+    return Listing(tuple(sorted(jobs, key=lambda job: job.job_id)), tuple(cut))
 
 
 def _digest(output: bytes, offset: int, size: int) -> bytes:
@@ -94,13 +105,14 @@ def _digest(output: bytes, offset: int, size: int) -> bytes:
     return found.digest()
 
 
-def _read(output: bytes, start: int, node_list_width: int) -> JobView | None:
+def _read(output: bytes, start: int, node_list_width: int) -> JobView | int:
+    """Return the line's job; its id where its node list did not fit."""
     fields: dict[str, str] = {}
     for name, width in COLUMNS:
         fields[name] = output[start : start + width].decode("utf-8", "replace").rstrip(" ")
         start += width
     nodes = output[start : start + node_list_width].decode("utf-8", "replace").rstrip(" ")
-    return None if len(nodes) >= node_list_width else _job(fields, nodes)
+    return _integer(fields["JobID"]) if len(nodes) >= node_list_width else _job(fields, nodes)
 
 
 def _job(fields: dict[str, str], node_list: str) -> JobView:

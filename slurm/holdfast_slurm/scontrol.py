@@ -109,8 +109,10 @@ class ScontrolClient:
             views.extend(_parse_nodes(text))
         return tuple(views)
 
-    async def jobs(self) -> tuple[JobView, ...]:
-        """Return every job that slurmctld remembers."""
+    async def jobs(self, node: str = "") -> tuple[JobView, ...]:
+        """Return every job that slurmctld remembers, or those that it has on a node."""
+        if node:
+            return await self._squeue({}, "-w", check_name(node))
         lines = self._lines.copy()  # two looks may be under way
         views = await self._squeue(lines)
         self._lines = lines
@@ -219,24 +221,33 @@ class ScontrolClient:
         await self._run("scancel", f"--signal={signal}", *batch_only, parse.check_key(key))
 
     async def _squeue(self, known: parse.Lines, *options: str) -> tuple[JobView, ...]:
-        for width in NODE_LIST_WIDTHS:
-            columns = parse.column_format(width)
-            # --array-unique: else squeue folds a requeued task of an array into the line of those that never ran.
-            argv = ("squeue", "-h", "-a", "-t", "all", "--array-unique", "-O", columns, *options)
-            answer = await self._start(*argv)
-            if answer.code:
-                if options and _NO_JOB.search(answer.errors):
-                    return ()
-                raise _fault(argv[:1], answer)
-            try:
-                read = partial(parse.parse_jobs, answer.output, width, known)
-                jobs = await asyncio.to_thread(read) if len(answer.output) > LARGE_BYTES else read()
-            except InputError as error:
-                # squeue leaves a column that it does not know out, says so on stderr, and succeeds.
-                raise SlurmUnavailable(f"squeue's answer is not understood: {error}; {answer.errors[:200]}") from error
-            if jobs is not None:
-                return jobs
-        raise SlurmUnavailable("a job's node list is longer than 2 MB")
+        """Return what squeue lists; of a few jobs with long node lists it is asked again, in a wider column (lines are as long as it)."""
+        narrow, *wider = NODE_LIST_WIDTHS
+        jobs, cut = await self._listing(narrow, known, *options)
+        for width in wider:
+            batches = [cut[start : start + BATCH] for start in range(0, len(cut), BATCH)]
+            listings = [await self._listing(width, {}, "-j", ",".join(map(str, batch))) for batch in batches]
+            asked = set(cut)  # of an array's or a heterogeneous job's own id squeue lists all that belong to it
+            jobs = (*jobs, *(job for listing in listings for job in listing.jobs if job.job_id in asked))
+            cut = tuple(job_id for listing in listings for job_id in listing.cut if job_id in asked)
+        if cut:
+            raise SlurmUnavailable(f"the node list of job {cut[0]} is longer than 2 MB")
+        return jobs
+
+    async def _listing(self, width: int, known: parse.Lines, *options: str) -> parse.Listing:
+        # --array-unique: else squeue folds a requeued task of an array into the line of those that never ran.
+        argv = ("squeue", "-h", "-a", "-t", "all", "--array-unique", "-O", parse.column_format(width), *options)
+        answer = await self._start(*argv)
+        if answer.code:
+            if options and _NO_JOB.search(answer.errors):
+                return parse.Listing((), ())
+            raise _fault(argv[:1], answer)
+        try:
+            read = partial(parse.parse_jobs, answer.output, width, known)
+            return await asyncio.to_thread(read) if len(answer.output) > LARGE_BYTES else read()
+        except InputError as error:
+            # squeue leaves a column that it does not know out, says so on stderr, and succeeds.
+            raise SlurmUnavailable(f"squeue's answer is not understood: {error}; {answer.errors[:200]}") from error
 
     async def _update_nodes(self, names: Sequence[str], *changes: str) -> None:
         for folded in _batches(names):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from holdfast_common.clock import VirtualClock, settle
-from holdfast_common.errors import SlurmUnavailable
+from holdfast_common.errors import SlurmRefused, SlurmUnavailable
 from holdfast_common.evacuation import Limits
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import JobView
@@ -230,6 +230,43 @@ async def test_a_declared_signal_is_sent_once(alone: Alone) -> None:
     alone.silence = 5.0
     await alone.clock.advance(20)
     assert [(signal, batch) for _, signal, batch in alone.slurm.fake_job("1").signals] == [("USR1", True)]
+
+
+@pytest.mark.parametrize("moment", ["before the look", "after it"])
+async def test_a_job_that_begins_to_end_as_it_is_requeued_is_judged_when_it_has_ended(
+    alone: Alone, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`scontrol requeue incomplete` reports success, and does nothing, for such a job."""
+    await start_job(alone, comment="holdfast: exit_code=85")
+    alone.doomed_in(20)
+    alone.silence = 5.0
+    await alone.clock.advance(1)
+    name = "job" if moment == "before the look" else "requeue"
+    real = getattr(alone.slurm, name)
+
+    async def ends_first(key: str, **options: bool) -> object:
+        if alone.slurm.fake_job("1").state == "RUNNING" and alone.clock.now() > 1_700_000_000 + 12:
+            alone.slurm.finish("1", 85)
+        return await real(key, **options)
+
+    monkeypatch.setattr(alone.slurm, name, ends_first)
+    await alone.clock.advance(18)
+    assert (await alone.job()).restarts == 1
+
+
+async def test_what_slurm_refuses_for_one_job_holds_up_no_other(alone: Alone) -> None:
+    await start_job(alone, shared=True)
+    other = alone.slurm.submit(shared=True)
+    await alone.clock.advance(3)
+    alone.doomed_in(120)
+    alone.parked(KEY)
+    alone.parked(JobKey(int(other), 0))
+    alone.silence = 5.0
+    alone.slurm.fail_next("requeue", SlurmRefused("not this one"), times=1)
+    await alone.clock.advance(0.5)
+    assert sorted(job.restarts for job in alone.slurm.engine.queue.values()) == [0, 1]
+    await alone.clock.advance(3)
+    assert [job.restarts for job in alone.slurm.engine.queue.values()] == [1, 1]
 
 
 async def test_slurm_away_for_a_while(alone: Alone) -> None:

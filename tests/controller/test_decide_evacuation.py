@@ -269,6 +269,56 @@ def test_jobs_that_share_a_node_have_one_bought_in_its_place(world) -> None:
     assert by_kind(world.due(), PowerUpNode) == [], "they follow the first one to its node"
 
 
+def test_a_place_that_has_its_node_takes_none_from_another_job(world) -> None:
+    world.running(7, "n1")
+    world.running(8, "n2")
+    world.notice("n1")
+    (first,) = by_kind(world.due(), PowerUpNode)
+    world.finish(first)
+    world.due()
+    world.notice("n2")
+    (second,) = by_kind(world.due(), PowerUpNode)
+    assert {first.node, second.node} == {"n3", "n4"}
+
+
+def test_a_replacement_that_has_booted_is_no_spare_of_another_job(world) -> None:
+    world.running(7, "n1")
+    world.running(8, "n2")
+    world.notice("n2")
+    (bought,) = by_kind(world.due(), PowerUpNode)
+    world.finish(bought)
+    world.later(1)
+    world.node(bought.node, "IDLE", "CLOUD")
+    world.notice("n1")
+    assert len(by_kind(world.due(), PowerUpNode)) == 1
+
+
+def test_a_maintenance_that_was_known_for_days_reaches_jobs_that_began_since(world) -> None:
+    """Agents tell those attempts only that had begun when the notice was received."""
+    from holdfast_common.notice import Notice, NoticeKind
+
+    early = Notice("works", NoticeKind.MAINTENANCE, world.now + 86400, world.now, "host maintenance")
+    world.running(7, "n1", "n2")
+    world.apply(e.NoticeReceived(world.now, "n1", early))
+    assert by_kind(world.due(), PrepareJobs) == []
+    world.later(86400 - 200)
+    began = world.now
+    world.apply(e.Ticked(world.now))
+    (prepare,) = by_kind(world.due(), PrepareJobs)
+    assert (prepare.node, prepare.notice.id) == ("n2", "works")
+    assert prepare.notice.received >= began - 1
+
+
+def test_a_job_that_ended_on_our_signal_and_that_slurm_lists_without_nodes_harms_nobody(world) -> None:
+    world.running(7, "n1")
+    world.job(7, "RUNNING", "n1", comment="holdfast: signal=USR1 exit_code=85")
+    world.notice("n1")
+    world.due()
+    world.apply(e.NoticeWithdrawn(world.now, "n1", "notice-n1"))
+    world.job(7, "FAILED", exit_code=85, comment="holdfast: signal=USR1 exit_code=85")
+    world.due()
+
+
 def test_where_the_one_that_it_would_be_bought_for_has_ended_the_next_gets_it(world) -> None:
     world.running(7, "n1")
     world.job(8, "RUNNING", "n1")

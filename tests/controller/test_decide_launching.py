@@ -207,6 +207,21 @@ def test_one_of_which_a_process_was_seen_is_the_jobs_own_failure(world) -> None:
     assert by_kind(world.due(), RequeueJob) == []
 
 
+def test_a_process_of_the_attempt_that_still_ends_is_not_the_next_ones(world) -> None:
+    launched(world, "n1")
+    world.job(7, "PENDING", "n1", restarts=1, completing=True, submit_time=world.now)
+    world.fleet.heard_steps("i-n1", (7,), world.now)
+    assert world.fleet.stepped.get(7) != 1
+    world.job(7, "RUNNING", "n1", restarts=1, start_time=world.now + 5)
+    world.fleet.heard_steps("i-n1", (7,), world.now)
+    assert world.fleet.stepped.get(7) != 1, "said before the attempt began"
+    world.later(6)
+    world.fleet.heard_steps("i-n2", (7,), world.now)
+    assert world.fleet.stepped.get(7) != 1, "an instance that is none of its nodes"
+    world.fleet.heard_steps("i-n1", (7,), world.now)
+    assert world.fleet.stepped[7] == 1
+
+
 def test_a_job_whose_launch_failed_is_released_twice_and_then_named(world) -> None:
     for restarts in (1, 2):
         world.job(7, "PENDING", restarts=restarts, reason="launch failed requeued held", priority=0)

@@ -80,3 +80,26 @@ def test_after_an_outage_silent_instances_have_their_time_again(world) -> None:
     assert world.due() == []
     world.later(61)
     assert by_kind(world.due(), TerminateInstance) != []
+
+
+def test_what_one_agent_says_is_bounded(world) -> None:
+    from holdfast_controller.fleet import MAX_NOTICES
+
+    world.running(7, "n1")
+    for number in range(2 * MAX_NOTICES):
+        far = Notice(f"works-{number}", NoticeKind.MAINTENANCE, world.now + 86400, world.now)
+        world.apply(e.NoticeReceived(world.now, "n1", far))
+    assert len(world.fleet.nodes["n1"].notices) == MAX_NOTICES
+    again = Notice("works-0", NoticeKind.MAINTENANCE, world.now + 60, world.now)
+    world.apply(e.NoticeReceived(world.now, "n1", again))
+    assert world.fleet.nodes["n1"].doom.notice == again, "one that is known may still change"
+
+
+def test_what_was_said_of_a_job_that_no_look_ever_shows_is_forgotten(world) -> None:
+    from holdfast_controller.retention import KEEP_S, forget
+
+    world.apply(e.JobReported(world.now, "n1", 99, 0))
+    forget(world.fleet, world.now + KEEP_S / 2)
+    assert world.fleet.early
+    forget(world.fleet, world.now + KEEP_S + 1)
+    assert not world.fleet.early

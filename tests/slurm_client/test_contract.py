@@ -65,6 +65,24 @@ async def test_what_is_done_together_waits_in_line_once_however_many_look_meanwh
     assert await deed < 50, "the deed did not wait behind looks that began after its own"
 
 
+async def test_the_jobs_of_a_node(world: Any) -> None:
+    first, other = world.submit(2), world.submit()
+    await world.bring_up("spot-1", "spot-2", "spot-3")
+
+    async def both_run() -> bool:
+        return {view.state for view in await world.slurm.jobs()} == {"RUNNING"}
+
+    await world.until(both_run)
+    waiting = world.submit()
+    for name in ("spot-1", "spot-2", "spot-3"):
+        views = await world.slurm.jobs(name)
+        assert all(name in view.nodes for view in views)
+        assert {view.key for view in views} == {view.key for view in await world.slurm.jobs() if name in view.nodes} != set()
+    keys = {view.key for name in ("spot-1", "spot-2", "spot-3") for view in await world.slurm.jobs(name)}
+    assert keys == {first, other}
+    assert waiting in {view.key for view in await world.slurm.jobs()}
+
+
 async def test_drain_and_resume(world: Any) -> None:
     await world.bring_up("spot-1")
     with pytest.raises(SlurmRefused, match="Invalid node state"):

@@ -37,7 +37,7 @@ def node(
 
 
 def test_a_plain_job() -> None:
-    (job,) = parse_jobs(line(), WIDTH) or ()
+    (job,) = parse_jobs(line(), WIDTH).jobs
     assert (job.job_id, job.key, job.state, job.completing, job.restarts, job.nodes) == (
         12,
         "12",
@@ -69,7 +69,7 @@ def test_lines_that_are_known_mean_what_they_meant(looks: list[list[dict[str, st
 )
 def test_no_comment_moves_another_field(comments: list[str], forged: str) -> None:
     output = b"".join(line(JobID=str(number), Comment=text + forged) for number, text in enumerate(comments, 1))
-    jobs = parse_jobs(output, WIDTH)
+    jobs = parse_jobs(output, WIDTH).jobs
     assert jobs is not None
     assert [(job.job_id, job.state, job.restarts, job.nodes) for job in jobs] == [
         (number, "RUNNING", 2, ("spot-1", "spot-2")) for number in range(1, len(comments) + 1)
@@ -85,7 +85,7 @@ def test_no_comment_moves_another_field(comments: list[str], forged: str) -> Non
     ],
 )
 def test_keys(changes: dict[str, str], key: str, job_id: int, het: int) -> None:
-    (job,) = parse_jobs(line(**changes), WIDTH) or ()
+    (job,) = parse_jobs(line(**changes), WIDTH).jobs
     assert (job.key, job.job_id, job.het_job_id) == (key, job_id, het)
 
 
@@ -103,7 +103,7 @@ def test_keys(changes: dict[str, str], key: str, job_id: int, het: int) -> None:
     ],
 )
 def test_what_completing_hides(changes: dict[str, str], expected: tuple[str, bool]) -> None:
-    (job,) = parse_jobs(line(State="COMPLETING", **changes), WIDTH) or ()
+    (job,) = parse_jobs(line(State="COMPLETING", **changes), WIDTH).jobs
     assert (job.state, job.completing) == expected
     assert not job.pending
     assert job.active
@@ -119,14 +119,14 @@ def test_what_completing_hides(changes: dict[str, str], expected: tuple[str, boo
     ],
 )
 def test_flags_that_stand_in_for_a_state(printed: str, expected: tuple[str, bool]) -> None:
-    (job,) = parse_jobs(line(State=printed), WIDTH) or ()
+    (job,) = parse_jobs(line(State=printed), WIDTH).jobs
     assert (job.state, job.completing) == expected
 
 
 def test_exit_status_times_and_missing_values() -> None:
-    (job,) = (
-        parse_jobs(line(State="FAILED", exit_code="768", EndTime="N/A", Reason="NonZeroExitCode", Requeue="0", BatchFlag="0"), WIDTH) or ()
-    )
+    (job,) = parse_jobs(
+        line(State="FAILED", exit_code="768", EndTime="N/A", Reason="NonZeroExitCode", Requeue="0", BatchFlag="0"), WIDTH
+    ).jobs
     assert (job.exit_code, job.exit_signal, job.end_time, job.reason, job.requeue, job.batch) == (
         3,
         0,
@@ -135,18 +135,21 @@ def test_exit_status_times_and_missing_values() -> None:
         False,
         False,
     )
-    (job,) = parse_jobs(line(exit_code="9", NumNodes="2-4", StartTime="Unknown"), WIDTH) or ()
+    (job,) = parse_jobs(line(exit_code="9", NumNodes="2-4", StartTime="Unknown"), WIDTH).jobs
     assert (job.exit_code, job.exit_signal, job.num_nodes, job.start_time) == (0, 9, 2, 0.0)
 
 
 def test_a_waiting_job_holds_no_node_whatever_is_printed() -> None:
-    (job,) = parse_jobs(line(State="PENDING"), WIDTH) or ()
+    (job,) = parse_jobs(line(State="PENDING"), WIDTH).jobs
     assert job.nodes == ()
 
 
 def test_a_node_list_that_may_be_cut_is_asked_for_again() -> None:
-    assert parse_jobs(line(NodeList="n" * WIDTH), WIDTH) is None
-    assert parse_jobs(b"", WIDTH) == ()
+    assert parse_jobs(line(NodeList="n" * WIDTH) + line(), WIDTH) == (
+        parse_jobs(line(), WIDTH).jobs,
+        (parse_jobs(line(), WIDTH).jobs[0].job_id,),
+    )
+    assert parse_jobs(b"", WIDTH) == ((), ())
 
 
 @pytest.mark.parametrize(

@@ -141,16 +141,17 @@ async def test_an_answer_that_is_not_understood_is_none(programs: Path) -> None:
         await make(programs).nodes()
 
 
-async def test_a_long_node_list_is_asked_for_again(programs: Path) -> None:
+async def test_only_the_jobs_with_a_long_node_list_are_asked_for_again(programs: Path) -> None:
     cells = {"NumNodes": "700", "State": "RUNNING", "ArrayTaskID": "N/A", "HetJobID": "N/A", "TimeUsed": "0:09"}
-    line = "".join(cells.get(name, "0").ljust(width) for name, width in COLUMNS)
+    long, short = ("".join((cells | {"JobID": job}).get(name, "0").ljust(width) for name, width in COLUMNS) for job in "78")
     names = ",".join(f"n{number}x{number}" for number in range(700))
-    for width in scontrol.NODE_LIST_WIDTHS[:2]:
-        (programs / f"NodeList:{width}").write_text(f"{line}{names[:width].ljust(width)}\n")
-    install(programs, "squeue", f"for last; do :; done; cat {programs}/${{last##*,}}")
-    install(programs, "scontrol", "true")
-    (job,) = await make(programs).jobs()
-    assert len(job.nodes) == 700
+    narrow, wide = scontrol.NODE_LIST_WIDTHS[:2]
+    (programs / f"NodeList:{narrow}").write_text(f"{long}{names[:narrow]}\n{short}{'n1'.ljust(narrow)}\n")
+    (programs / f"NodeList:{wide}").write_text(f"{long}{names.ljust(wide)}\n")
+    answer = f'for word; do case $word in *NodeList:*) cat {programs}/"${{word##*,}}" ;; esac; done'
+    install(programs, "squeue", f'echo "$*" >>{programs}/calls\n{answer}')
+    assert [(job.job_id, len(job.nodes)) for job in await make(programs).jobs()] == [(8, 1), (7, 700)]
+    assert [line.endswith(" -j 7") for line in (programs / "calls").read_text().splitlines()] == [False, True]
 
 
 async def test_only_our_environment_reaches_it(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
         attempt=evacuation.attempt,
         nodes=evacuation.nodes,
         doomed=frozenset(name for name in evacuation.doomed if _goes(fleet, name)),
-        deadline=min(evacuation.doomed.values()),
+        deadline=min(evacuation.doomed.values(), default=evacuation.began),
         dead=dead,
         registered=bool(registered),
         parked=parked,
@@ -240,7 +240,9 @@ def _tell(fleet: Fleet, job: JobRecord, evacuation: Evacuation) -> Iterator[Comm
                 continue
             key = f"prepare:{name}:{job.view.job_id}:{evacuation.attempt}:{doom.notice.id}:{record.arrivals}"
             why = f"job {job.view.key} must save: {doomed} goes away"
-            yield PrepareJobs(key, why, name, record.instance.instance_id, (job.view.job_id,), doom.notice)
+            # An agent tells only attempts that had begun when the notice was received; a maintenance may have been known for days.
+            notice = replace(doom.notice, received=max(doom.notice.received, evacuation.began))
+            yield PrepareJobs(key, why, name, record.instance.instance_id, (job.view.job_id,), notice)
 
 
 def _untell(fleet: Fleet, job: JobRecord) -> Iterator[Command]:
@@ -271,21 +273,28 @@ def _replace(spares: "_Spares", case: JobCase, missing: list[str]) -> Iterator[C
         return
     had = min(spares.idle, len(missing))
     spares.idle -= had
-    for slot, node in zip(range(had, len(missing)), spares.to_buy, strict=False):
+    # Named by the place that it fills: in the second until Slurm shows that it powers up, no other is bought for it.
+    open_places = [key for slot in range(had, len(missing)) if not spares.is_ordered(key := replacement_key(job.key, case.attempt, slot))]
+    for key, node in zip(open_places, spares.to_buy, strict=False):
         why = f"job {job.key} will need a node in the place of {', '.join(sorted(missing))}"
-        # Named by the place that it fills: in the second until Slurm shows that it powers up, no other is bought for it.
-        yield PowerUpNode(replacement_key(job.key, case.attempt, slot), why, node.name, job.job_id)
+        yield PowerUpNode(key, why, node.name, job.job_id)
 
 
 class _Spares:
     """What one node group has for jobs that must leave, in one round of decisions: each node serves one of them."""
 
     def __init__(self, fleet: Fleet, plans: Plans, group: str) -> None:
+        self._commands = fleet.commands
         peers = [fleet.nodes[name] for name, plan in plans.by_node.items() if plan.group == group and name in fleet.nodes]
         stay = [node for node in peers if node.doom is None]
         self.idle = sum(_spare(fleet, node) for node in stay)
         # Slurm prefers names that have never had a machine, even to one with a past that boots already (measured on 22.05.8).
         self.to_buy = iter(sorted((node for node in stay if _can_buy(node)), key=_has_booted))
+
+    def is_ordered(self, key: str) -> bool:
+        """Whether the place has its node: no other waits for it in vain."""
+        record = self._commands.get(key)
+        return record is not None and record.state in {"open", "ok"}
 
 
 def _has_booted(node: Node) -> bool:
@@ -297,13 +306,13 @@ def _spare(fleet: Fleet, node: Node) -> bool:
     if node.wanted_since is not None:
         return node.wanted_by == 0 and not _awaited(fleet, node)
     view = node.view
-    if view is None or view.state != "IDLE" or view.flags & {"DRAIN", "RESERVED"} or node.name in fleet.held:
+    if view is None or view.state != "IDLE" or view.flags & {"DRAIN", "RESERVED"} or node.name in fleet.held or _awaited(fleet, node):
         return False
     return view.up or bool(view.flags & {"POWER_UP", "POWERING_UP"})
 
 
 def _awaited(fleet: Fleet, node: Node) -> bool:
-    """Whether it is being bought ahead for a job that has not come to run again."""
+    """Whether it was bought ahead for a job that has not come to run again."""
     job = fleet.jobs.get(node.meant_for)
     if job is None or job.evacuation is None:
         return False

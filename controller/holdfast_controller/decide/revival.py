@@ -15,7 +15,7 @@ from holdfast_controller.plan import Plans
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield the revival of each DOWN node that no living instance holds, or one that has not come back within the grace of an orphan."""
-    if not fleet.cloud_listed:
+    if fleet.fresh and not fleet.cloud_listed:
         return
     for node in fleet.nodes.values():
         view, record, plan = node.view, fleet.instance_of(node), plans.by_node.get(node.name)
