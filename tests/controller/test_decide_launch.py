@@ -1,5 +1,6 @@
 """Power-up: bought per job, all or nothing; refused, in the next pool; given up with a reason; never twice."""
 
+import pytest
 from holdfast_controller import events as e
 from holdfast_controller.commands import BindInstance, GiveUp, Launch, PowerDownNode, StartJob, TerminateInstance
 from holdfast_controller.providers.base import Fault, FaultKind, Instance
@@ -219,3 +220,10 @@ def test_after_the_loss_of_the_journal_tags_tell_what_was_bought(world) -> None:
     world.arrive("i-1", "hf-old-1")
     (bind,) = world.due()
     assert bind.node == "n1"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_region_that_is_silent_at_the_start_keeps_no_name_down_where_the_journal_knows_what_was_bought(world, kinds, fresh: bool) -> None:
+    world.fleet.fresh, world.fleet.cloud_listed = fresh, False
+    world.node("n1", "DOWN", "CLOUD", reason="ResumeTimeout reached")
+    assert kinds(world.due()) == ([] if fresh else ["ReviveNode"])
