@@ -78,4 +78,6 @@ def test_the_whole_of_it_small(tmp_path: Path) -> None:
     assert 0.02 < one["hook_s"] < 10
     assert 0 < one["calls_s"] < 30
     assert set(found["idle"]) == {"controller", "slurmctld", "agent"}
-    assert all(0 < idle["cpu_percent"] < 100 and 5 < idle["memory"]["pss"] < 500 for idle in found["idle"].values())
+    idle = found["idle"]
+    assert all(0 <= one["cpu_percent"] < 100 and 1 < one["memory"]["pss"] < 500 for one in idle.values()), idle  # ticks are 10 ms
+    assert idle["controller"]["cpu_percent"] > 0

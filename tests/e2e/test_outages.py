@@ -111,7 +111,8 @@ def test_a_cloud_in_trouble_delays_no_evacuation(trouble: dict[str, Any], bed: B
     bed.allow_hook_lines(r"not taken by the controller|not done in time")  # only a busy machine
     before = len(bed.record("api_fault"))
     bed.cloud.fail(**trouble)
-    waiting = [bed.train("--steps", "1", options=("--exclusive", "-w", f"spot-{number}")) for number in (13, 14)]
+    off = [name for name in (f"spot-{number}" for number in range(14, 0, -1)) if "POWERED_DOWN" in bed.slurm.node(name)["State"]]
+    waiting = [bed.train("--steps", "1", options=("--exclusive", "-w", name)) for name in off[:2]]
     until(
         lambda: {"RunInstances", "DescribeInstances"} <= {line["action"] for line in bed.record("api_fault")[before:]},
         20,
