@@ -23,7 +23,7 @@ from holdfast_nodeagent.outbox import Outbox
 from holdfast_protos.v1 import agent_pb2 as pb
 from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.cluster_config import AgentSpec, ControllerSpec, SandboxConfig, Site
-from holdfast_sandbox.components import NODE_SCRIPTS
+from holdfast_sandbox.components import NODE_SCRIPTS, system_binary
 from holdfast_sandbox.defaults import default_controller
 from holdfast_sandbox.layout import PARTITION
 
@@ -143,7 +143,8 @@ async def _controller(sandbox: Sandbox, nodes: int, over_s: float, say: Callable
         say(f"{nodes} nodes are up; the controller at rest is watched for {over_s:g} s")
         await asyncio.sleep(SETTLES_S)
         (pid,) = find(["holdfast_controller", str(layout.controller_config)])
-        (slurmctld,) = find(["-D", "-f", str(layout.slurm_conf)])[:1]
+        # Not its scriptd, which is small and has the same command line.
+        slurmctld = max(find([system_binary("slurmctld"), str(layout.slurm_conf)]), key=lambda pid: memory_mib(pid).rss)
         return await _watch({"controller": pid, "slurmctld": slurmctld}, nodes, over_s)
     finally:
         for task in tasks.values():
