@@ -4,7 +4,7 @@ on replay of the journal and in the simulator. It changes the fleet in place (a 
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast_common.evacuation import REASON_PREFIX
@@ -44,6 +44,7 @@ from holdfast_controller.records import (
     StepsSeen,
 )
 from holdfast_controller.retention import forget
+from holdfast_controller.state import State
 
 REPEAT_S = 10.0
 """A deed that is still due so long after it was done with success is done again: its fence makes that harmless."""
@@ -63,46 +64,8 @@ BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.
 
 
 @dataclass(slots=True)
-class Fleet:
-    """Nodes, instances, jobs, launches, pools and commands."""
-
-    epoch: str = ""
-    """Random, made with the journal: launch ids begin with it, so that a lost journal never repeats one."""
-    nodes: dict[str, Node] = field(default_factory=dict)
-    instances: dict[str, InstanceRecord] = field(default_factory=dict)
-    launches: dict[str, LaunchRecord] = field(default_factory=dict)
-    jobs: dict[int, JobRecord] = field(default_factory=dict)
-    pools: dict[str, PoolMemory] = field(default_factory=dict)
-    commands: dict[str, CommandRecord] = field(default_factory=dict)
-    launch_count: int = 0
-    fresh: bool = False
-    """The journal was empty at the start: nothing is bought or terminated before every cloud has been listed."""
-    cloud_listed: bool = False
-    """Every cloud has been listed whole since the controller's start (a sample, not replayed)."""
-    policy_revision: str = ""
-    looked_at: float = 0.0
-    """When the last look at Slurm began that was answered (a sample, as the next)."""
-    steady_since: float = 0.0
-    """When looks at Slurm began to be answered, after the controller's start or an outage."""
-    early: dict[str, e.JobReported] = field(default_factory=dict)
-    """What agents said of jobs that no look at Slurm has shown yet."""
-    put_off: dict[int, GiveUp] = field(default_factory=dict)
-    """The same of jobs whose nodes every pool refused already."""
-    clock_steps: int = 0
-    """How often the clock was set."""
-    newest_at: float = 0.0
-    """When the newest event was, by the controller's clock: a clock behind it has been set back."""
-    forgot_at: float = 0.0
-    """When old commands, instances and launches were last dropped."""
-    held: index.JobIds = field(default_factory=dict)
-    """Node → the jobs that Slurm has there (an index, as the next: not stored)."""
-    seen: index.JobIds = field(default_factory=dict)
-    """Node → the jobs whose processes its agent sees there."""
-
-    steps: dict[str, StepsSeen] = field(default_factory=dict)
-    """Instance → the processes that its agent's heartbeats told of (a sample, as the next)."""
-    stepped: dict[int, int] = field(default_factory=dict)
-    """Job → the newest attempt of which a heartbeat named a process."""
+class Fleet(State):
+    """What the controller knows, how events change it, and what is looked up in it."""
 
     def looked(self, at: float, *, after_outage: bool) -> None:
         """Note an answered look."""

@@ -7,10 +7,9 @@ minutes more because of one back. The times that others said (deadlines of notic
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from holdfast_controller.fleet import Fleet
+from holdfast_controller.state import State
 
 _MOMENTS = {
     "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at", "doubtful_until"),
@@ -26,7 +25,7 @@ _MOMENTS = {
 """Record → its moments by the controller's clock; 0 and None stand for never."""
 
 
-def shift(fleet: "Fleet", by_s: float) -> None:
+def shift(fleet: State, by_s: float) -> None:
     """Move every moment that was noted by the controller's clock."""
     _move([fleet], by_s)
     _move(fleet.nodes.values(), by_s)

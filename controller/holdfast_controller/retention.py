@@ -1,18 +1,14 @@
 """What the fleet may forget: deeds of long ago that limit nothing any more, machines that are gone, launches that have none left."""
 
-from typing import TYPE_CHECKING
-
 from holdfast_controller.commands import Command, JobCommand
-
-if TYPE_CHECKING:
-    from holdfast_controller.fleet import Fleet
+from holdfast_controller.state import State
 
 KEEP_S = 3600.0
 ATTEMPTS_COUNT = 3
 """Of a job that Slurm knows, what was done once in its newest attempt, and in so many before, is remembered for ever: rows are counted."""
 
 
-def forget(fleet: "Fleet", now: float) -> None:
+def forget(fleet: State, now: float) -> None:
     """Drop commands that ended long ago, instances that are long gone, and launches that have none left."""
     before = now - KEEP_S
     old = [key for key, record in fleet.commands.items() if record.state != "open" and record.done_at < before]
@@ -33,7 +29,7 @@ def forget(fleet: "Fleet", now: float) -> None:
             del fleet.launches[launch_id]
 
 
-def _still_counts(fleet: "Fleet", command: Command) -> bool:
+def _still_counts(fleet: State, command: Command) -> bool:
     """Whether the record limits what is done for a job: it is not sent its signal again, nor held again once it was released."""
     job = fleet.jobs.get(command.job_id) if isinstance(command, JobCommand) else None
     attempt = command.once_in() if isinstance(command, JobCommand) else None

@@ -1,0 +1,51 @@
+"""Everything that the controller knows, as plain data: `fleet` changes it, by events alone."""
+
+from dataclasses import dataclass, field
+
+from holdfast_controller.commands import GiveUp
+from holdfast_controller.events import JobReported
+from holdfast_controller.index import JobIds
+from holdfast_controller.records import CommandRecord, InstanceRecord, JobRecord, LaunchRecord, Node, PoolMemory, StepsSeen
+
+
+@dataclass(slots=True)
+class State:
+    """Nodes, instances, jobs, launches, pools and commands."""
+
+    epoch: str = ""
+    """Random, made with the journal: launch ids begin with it, so that a lost journal never repeats one."""
+    nodes: dict[str, Node] = field(default_factory=dict)
+    instances: dict[str, InstanceRecord] = field(default_factory=dict)
+    launches: dict[str, LaunchRecord] = field(default_factory=dict)
+    jobs: dict[int, JobRecord] = field(default_factory=dict)
+    pools: dict[str, PoolMemory] = field(default_factory=dict)
+    commands: dict[str, CommandRecord] = field(default_factory=dict)
+    launch_count: int = 0
+    fresh: bool = False
+    """The journal was empty at the start: nothing is bought or terminated before every cloud has been listed."""
+    cloud_listed: bool = False
+    """Every cloud has been listed whole since the controller's start (a sample, not replayed)."""
+    policy_revision: str = ""
+    looked_at: float = 0.0
+    """When the last look at Slurm began that was answered (a sample, as the next)."""
+    steady_since: float = 0.0
+    """When looks at Slurm began to be answered, after the controller's start or an outage."""
+    early: dict[str, JobReported] = field(default_factory=dict)
+    """What agents said of jobs that no look at Slurm has shown yet."""
+    put_off: dict[int, GiveUp] = field(default_factory=dict)
+    """The same of jobs whose nodes every pool refused already."""
+    clock_steps: int = 0
+    """How often the clock was set."""
+    newest_at: float = 0.0
+    """When the newest event was, by the controller's clock: a clock behind it has been set back."""
+    forgot_at: float = 0.0
+    """When old commands, instances and launches were last dropped."""
+    held: JobIds = field(default_factory=dict)
+    """Node → the jobs that Slurm has there (an index, as the next: not stored)."""
+    seen: JobIds = field(default_factory=dict)
+    """Node → the jobs whose processes its agent sees there."""
+
+    steps: dict[str, StepsSeen] = field(default_factory=dict)
+    """Instance → the processes that its agent's heartbeats told of (a sample, as the next)."""
+    stepped: dict[int, int] = field(default_factory=dict)
+    """Job → the newest attempt of which a heartbeat named a process."""
