@@ -13,7 +13,7 @@ from e2e_invariants import violations
 from holdfast_sandbox.cluster_config import Site
 from holdfast_sandbox.defaults import default_controller, default_policy
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
 
 def patient(site: Site) -> str:
@@ -83,7 +83,8 @@ def test_at_every_stage(disturbed: Callable[[Bed], None], bed: Bed, until: Calla
     disturbed(bed)  # ResumeProgram has just been called, or is about to be
     bed.until_bought(node)
     disturbed(bed)  # the node boots, and the gate waits
-    job.await_event("first_step_done")
+    # `holdfast reconfigure` sent its gate away: it starts at slurmctld's 30-second look, which may have been dark for 20 s before.
+    job.await_event("first_step_done", timeout_s=80)
     if disturbed is killed:
         saved(bed, job, until)
         bed.requeued_again.add(job.job_id)
