@@ -16,16 +16,19 @@ PROMPT_S = 2.0
 
 def steps_lost(world: "World", job: "SimJob", attempt: "Attempt") -> None:
     """Note steps that are lost although a save fitted the window of the notice."""
-    lost = attempt.step - job.saved
     asked = job.registers or job.how.leaves
-    if lost <= 0 or not asked or job.how.lost_with_node or not attempt.well or world.controller is None:
+    if not asked or job.how.lost_with_node or not attempt.well or world.controller is None:
         return
     windows = [notice for machine in attempt.machines for notice in machine.own.values() if notice.evacuates(world.clock.now())]
     if not windows:
         return
     began = min(notice.received for notice in windows)
     fits = min(notice.deadline for notice in windows) - began >= job.save_s + OVERHEAD_S
-    if fits and world.calm_since < began - CALM_S and attempt.began < began - CALM_S:
+    if not fits or max(world.calm_since, attempt.began) >= began - CALM_S:
+        return
+    world.judged["steps lost"] += 1
+    lost = attempt.step - job.saved
+    if lost > 0:
         world.wrong(
             f"job {job.key} loses {lost:.1f} steps of attempt {attempt.number}, although a save of {job.save_s} s fitted the window"
         )
@@ -36,8 +39,11 @@ def requeued_in_time(world: "World", job: "SimJob", attempt: "Attempt") -> None:
     parked = attempt.parked_at
     if parked is None or attempt.state != "parked" or job.how.lost_with_node or world.controller is None or not attempt.well:
         return
+    if max(world.calm_since, attempt.began) >= parked - CALM_S:
+        return
+    world.judged["requeued in time"] += 1
     waited_s = world.clock.now() - parked
-    if waited_s > PROMPT_S and world.calm_since < parked - CALM_S and attempt.began < parked - CALM_S:
+    if waited_s > PROMPT_S:
         world.wrong(f"job {job.key} had parked {waited_s:.1f} s before it was requeued")
 
 

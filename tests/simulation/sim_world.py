@@ -5,6 +5,7 @@ The controller is the real one but for the clients at its edges; its journal wri
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from pathlib import Path
@@ -109,6 +110,8 @@ class World:
         self._dead: list[asyncio.Task[Any]] = []
         self.calm_since = 0.0
         """When the last disturbance of controller, Slurm or agents was."""
+        self.judged: Counter[str] = Counter()
+        """How often each promise about a job that leaves was held against what happened: most stories are never calm enough."""
         self.passed: list[str] = []
         """Points passed at which the controller can die."""
         self.die_at: int | None = None

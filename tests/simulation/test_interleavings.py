@@ -6,6 +6,7 @@
 import logging
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sim_invariants import always, settle
 from sim_kinds import KINDS
+from sim_promises import CALM_S
 from sim_slurm import DEEDS, Trouble
 from sim_world import POOL_A, POOL_B, World
 
+JUDGED: Counter[str] = Counter()
+"""In all stories: a promise that is never held against anything cannot be broken."""
 EXAMPLES = int(os.environ.get("HOLDFAST_SIM_EXAMPLES", "40"))
 NODES = 5
 
@@ -118,6 +122,19 @@ class Interleavings(RuleBasedStateMachine):
         node = self._node(number)
         if node is not None:
             self.world.reclaim(node, window_s)
+
+    @rule(nodes=st.integers(1, 2), window_s=st.sampled_from([60.0, 120.0]), number=st.integers(0, 1), save_s=st.sampled_from([0.5, 8.0]))
+    def reclaim_in_calm(self, nodes: int, window_s: float, number: int, save_s: float) -> None:
+        """What was wrong ends, and nothing has been for a while: then the promises hold to the letter."""
+        self._mend()
+        job = self.world.submit(nodes, work=90.0, save_s=save_s)
+        self.world.wait(20.0)
+        if job.running is None:
+            return  # the queue is full
+        self.world.wait(CALM_S + 3.0)
+        if job.running is not None and self.world.room.holder(job.running.nodes[number % nodes]) is not None:
+            self.world.reclaim(job.running.nodes[number % nodes], window_s)
+            self.world.wait(save_s + 4.0)
 
     @rule(number=st.integers(0, 4))
     def kill(self, number: int) -> None:
@@ -276,6 +293,7 @@ class Interleavings(RuleBasedStateMachine):
                 # A job that was eligible before the clock was set back is so again when the clock has come there: Slurm's own doing.
                 settle(world, 800.0 + self._set_back_s, quiet_s=60.0)
         finally:
+            JUDGED.update(world.judged)
             world.close()
             self._folder.cleanup()
             structlog.configure(**self._before)
@@ -311,3 +329,4 @@ def test_no_interleaving_breaks_a_promise() -> None:
             print_blob=False,
         ),
     )
+    assert min(JUDGED["steps lost"], JUDGED["requeued in time"]) >= EXAMPLES // 10, JUDGED

@@ -68,8 +68,8 @@ def test_a_job_that_finishes_in_the_moment_of_the_notice_is_not_run_again(world,
     job.work = job.running.step + left
     world.reclaim(job.running.nodes[0], 60)
     settle(world, quiet_s=10)
-    if job.done_at - job.attempts[0].began < 5:
-        assert len(job.attempts) == 1
+    first = job.attempts[0]
+    assert len(job.attempts) == 1 or first.step < job.work, "an attempt that had finished was followed by another"
 
 
 def test_advice_and_maintenance_far_ahead_move_no_job(world):
