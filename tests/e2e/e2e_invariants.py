@@ -12,7 +12,7 @@ OURS = "holdfast:"
 
 def violations(bed: Bed) -> list[str]:
     """Return what does not hold now; some of it may still have to settle."""
-    return [*_launches(bed), *_names(bed), *_instances(bed), *_nodes(bed), *_requeues(bed), *_logs(bed)]
+    return [*_launches(bed), *_names(bed), *_instances(bed), *_nodes(bed), *_kept(bed), *_requeues(bed), *_logs(bed)]
 
 
 def _launches(bed: Bed) -> list[str]:
@@ -83,9 +83,15 @@ def _nodes(bed: Bed) -> list[str]:
         leaving = bool(flags & {"POWERING_DOWN", "POWER_DOWN"})
         if flags & {"DRAIN", "DOWN", "FAIL"} and not leaving:
             faults.append(f"{name[1]} is left {state[1]}")
-        if flags & {"POWERING_UP", "POWER_UP"}:
+        if flags & {"POWERING_UP", "POWER_UP", "COMPLETING"}:
             faults.append(f"{name[1]} is still {state[1]}")
     return faults
+
+
+def _kept(bed: Bed) -> list[str]:
+    """No nodes are kept for a job any more."""
+    shown = bed.sandbox.run(["scontrol", "show", "reservations", "-o"], check=False).stdout
+    return [f"reservation {name} is left" for name in re.findall(r"ReservationName=(holdfast-\S+)", shown)]
 
 
 def _requeues(bed: Bed) -> list[str]:

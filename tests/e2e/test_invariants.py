@@ -35,6 +35,7 @@ class Account:
     state: str = "IDLE+CLOUD"
     comment: str = "holdfast: attempt 1 on n1; interrupted 1 time(s)"
     log: str = "all is well\n"
+    reservations: str = "No reservations in the system\n"
     requeued_by_slurm: dict[int, int] = field(default_factory=dict)
     forgotten: frozenset[int] = frozenset()
     requeued_again: frozenset[int] = frozenset()
@@ -64,8 +65,12 @@ class Account:
     @property
     def sandbox(self) -> Any:
         (self.root / "controller.log").write_text(self.log)
-        shown = SimpleNamespace(stdout=f"NodeName=n1 State={self.state}\n")
-        return SimpleNamespace(layout=SimpleNamespace(cloud=self.root, log=self.root), run=lambda command: shown)
+        told = {"nodes": f"NodeName=n1 State={self.state}\n", "reservations": self.reservations}
+
+        def run(command: list[str], *, check: bool = True) -> Any:
+            return SimpleNamespace(stdout=told[command[2]])
+
+        return SimpleNamespace(layout=SimpleNamespace(cloud=self.root, log=self.root), run=run)
 
 
 WRONG: dict[str, dict[str, Any]] = {
@@ -81,6 +86,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "and its node n1 is IDLE+CLOUD+POWERED_DOWN": {"state": "IDLE+CLOUD+POWERED_DOWN"},
     "n1 is left IDLE+CLOUD+DRAIN": {"state": "IDLE+CLOUD+DRAIN"},
     "n1 is still IDLE+CLOUD+POWERING_UP": {"state": "IDLE+CLOUD+POWERING_UP"},
+    "n1 is still IDLE+CLOUD+COMPLETING": {"state": "IDLE+CLOUD+COMPLETING"},
+    "reservation holdfast-7 is left": {"reservations": "ReservationName=holdfast-7 StartTime=2026-11-27T23:00:00 Nodes=n1\n"},
     "was requeued 2 times": {
         "entries": [launch(), bind(2.0, "i-1"), *[Entry(0, 3.0, "JobRequeued", "", {"job_id": 7, "attempt": 0, "began": True})] * 2]
     },
