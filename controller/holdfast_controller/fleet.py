@@ -54,7 +54,7 @@ LISTS_LAG_S = 30.0
 """So old a cloud's list may be: after the loss of the journal, nothing is bought any sooner for a name that Slurm had asked for before."""
 MAX_EARLY = 10_000
 MAX_NOTICES = 64
-"""Of one node: an agent that says more cannot be believed."""
+"""Of one node: no cloud gives so many."""
 MOST_STEPS = 100_000
 BEATS_GAP_S = 20.0
 """Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
@@ -421,8 +421,9 @@ class Fleet(State):
         node = self.nodes.get(event.node)
         if node is None or event.notice is None or self.given_up(node.instance_id):
             return  # a notice for a machine whose end we have ordered, while Slurm may want the name again, says nothing of its next life
-        if len(node.notices) < MAX_NOTICES or event.notice.id in node.notices:
-            node.notices[event.notice.id] = Doom(event.notice, event.source)
+        node.notices[event.notice.id] = Doom(event.notice, event.source)
+        if len(node.notices) > MAX_NOTICES:  # what is due last is let go: whatever else was said, the next one to leave for stays
+            del node.notices[max(node.notices, key=lambda known: node.notices[known].notice.deadline)]
         self._weigh(node, event.at)
 
     def _weigh(self, node: Node, at: float) -> None:

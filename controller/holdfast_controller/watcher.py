@@ -1,6 +1,7 @@
 """What looks again and again have in common: how often, what a look that fails costs, and what is said of it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 
 import structlog
 from holdfast_common.clock import Clock
@@ -33,7 +34,7 @@ class Nudge:
             self._event.clear()
 
 
-class Watcher:
+class Watcher(ABC):
     """Looks every `busy_s` while something is under way, and every `idle_s` else, or while looks fail."""
 
     complaint = "a look failed: nothing is concluded from that"
@@ -46,13 +47,13 @@ class Watcher:
         self._busy_s, self._idle_s = busy_s, idle_s
         self._failing = False
 
+    @abstractmethod
     async def look(self) -> None:
         """Look once. What it raises is logged, and concludes nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def busy(self) -> bool:
         """Whether the next look is wanted soon."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         """Look for ever."""

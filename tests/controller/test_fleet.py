@@ -90,9 +90,10 @@ def test_what_one_agent_says_is_bounded(world) -> None:
         far = Notice(f"works-{number}", NoticeKind.MAINTENANCE, world.now + 86400, world.now)
         world.apply(e.NoticeReceived(world.now, "n1", far))
     assert len(world.fleet.nodes["n1"].notices) == MAX_NOTICES
-    again = Notice("works-0", NoticeKind.MAINTENANCE, world.now + 60, world.now)
-    world.apply(e.NoticeReceived(world.now, "n1", again))
-    assert world.fleet.nodes["n1"].doom.notice == again, "one that is known may still change"
+    taken = Notice("taken", NoticeKind.PREEMPT, world.now + 120, world.now)
+    world.apply(e.NoticeReceived(world.now, "n1", taken))
+    assert world.fleet.nodes["n1"].doom.notice == taken, "the one that counts is never let go"
+    assert len(world.fleet.nodes["n1"].notices) == MAX_NOTICES
 
 
 def test_what_was_said_of_a_job_that_no_look_ever_shows_is_forgotten(world) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,10 @@ def attempt(deed: Callable[[], object]) -> str:
 
 def command(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
-    return "refused" if done.returncode != 0 else "DONE"
+    if done.returncode == 0:
+        return "DONE"
+    said = done.stderr + done.stdout  # one that could not even ask would not have been refused
+    return "refused" if re.search(r"permission denied|invalid user id", said, re.IGNORECASE) else said
 
 
 def connect(path: str) -> None:
