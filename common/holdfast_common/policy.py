@@ -29,7 +29,7 @@ GpuModel = Annotated[str, worded(r"[A-Za-z0-9_.-]{0,64}", "write letters, digits
 class PoolPolicy(Section):
     """A capacity pool, under a short name of the admin's choice."""
 
-    provider: Literal["aws", "fake"]
+    provider: Literal["aws", "gcp", "azure", "fake"]
     """`fake` is the cloud in memory that simulations use; a controller refuses pools of clouds that its settings do not have."""
     region: Name
     zone: Name

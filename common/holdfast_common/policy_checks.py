@@ -43,7 +43,7 @@ def _pool_faults(pools: dict[str, Any]) -> Iterator[str]:
         if not all(isinstance(part, str) for part in parts):
             continue
         provider, region, zone = (str(part) for part in parts[:3])
-        if provider == "aws" and not zone.startswith(region):
+        if provider in ("aws", "gcp") and not zone.startswith(region):
             yield f"pools.{name}.zone: {zone!r} is not in region {region!r}"
         if parts in seen:
             yield f"pools.{name} is the same pool as pools.{seen[parts]}: {pool_name(*(str(part) for part in parts))}"

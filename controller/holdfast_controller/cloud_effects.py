@@ -10,7 +10,7 @@ from holdfast_controller import commands as c
 from holdfast_controller.events import Event, LaunchEnded
 from holdfast_controller.launch_tags import tags_of
 from holdfast_controller.plan import Plans
-from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Pool, Provider, ProviderError
+from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Pool, Provider, ProviderError, Quote
 
 TRIES = 3
 """Tries of one launch, under the same launch id, at faults that a retry may cure, before another pool is asked."""
@@ -82,12 +82,11 @@ class CloudEffects:
     async def _prices(self, provider: Provider, pool: Pool) -> tuple[float | None, float | None]:
         """Return what the instance costs an hour, and would cost on demand; None where it cannot be known now."""
         try:
-            on_demand = (await provider.on_demand_usd_h([pool])).get(pool.name)
-            known = self._plans().prices_usd_h.get(pool.name)
-            price = known if known is not None else (await provider.prices_usd_h([pool])).get(pool.name)
+            quote = (await provider.quotes([pool])).get(pool.name, Quote())
         except ProviderError:
-            return None, None
-        return price, on_demand
+            quote = Quote()
+        known = self._plans().price_usd_h(pool.name)
+        return known if known is not None else quote.price_usd_h, quote.on_demand_usd_h
 
     async def terminate(self, command: c.TerminateInstance, resumed: bool) -> tuple[Event, ...]:
         """Ask for termination. That it is gone is the listing's to say."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from holdfast_common.evacuation import Limits
 
-from holdfast_controller.providers.base import Pool
+from holdfast_controller.providers.base import Pool, Quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """The plans of all managed nodes, and what samples say of prices."""
+    """The plans of all managed nodes, and what samples say of the pools."""
 
     by_node: dict[str, Plan] = field(default_factory=dict)
-    prices_usd_h: dict[str, float] = field(default_factory=dict)
-    """Pool name → newest price per instance-hour."""
+    quotes: dict[str, Quote] = field(default_factory=dict)
+    """Pool name → what its cloud said of it last (samples)."""
+
+    def price_usd_h(self, pool: str) -> float | None:
+        """Return the newest price of an instance-hour in the pool; None: unknown."""
+        quote = self.quotes.get(pool)
+        return quote.price_usd_h if quote is not None else None
 
     def pool(self, name: str) -> Pool | None:
         """Return the pool of that name, if any plan has it."""

@@ -1,6 +1,7 @@
 """The policy in force: read from its file, replaced as a whole by an admin, never half."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from holdfast_common.settings import read_text
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.planning import plans_of
+from holdfast_controller.providers.base import Quote, newer
 
 
 class PolicyStore:
@@ -33,9 +35,10 @@ class PolicyStore:
         """Return what the policy means, with the newest prices."""
         return self._plans
 
-    def priced(self, prices_usd_h: dict[str, float]) -> None:
-        """Take in newer prices."""
-        self._plans = replace(self._plans, prices_usd_h={**self._plans.prices_usd_h, **prices_usd_h})
+    def priced(self, quotes: Mapping[str, Quote]) -> None:
+        """Take in newer quotes; what one leaves open stands as it was."""
+        known = self._plans.quotes
+        self._plans = replace(self._plans, quotes={**known, **{name: newer(known.get(name), quote) for name, quote in quotes.items()}})
 
     def manage(self, fleet: Fleet) -> None:
         """Have the fleet know the policy's nodes."""
@@ -69,5 +72,5 @@ class PolicyStore:
         # A node that the policy drops keeps its plan while an instance holds it: its job is still to be brought to safety.
         held = {name: self._plans.by_node[name] for name, node in fleet.nodes.items() if node.instance_id and name in self._plans.by_node}
         self.text, self.policy = text, policy
-        self._plans = replace(plans, by_node={**held, **plans.by_node}, prices_usd_h=self._plans.prices_usd_h)
+        self._plans = replace(plans, by_node={**held, **plans.by_node}, quotes=self._plans.quotes)
         fleet.manage(frozenset(plans.by_node))

@@ -32,6 +32,6 @@ class PriceWatcher:
         pools = {pool.name: pool for plan in self._policies.plans().by_node.values() for pool in plan.pools}
         for name, provider in self._providers.items():
             try:
-                self._policies.priced(await provider.prices_usd_h([pool for pool in pools.values() if pool.provider == name]))
+                self._policies.priced(await provider.quotes([pool for pool in pools.values() if pool.provider == name]))
             except Exception as error:  # prices are samples: no fault of a cloud's client may end the controller for them
                 log.warning("a cloud gives no prices: the last ones stand", cloud=name, error=f"{type(error).__name__}: {error}")

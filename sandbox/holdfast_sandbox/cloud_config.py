@@ -1,7 +1,7 @@
 """What one simulated cloud is made of: its zones, prices, delays and the program that an instance runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,8 @@ from holdfast_sandbox.ec2_types import KNOWN_TYPES, InstanceType
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 UsdPerHour = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=100_000)]
+Cloud = Literal["aws", "gcp", "azure"]
+"""Whose interfaces a zone is reached through."""
 ZoneName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -26,7 +28,9 @@ class ZoneConfig(Strict):
     """
 
     name: ZoneName
+    """Unique in this cloud. Azure numbers the zones of each region: `eastus-1` is its zone 1 of eastus."""
     region: ZoneName
+    provider: Cloud = "aws"
     capacity: dict[str, Count]
     on_demand_capacity: dict[str, Count] | Count = 1000
     spot_price_usd_h: UsdPerHour | dict[str, UsdPerHour]
@@ -41,6 +45,7 @@ class TraceConfig(Strict):
     """
 
     path: Path
+    provider: Cloud = "aws"
     speed: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     start_step: Annotated[int, Field(ge=0)] = 0
     instances_per_unit: Annotated[int, Field(ge=1, le=1000)] = 1

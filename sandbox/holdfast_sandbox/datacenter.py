@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from holdfast_sandbox.cloud_config import CloudConfig
@@ -49,10 +49,13 @@ class Datacenter:
                 return Quote(room, "MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
         return quote
 
-    def launch(self, pool: Pool, count: int, spec: LaunchSpec, client_token: str) -> list[Machine]:
-        """Start `count` machines whose capacity was quoted just now; raises ValueError where it was not."""
+    def launch(self, pool: Pool, count: int, spec: LaunchSpec, client_token: str, named: Mapping[str, str] | None = None) -> list[Machine]:
+        """Start `count` machines whose capacity was quoted just now; raises ValueError where it was not.
+
+        `named` holds their ids and names on clouds that are not EC2.
+        """
         now = self.now()
-        ids = [f"i-{secrets.token_hex(9)[:17]}" for _ in range(count)]
+        ids = list(named) if named is not None else [f"i-{secrets.token_hex(9)[:17]}" for _ in range(count)]
         self.market.hold(pool, ids, now)
         reservation = f"r-{secrets.token_hex(9)[:17]}"
         machines = []
@@ -71,6 +74,8 @@ class Datacenter:
                 spot_request_id=f"sir-{secrets.token_hex(4)}" if pool.market == "spot" else None,
                 price_at_launch_usd_h=self.market.price_usd_h(pool, now),
                 requested=now,
+                provider=self.market.zones[pool.zone].provider,
+                name=named[instance_id] if named is not None else "",
             )
             self.machines[instance_id] = machine
             machines.append(machine)
@@ -80,6 +85,7 @@ class Datacenter:
                 zone=pool.zone,
                 instance_type=pool.instance_type,
                 lifecycle=pool.market,
+                provider=machine.provider,
                 client_token=client_token,
                 price_usd_h=machine.price_at_launch_usd_h,
                 tags=machine.tags,

@@ -67,7 +67,7 @@ class Ec2Endpoint:
         return self._account.wire.response(action, result, request_id)
 
     def _perform(self, call: Call) -> Params:
-        regions = {zone.region for zone in self._datacenter.market.zones.values()}
+        regions = {zone.region for zone in self._datacenter.market.zones.values() if zone.provider == "aws"}
         if call.region not in regions:
             raise Ec2Error("OptInRequired", f"You are not subscribed to this service in {call.region}.")
         handler = HANDLERS.get(call.action)

@@ -37,7 +37,7 @@ class Call:
     def zone_names(self) -> list[str]:
         """The zones of the call's region, in order."""
         zones = self.account.datacenter.market.zones.values()
-        return sorted(zone.name for zone in zones if zone.region == self.region)
+        return sorted(zone.name for zone in zones if zone.provider == "aws" and zone.region == self.region)
 
     def require_zone(self, name: str) -> str:
         """The name of a zone of this region; raises Ec2Error for another."""

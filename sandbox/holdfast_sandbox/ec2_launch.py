@@ -8,6 +8,7 @@ from holdfast_sandbox.ec2_account import Call, Handler, subnet_of
 from holdfast_sandbox.ec2_fleet import Candidate, Placed, Refused, fill, groups, placed_capacity, ranked, spread
 from holdfast_sandbox.ec2_instances import OWNER, instance_wire
 from holdfast_sandbox.ec2_templates import LaunchTemplate, Params, launch_spec, specified_tags
+from holdfast_sandbox.ec2_types import types_of
 from holdfast_sandbox.ec2_wire import Ec2Error
 from holdfast_sandbox.machine import LaunchSpec, Machine
 from holdfast_sandbox.market import MarketKind, Pool, Quote
@@ -262,7 +263,7 @@ def run_instances(call: Call) -> Params:
 
 
 def _known_type(call: Call, name: str) -> None:
-    if name not in call.account.datacenter.config.all_instance_types():
+    if name not in types_of(call.account.datacenter.config.all_instance_types(), "aws"):
         raise Ec2Error("InvalidParameterValue", f"Invalid value '{name[:50]}' for InstanceType.")
 
 

@@ -3,6 +3,7 @@
 from holdfast_sandbox.ec2_account import Call, Filters, Handler, page, subnet_of, zone_id
 from holdfast_sandbox.ec2_instances import OWNER
 from holdfast_sandbox.ec2_templates import LaunchTemplate, Params
+from holdfast_sandbox.ec2_types import types_of
 from holdfast_sandbox.ec2_wire import Ec2Error
 from holdfast_sandbox.market import Pool
 
@@ -70,7 +71,7 @@ def describe_subnets(call: Call) -> Params:
 
 def describe_instance_types(call: Call) -> Params:
     """DescribeInstanceTypes."""
-    types = call.account.datacenter.config.all_instance_types()
+    types = types_of(call.account.datacenter.config.all_instance_types(), "aws")
     wanted = call.params.get("InstanceTypes") or list(types)
     unknown = [name for name in wanted if name not in types]
     if unknown:
@@ -143,7 +144,7 @@ def get_spot_placement_scores(call: Call) -> Params:
     by_zone = params.get("SingleAvailabilityZone", False)
     places: dict[tuple[str, str], int] = {}
     for zone in sorted(market.zones.values(), key=lambda zone: zone.name):
-        if zone.region not in params.get("RegionNames", [zone.region]):
+        if zone.provider != "aws" or zone.region not in params.get("RegionNames", [zone.region]):
             continue
         names = sorted(other.name for other in market.zones.values() if other.region == zone.region)
         place = (zone.region, zone_id(zone.region, names, zone.name) if by_zone else "")

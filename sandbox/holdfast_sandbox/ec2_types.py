@@ -1,6 +1,7 @@
 """The instance types that the simulated cloud knows, and how EC2 describes them."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +11,8 @@ class InstanceType(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    provider: Literal["", "aws", "gcp", "azure"] = ""
+    """The cloud that sells it; empty: all of them, as the sim types."""
     vcpus: int = Field(ge=1)
     memory_mib: int = Field(ge=1)
     gpu_name: str = ""
@@ -50,12 +53,19 @@ class InstanceType(BaseModel):
 # Figures of EC2's DescribeInstanceTypes as moto 5.2 records them; p3, which moto no longer lists, as in EC2's manual.
 # sim1.* are ours: machines small enough to be pretended on a laptop.
 KNOWN_TYPES: dict[str, InstanceType] = {
-    "p5.48xlarge": InstanceType(vcpus=192, memory_mib=2097152, gpu_name="H100", gpu_count=8, gpu_memory_mib=81920, network="3200 Gigabit"),
-    "p4d.24xlarge": InstanceType(
-        vcpus=96, memory_mib=1179648, gpu_name="A100", gpu_count=8, gpu_memory_mib=40960, network="4x 100 Gigabit"
+    "p5.48xlarge": InstanceType(
+        provider="aws", vcpus=192, memory_mib=2097152, gpu_name="H100", gpu_count=8, gpu_memory_mib=81920, network="3200 Gigabit"
     ),
-    "p3.2xlarge": InstanceType(vcpus=8, memory_mib=62464, gpu_name="V100", gpu_count=1, gpu_memory_mib=16384),
-    "g6.xlarge": InstanceType(vcpus=4, memory_mib=16384, gpu_name="L4", gpu_count=1, gpu_memory_mib=22888),
+    "p4d.24xlarge": InstanceType(
+        provider="aws", vcpus=96, memory_mib=1179648, gpu_name="A100", gpu_count=8, gpu_memory_mib=40960, network="4x 100 Gigabit"
+    ),
+    "p3.2xlarge": InstanceType(provider="aws", vcpus=8, memory_mib=62464, gpu_name="V100", gpu_count=1, gpu_memory_mib=16384),
+    "g6.xlarge": InstanceType(provider="aws", vcpus=4, memory_mib=16384, gpu_name="L4", gpu_count=1, gpu_memory_mib=22888),
     "sim1.small": InstanceType(vcpus=1, memory_mib=1024, gpu_name="Sim", gpu_count=1, gpu_memory_mib=1024),
     "sim1.large": InstanceType(vcpus=2, memory_mib=2048, gpu_name="Sim", gpu_count=2, gpu_memory_mib=1024),
 }
+
+
+def types_of(types: Mapping[str, InstanceType], provider: str) -> dict[str, InstanceType]:
+    """Return those that a cloud sells."""
+    return {name: kind for name, kind in types.items() if kind.provider in ("", provider)}

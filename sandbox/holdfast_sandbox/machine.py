@@ -25,6 +25,7 @@ class LaunchSpec:
     metadata_tags: str = "disabled"
     tags: dict[str, str] = field(default_factory=dict)
     max_price_usd_h: float | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)  # the resource as it was asked for, on clouds that tell it back
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Machine:
     spot_request_id: str | None
     price_at_launch_usd_h: float
     requested: float
+    provider: str = "aws"
+    name: str = ""  # of the resource, on clouds that name instances
     running: float | None = None
     notice: float | None = None  # when the notice in force was given
     deadline: float | None = None  # when it will be taken away
@@ -71,6 +74,8 @@ class Machine:
         """What the control API says of it."""
         return {
             "instance_id": self.instance_id,
+            "provider": self.provider,
+            "name": self.name,
             "instance_type": self.pool.instance_type,
             "zone": self.pool.zone,
             "region": self.region,

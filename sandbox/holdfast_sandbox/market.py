@@ -28,6 +28,7 @@ class Zone:
 
     name: str
     region: str
+    provider: str = "aws"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def read_trace(path: Path) -> TraceFile:
 
 def build_market(config: CloudConfig, now: float) -> Market:
     """The market of a configuration, with time running from `now`; raises OSError or ValueError for a bad trace."""
-    zones = [Zone(zone.name, zone.region) for zone in config.zones]
+    zones = [Zone(zone.name, zone.region, zone.provider) for zone in config.zones]
     pools: dict[Pool, PoolState] = {}
     for zone in config.zones:
         pools |= _fixed_pools(zone, now)
@@ -70,7 +70,7 @@ def build_market(config: CloudConfig, now: float) -> Market:
         for name in config.trace.zones if config.trace.zones is not None else trace.pools:
             if name not in trace.pools or any(zone.name == name for zone in zones):
                 raise ValueError(f"zone {name} is not in the trace, or is named twice")
-            zones.append(Zone(name, trace.pools[name].region))
+            zones.append(Zone(name, trace.pools[name].region, config.trace.provider))
             pools |= _trace_pools(name, trace, config, config.trace, now)
     return Market(zones, pools)
 

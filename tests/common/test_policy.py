@@ -90,7 +90,7 @@ def test_every_fault_is_told_at_once_with_its_path() -> None:
     assert sorted(faults(text)) == sorted(
         [
             "version: 2 is not allowed: 1",
-            "pools.a.provider: 'awz' is not allowed: 'aws' or 'fake'; did you mean 'aws'?",
+            "pools.a.provider: 'awz' is not allowed: 'aws', 'gcp', 'azure' or 'fake'; did you mean 'aws'?",
             "pools.a.market: 'spott' is not allowed: 'spot' or 'on_demand'; did you mean 'spot'?",
             "pools.a.price_cap_usd_h: 0 is not allowed: should be greater than 0",
             "pools.b.zone: 'us-east-1b' is not in region 'us-west-2'",

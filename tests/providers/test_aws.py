@@ -11,7 +11,7 @@ from holdfast_common.clock import VirtualClock
 from holdfast_common.errors import ConfigError
 from holdfast_controller.providers.aws import AwsProvider
 from holdfast_controller.providers.aws_config import AwsConfig
-from holdfast_controller.providers.base import FaultKind, Market, PartialAnswerError, ProviderError
+from holdfast_controller.providers.base import FaultKind, Market, PartialAnswerError, ProviderError, Quote
 
 pytestmark = pytest.mark.timeout(30)  # boto3's first client takes a second on a busy machine
 
@@ -113,7 +113,7 @@ async def test_calls_behind_a_hanging_one_do_not_wait_for_ever_nor_run_late(ec2,
     async def answers():
         for _ in range(60):
             with suppress(ProviderError):
-                return await provider.prices_usd_h([pool])
+                return await provider.quotes([pool])
         raise AssertionError("no answer")
 
     await answers()  # boto3 is imported and connected
@@ -138,7 +138,7 @@ async def test_refused_connection_is_a_transient_fault(config_of, request_of, po
     with pytest.raises(ProviderError):
         await provider.find("launch-1")
     with pytest.raises(ProviderError):
-        await provider.prices_usd_h([pool])
+        await provider.quotes([pool])
     await provider.close()
 
 
@@ -309,15 +309,15 @@ async def test_region_without_answer_leaves_its_prices_out(ec2, make_provider, p
     )
     ec2.refuse("DescribeSpotPriceHistory", "InternalError", status=500)
     ec2.say("DescribeSpotPriceHistory", f"<R><spotPriceHistorySet>{items}</spotPriceHistorySet></R>")
-    prices = await provider.prices_usd_h([pool, west])
-    assert list(prices.values()) == [9.75]
+    quotes = await provider.quotes([pool, west])
+    assert [quote.price_usd_h for quote in quotes.values() if quote.price_usd_h is not None] == [9.75]
 
 
 async def test_on_demand_price_of_the_region_goes_first(make_provider, pool, pool_of):
     provider = make_provider(on_demand_usd_h={"p4d.24xlarge": 30.0, "us-east-1/p4d.24xlarge": 32.0})
     on_demand = pool_of(market=Market.ON_DEMAND)
-    assert await provider.prices_usd_h([on_demand, pool_of(type_="g6.xlarge", market=Market.ON_DEMAND)]) == {on_demand.name: 32.0}
-    assert await provider.on_demand_usd_h([pool]) == {pool.name: 32.0}
+    quotes = await provider.quotes([on_demand, pool_of(type_="g6.xlarge", market=Market.ON_DEMAND)])
+    assert quotes == {on_demand.name: Quote(32.0, 32.0)}
 
 
 async def test_wrong_pool_or_too_much_user_data_never_reaches_ec2(ec2, provider, request_of, pool):

@@ -315,11 +315,25 @@ async def test_failed_termination_raises(bed, ask):
 
 async def test_prices(bed, pool_of):
     unknown = pool_of(bed.spot.provider, type_="g6.xlarge" if bed.name != "fake" else "none", zone="us-east-1f")
-    prices = await bed.provider.prices_usd_h([bed.spot, bed.on_demand])
-    assert 0 < prices[bed.spot.name] < prices[bed.on_demand.name] == 32.77
-    on_demand = await bed.provider.on_demand_usd_h([bed.spot, bed.on_demand, unknown])
+    quotes = await bed.provider.quotes([bed.spot, bed.on_demand, unknown])
+    assert 0 < quotes[bed.spot.name].price_usd_h < quotes[bed.on_demand.name].price_usd_h == 32.77
+    on_demand = {name: quote.on_demand_usd_h for name, quote in quotes.items() if quote.on_demand_usd_h is not None}
     assert on_demand == {bed.spot.name: 32.77, bed.on_demand.name: 32.77}
-    assert await bed.provider.prices_usd_h([]) == {}
+    assert await bed.provider.quotes([]) == {}
+
+
+async def test_offers_have_a_shape(bed):
+    offers = await bed.provider.offers()
+    for offer in offers:
+        assert offer.zones
+        assert offer.markets
+        assert offer.provider == bed.provider.name
+        assert min(offer.gpus, offer.cpus, offer.memory_mb) > 0
+        assert offer.gpu_model and " " not in offer.gpu_model
+    if bed.name != "fake":
+        (ours,) = [offer for offer in offers if offer.instance_type == bed.spot.instance_type]
+        assert (ours.gpu_model, ours.gpus, ours.region) == ("A100", 8, bed.spot.region)
+        assert bed.spot.zone in ours.zones
 
 
 def test_exemptions_name_tests_that_exist():

@@ -111,10 +111,10 @@ async def test_refusal_of_one_pool_spares_the_others(cloud, spot, pool_of, reque
     assert not (await cloud.launch(request_of(spot))).faults
 
 
-@pytest.mark.parametrize("method", ["find", "instances", "terminate", "prices_usd_h", "on_demand_usd_h"])
+@pytest.mark.parametrize("method", ["find", "instances", "terminate", "quotes", "offers"])
 async def test_every_other_method_raises(cloud, spot, request_of, method):
     (instance,) = (await cloud.launch(request_of(spot, count=1))).instances
-    arguments = {"find": ["launch-1"], "instances": [], "terminate": [[instance.instance_id]]}.get(method, [[spot]])
+    arguments = {"find": ["launch-1"], "instances": [], "offers": [], "terminate": [[instance.instance_id]]}.get(method, [[spot]])
     cloud.inject(refusal(FaultKind.AUTH).on(method))
     cloud.inject(lost_answer().on(method))
     for kind in (FaultKind.AUTH, FaultKind.TRANSIENT):

@@ -12,7 +12,7 @@ def rank(fleet: Fleet, plans: Plans, plan: Plan, wanted_since: float, now: float
     """Return the pools that may be asked at `now`, best first; those that refused lately are left out."""
     usable = [pool for pool in plan.pools if not why_not(fleet, plan, pool, wanted_since, now)]
     if plan.order == "price":
-        usable.sort(key=lambda pool: plans.prices_usd_h.get(pool.name, float("inf")))
+        usable.sort(key=lambda pool: _price_usd_h(plans, pool))
     usable.sort(key=lambda pool: pool.market is Market.ON_DEMAND)
     return usable
 
@@ -48,3 +48,8 @@ def soonest(fleet: Fleet, plan: Plan, pools: Sequence[Pool], wanted_since: float
         if memory is not None and (pool.market is Market.SPOT or plan.ondemand_after_s is not None):
             times.append(max(memory.blocked_until, memory.refused_at + refusal_wait_s(memory, plan, now)))
     return min(time for time in times if time > now)
+
+
+def _price_usd_h(plans: Plans, pool: Pool) -> float:
+    price = plans.price_usd_h(pool.name)
+    return float("inf") if price is None else price

@@ -114,7 +114,7 @@ def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set
         return
     pool, names = ranked[0], tuple(node.name for node in missing)
     launch_id = f"hf-{fleet.epoch}-{fleet.launch_count + 1 + made}"
-    price = plans.prices_usd_h.get(pool.name)
+    price = plans.price_usd_h(pool.name)
     cost = "" if price is None else f" at {price:.2f} USD an hour"
     why = f"{who} needs {len(names)} node(s); {pool.name} is the first of {len(ranked)} pool(s) that may be asked{cost}"
     yield Launch(f"launch:{launch_id}", why, launch_id, pool.name, names, job_id)

@@ -19,6 +19,7 @@ from holdfast_common.errors import ConfigError
 from holdfast_controller.providers.aws_calls import Ec2Calls
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import FEWER, SPENT_LAUNCH, fault_of, of_pool
+from holdfast_controller.providers.aws_offers import offers_of
 from holdfast_controller.providers.aws_termination import INSTANCE_ID, Outcome, terminate_in
 from holdfast_controller.providers.aws_wire import (
     MARKED,
@@ -38,9 +39,11 @@ from holdfast_controller.providers.base import (
     LaunchRequest,
     LaunchResult,
     Market,
+    Offer,
     PartialAnswerError,
     Pool,
     ProviderError,
+    Quote,
     Reclaim,
 )
 from holdfast_controller.providers.tags import LAUNCH_ID, TAG_CLUSTER, TAG_LAUNCH, request_fault
@@ -116,28 +119,30 @@ class AwsProvider:
         alive = {each for each in wanted if not self._is_gone(each, outcomes)}
         return tuple(each for each in dict.fromkeys(instance_ids) if each not in alive)
 
-    async def prices_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
+    async def quotes(self, pools: Sequence[Pool], *, scores: bool = False) -> dict[str, Quote]:
         """Return spot prices from the price history, on-demand ones from the settings' table.
 
-        A region that does not answer leaves its pools out; raises ProviderError if none answered.
+        A region that does not answer leaves its spot prices out; raises ProviderError if none answered.
         """
         spot = [pool for pool in pools if pool.market is Market.SPOT and not self._pool_fault(pool)]
-        regions = sorted({pool.region for pool in spot})
-        answers, _ = await _answers(self._spot_prices(region, spot) for region in regions)
-        prices = await self.on_demand_usd_h([pool for pool in pools if pool.market is Market.ON_DEMAND])
-        for answer in answers:
-            prices.update(answer)
-        return prices
-
-    async def on_demand_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Return on-demand prices from the settings' table; a region's own entry goes before the type's."""
-        table = self._config.on_demand_usd_h
-        found = {}
+        answers, _ = await _answers(self._spot_prices(region, spot) for region in sorted({pool.region for pool in spot}))
+        prices = {name: price for answer in answers for name, price in answer.items()}
+        quotes = {}
         for pool in pools:
-            price = table.get(f"{pool.region}/{pool.instance_type}", table.get(pool.instance_type))
-            if price is not None:
-                found[pool.name] = price
-        return found
+            on_demand = self._on_demand_usd_h(pool)
+            price = prices.get(pool.name) if pool.market is Market.SPOT else on_demand
+            if price is not None or on_demand is not None:
+                quotes[pool.name] = Quote(price, on_demand)
+        return quotes
+
+    async def offers(self) -> tuple[Offer, ...]:
+        """Return the types with GPUs of all configured regions, from EC2's own data."""
+        return await offers_of(self._calls, self.name, self._config.regions)
+
+    def _on_demand_usd_h(self, pool: Pool) -> float | None:
+        """Return the price by the settings' table; a region's own entry goes before the type's."""
+        table = self._config.on_demand_usd_h
+        return table.get(f"{pool.region}/{pool.instance_type}", table.get(pool.instance_type))
 
     async def close(self) -> None:
         """Make no further call; later ones raise ProviderError."""

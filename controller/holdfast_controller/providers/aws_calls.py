@@ -39,13 +39,15 @@ class Ec2Calls:
         except TimeoutError:
             raise timeout_error(operation, self._config.call_timeout_s) from None
 
-    async def pages(self, region: str, operation: str, key: str, **parameters: Any) -> list[Any]:
+    async def pages(self, region: str, operation: str, key: str, page_size: int | None = None, **parameters: Any) -> list[Any]:
         """Return what all pages hold under `key`, or raise ProviderError: a listing is whole or it is none."""
         found: list[Any] = []
         token: str | None = None
         for _ in range(MAX_PAGES):
             more = {"NextToken": token} if token else {}
-            answer = await self.call(region, operation, MaxResults=self._config.page_size, **parameters, **more)
+            answer = await self.call(
+                region, operation, MaxResults=min(page_size or self._config.page_size, self._config.page_size), **parameters, **more
+            )
             found.extend(answer.get(key, []))
             following = answer.get("NextToken")
             if not following:

@@ -1,7 +1,7 @@
 """The contract of a cloud. One suite of tests holds every implementation to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -76,6 +76,16 @@ class LaunchRequest:
     user_data: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Besides the cluster's and the launch's own."""
+    others: tuple[Pool, ...] = ()
+    """Pools of the same provider, region and market that will do as well, best first, for clouds that choose among several in one call.
+
+    What is started still stands in one zone. A provider whose call takes one pool only ignores them: the caller asks them next.
+    """
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools that will do, best first."""
+        return (self.pool, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,47 @@ class Reclaim:
     deadline: float
     """Unix seconds; worked out from the time of the word where the cloud tells no more."""
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What the cloud says of a pool now; None: unknown."""
+
+    price_usd_h: float | None = None
+    """Per instance-hour, in the pool's own market."""
+    on_demand_usd_h: float | None = None
+    """The same instance type in the same region, on demand."""
+    score: float | None = None
+    """How likely instances are to be had, 0 (none) to 1, by the cloud's own word (placement score, obtainability); no promise."""
+    preemptions_per_h: float | None = None
+    """How often a spot instance there is taken back, by the cloud's own history."""
+
+
+def newer(old: Quote | None, new: Quote) -> Quote:
+    """Return the newer quote, with the older one's word where it says nothing."""
+    if old is None:
+        return new
+    return Quote(*(said if said is not None else before for said, before in zip(astuple(new), astuple(old), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An instance type with GPUs that a region sells, and its shape, by the cloud's own data."""
+
+    provider: str
+    region: str
+    instance_type: str
+    zones: tuple[str, ...]
+    gpu_model: str
+    """As the cloud writes it, without the vendor: `H100`, `A100`."""
+    gpus: int
+    gpu_memory_mb: int
+    """Of one GPU, in MiB; 0: unknown."""
+    cpus: int
+    """Logical processors."""
+    memory_mb: int
+    """MiB."""
+    markets: tuple[Market, ...] = (Market.SPOT, Market.ON_DEMAND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +204,15 @@ class Provider(Protocol):
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; repeat until the instance is gone. Returns the ids that no longer exist. Unknown ids are no error."""
 
-    async def prices_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Return pool name → current price per instance-hour; pools whose price is unknown are left out."""
+    async def quotes(self, pools: Sequence[Pool], *, scores: bool = False) -> dict[str, Quote]:
+        """Return pool name → what is known of its price now; pools of which nothing is known are left out.
 
-    async def on_demand_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Return pool name → the on-demand price of the same instance type and region, where known."""
+        `scores` asks for the cloud's word on capacity as well, which clouds allow a few times an hour only; where that cannot be had, the
+        prices are returned without. A region that does not answer leaves its pools out; raises ProviderError if none answered.
+        """
+
+    async def offers(self) -> tuple[Offer, ...]:
+        """Return every instance type with GPUs that the configured regions sell, with the zones that have it. Whole, or raises."""
 
     async def close(self) -> None:
         """Release connections and threads."""

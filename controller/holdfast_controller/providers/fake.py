@@ -18,8 +18,10 @@ from holdfast_controller.providers.base import (
     LaunchRequest,
     LaunchResult,
     Market,
+    Offer,
     Pool,
     ProviderError,
+    Quote,
     Reclaim,
 )
 from holdfast_controller.providers.fake_faults import Injection, Troubles
@@ -49,6 +51,7 @@ class FakeProvider:
         self.name = name
         self.timing = timing or Timing()
         self.pools = {each.pool.name: each for each in pools}
+        self.sold: tuple[Offer, ...] = ()
         self.quota: int | None = None
         """Instances that the account may have in all; None: no limit."""
         self.calls: list[tuple[float, str, object]] = []
@@ -137,21 +140,20 @@ class FakeProvider:
                 gone.append(instance_id)
         return await self._answer(injection, tuple(gone))
 
-    async def prices_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Return the known prices, on-demand pools at their on-demand price."""
-        injection = await self._arrive("prices_usd_h", None)
-        prices = {}
+    async def quotes(self, pools: Sequence[Pool], *, scores: bool = False) -> dict[str, Quote]:
+        """Return the known prices; as a score, the share of the pool's capacity that is free."""
+        injection = await self._arrive("quotes", None)
+        quotes = {}
         for mine in (self.pools[pool.name] for pool in pools if pool.name in self.pools):
             price = mine.price_usd_h if mine.pool.market is Market.SPOT else mine.on_demand_usd_h
-            if price is not None:
-                prices[mine.pool.name] = price
-        return await self._answer(injection, prices)
+            score = self._free(mine.pool.name) / mine.capacity if scores and mine.capacity else None
+            if price is not None or mine.on_demand_usd_h is not None:
+                quotes[mine.pool.name] = Quote(price, mine.on_demand_usd_h, score)
+        return await self._answer(injection, quotes)
 
-    async def on_demand_usd_h(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Return the known on-demand prices."""
-        injection = await self._arrive("on_demand_usd_h", None)
-        known = {pool.name: self.pools[pool.name].on_demand_usd_h for pool in pools if pool.name in self.pools}
-        return await self._answer(injection, {name: price for name, price in known.items() if price is not None})
+    async def offers(self) -> tuple[Offer, ...]:
+        """Return the offers that it was given."""
+        return await self._answer(await self._arrive("offers", None), self.sold)
 
     async def close(self) -> None:
         """Refuse every later call."""
