@@ -32,8 +32,8 @@ async def _in_region(calls: Ec2Calls, provider: str, region: str) -> list[Offer]
 
 
 def offer_of(said: Mapping[str, Any], provider: str, region: str, zones: Iterable[str]) -> Offer | None:
-    """Return a type's offer; None for one without NVIDIA GPUs, or that no zone of the region sells."""
-    gpus = [gpu for gpu in said.get("GpuInfo", {}).get("Gpus", []) if gpu.get("Manufacturer") == "NVIDIA"]
+    """Return a type's offer; None for one without a whole NVIDIA GPU, or that no zone of the region sells."""
+    gpus = [gpu for gpu in said.get("GpuInfo", {}).get("Gpus", []) if gpu.get("Manufacturer") == "NVIDIA" and gpu.get("Count")]
     places = tuple(sorted(zones))
     if not gpus or not places:
         return None
@@ -43,7 +43,7 @@ def offer_of(said: Mapping[str, Any], provider: str, region: str, zones: Iterabl
         instance_type=str(said["InstanceType"]),
         zones=places,
         gpu_model=str(gpus[0].get("Name", "")),
-        gpus=sum(int(gpu.get("Count", 0)) for gpu in gpus),
+        gpus=sum(int(gpu["Count"]) for gpu in gpus),
         gpu_memory_mb=int(gpus[0].get("MemoryInfo", {}).get("SizeInMiB", 0)),
         cpus=int(said["VCpuInfo"]["DefaultVCpus"]),
         memory_mb=int(said["MemoryInfo"]["SizeInMiB"]),
