@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from holdfast_sandbox.ec2_buckets import ApiBuckets
 from holdfast_sandbox.ec2_types import KNOWN_TYPES, InstanceType
 
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -64,6 +65,7 @@ class CloudConfig(Strict):
     instance_types: dict[str, InstanceType] = {}
     boot_delay_s: Seconds = 0.5
     api_latency_s: Seconds = 0.0
+    api_buckets: ApiBuckets | None = None  # EC2's throttling; {}: the sizes that EC2 publishes; None: off
     notice_s: Seconds = 120.0
     shutdown_delay_s: Seconds = 0.2
     terminated_visible_s: Seconds = 60.0

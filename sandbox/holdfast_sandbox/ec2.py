@@ -12,6 +12,7 @@ from aiohttp import web
 from holdfast_sandbox import ec2_instances, ec2_launch, ec2_market, ec2_spot
 from holdfast_sandbox.datacenter import Datacenter
 from holdfast_sandbox.ec2_account import Account, Call, Handler
+from holdfast_sandbox.ec2_buckets import Buckets
 from holdfast_sandbox.ec2_templates import Params
 from holdfast_sandbox.ec2_wire import Ec2Error, Wire, error_xml, form_fields
 from holdfast_sandbox.faults import ApiFault
@@ -31,6 +32,8 @@ class Ec2Endpoint:
     def __init__(self, datacenter: Datacenter) -> None:
         self._datacenter = datacenter
         self._account = Account(datacenter, Wire())
+        sizes = datacenter.config.api_buckets
+        self._buckets = None if sizes is None else Buckets(sizes)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
@@ -61,10 +64,19 @@ class Ec2Endpoint:
             if not fault.after:
                 await _suffer(fault)
         action, params = self._account.wire.parse(fields)
+        if self._buckets is not None:
+            self._draw(self._buckets, scope[1], action, params)
         result = self._perform(Call(self._account, action, scope[1], params, self._datacenter.now()))
         if fault is not None and fault.after:
             await _suffer(fault)
         return self._account.wire.response(action, result, request_id)
+
+    def _draw(self, buckets: Buckets, region: str, action: str, params: Params) -> None:
+        try:
+            buckets.draw(region, action, params, self._datacenter.now())
+        except Ec2Error:
+            self._datacenter.record.write("throttled", action=action, region=region)
+            raise
 
     def _perform(self, call: Call) -> Params:
         regions = {zone.region for zone in self._datacenter.market.zones.values() if zone.provider == "aws"}
