@@ -95,10 +95,11 @@ class Buckets:
             self._levels[key] = _Level(left - tokens, now)
 
     def _costs(self, action: str, params: Mapping[str, Any]) -> list[tuple[tuple[str, ...], BucketSize, float]]:
-        narrowed = any(params.get(name) for name in NARROWED)
-        found = [] if narrowed or action not in self._sizes.unnarrowed else [(("all", action), self._sizes.unnarrowed[action], 1.0)]
+        found: list[tuple[tuple[str, ...], BucketSize, float]] = []
         prefix = max((name for name in self._sizes.requests if action.startswith(name)), key=len, default=None)
-        if not found and prefix is not None:
+        if action in self._sizes.unnarrowed and not any(params.get(name) for name in NARROWED):
+            found.append((("unnarrowed", action), self._sizes.unnarrowed[action], 1.0))
+        elif prefix is not None:
             found.append((("requests", action), self._sizes.requests[prefix], 1.0))
         kind, count = _instances(action, params)
         if kind in self._sizes.instances:
