@@ -46,7 +46,7 @@ def ranked(candidates: Iterable[Candidate], strategy: str, target: int) -> list[
     """Candidates in the order in which they are tried.
 
     EC2 does not publish how it weighs depth against price; here, price-capacity-optimized prefers pools that can hold the
-    whole request, the cheapest of them first, and the deepest of the others.
+    whole request, the cheapest of them first, and the deepest of the others. So does capacity-optimized-prioritized, by priority.
     """
 
     def by_depth_then_price(candidate: Candidate) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def ranked(candidates: Iterable[Candidate], strategy: str, target: int) -> list[
     keys: dict[str, Callable[[Candidate], tuple[float, float]]] = {
         "price-capacity-optimized": by_depth_then_price,
         "capacity-optimized": lambda candidate: (-candidate.free, 0.0),
-        "capacity-optimized-prioritized": lambda candidate: (-candidate.free, candidate.priority),
+        "capacity-optimized-prioritized": lambda candidate: (-min(target, candidate.free * candidate.weight), candidate.priority),
         "prioritized": lambda candidate: (candidate.priority, 0.0),
     }
     return sorted(candidates, key=keys.get(strategy, lambda candidate: (candidate.price_usd_h / candidate.weight, 0.0)))

@@ -32,7 +32,7 @@ def instance_wire(call: Call, machine: Machine) -> Params:
         "Placement": {
             "AvailabilityZone": zone,
             "AvailabilityZoneId": zone_id(call.region, call.zone_names(), zone),
-            "GroupName": "",
+            "GroupName": spec.attributes.get("group", ""),
             "Tenancy": "default",
         },
         "SubnetId": subnet_of(zone),
@@ -55,6 +55,10 @@ def instance_wire(call: Call, machine: Machine) -> Params:
     }
     if spec.iam_instance_profile:
         result["IamInstanceProfile"] = {"Arn": spec.iam_instance_profile, "Id": "AIPASANDBOX"}
+    if target := spec.attributes.get("reservation"):
+        result["CapacityReservationSpecification"] = {"CapacityReservationTarget": target}
+    if spec.attributes.get("lifecycle") == "capacity-block":
+        result["InstanceLifecycle"] = "capacity-block"
     if machine.spot_request_id:
         result |= {"InstanceLifecycle": "spot", "SpotInstanceRequestId": machine.spot_request_id}
     if machine.alive:
@@ -64,7 +68,26 @@ def instance_wire(call: Call, machine: Machine) -> Params:
         ended = machine.terminating or machine.gone or call.now
         when = timestamp_text(ended)[:19].replace("T", " ")
         result["StateTransitionReason"] = f"{machine.reason_code.partition('.')[2]} ({when} GMT)"
-    return result
+    return result | {"NetworkInterfaces": _interfaces(machine)}
+
+
+def _interfaces(machine: Machine) -> list[Params]:
+    """The interfaces that it was asked for with; only the primary has an address."""
+    return [
+        {
+            "InterfaceType": one.get("InterfaceType", "interface"),
+            "SubnetId": one.get("SubnetId", subnet_of(machine.pool.zone)),
+            "Groups": [{"GroupId": group, "GroupName": group} for group in one.get("Groups", [])],
+            "PrivateIpAddress": machine.ip if machine.alive and not one.get("NetworkCardIndex") else None,
+            "Attachment": {
+                "NetworkCardIndex": one.get("NetworkCardIndex", 0),
+                "DeviceIndex": one.get("DeviceIndex", 0),
+                "DeleteOnTermination": one.get("DeleteOnTermination", True),
+                "Status": "attached",
+            },
+        }
+        for one in machine.spec.attributes.get("interfaces", [])
+    ]
 
 
 def reservations(call: Call, machines: list[Machine]) -> list[Params]:

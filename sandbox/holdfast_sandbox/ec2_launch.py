@@ -16,6 +16,8 @@ from holdfast_sandbox.market import MarketKind, Pool, Quote
 SPOT_STRATEGIES = frozenset(
     ("lowest-price", "diversified", "capacity-optimized", "capacity-optimized-prioritized", "price-capacity-optimized")
 )
+LEAST_FLEET_PRICE = 0.001  # what CreateFleet's documentation demands of MaxPrice
+MOST_MINIMUM = 1000  # and of MinTargetCapacity
 NO_IMAGE = Quote(0, "MissingParameter", "The request must contain the parameter ImageId")
 
 
@@ -89,6 +91,8 @@ def _candidates(call: Call, market: MarketKind) -> list[Candidate]:
         }
         for override in config.get("Overrides") or [{}]:
             result.extend(_override(call, market, data, spec, {"specification": reference, "of": override}))
+    if len({candidate.pool for candidate in result}) < len(result):
+        raise Ec2Error("InvalidFleetConfig", "The fleet configuration contains duplicate instance pools.")
     return result
 
 
@@ -105,10 +109,15 @@ def _override(call: Call, market: MarketKind, data: Params, spec: LaunchSpec, wi
         zones = [call.require_zone(zone.strip()) for zone in override["AvailabilityZone"].split(",")]
     else:
         zones = call.zone_names()
+    ceiling = _price(override.get("MaxPrice"))
+    if ceiling is not None and ceiling <= LEAST_FLEET_PRICE:
+        raise Ec2Error("InvalidParameterValue", f"MaxPrice {ceiling:g} must be more than USD {LEAST_FLEET_PRICE:g}.")
+    group = {"group": override["Placement"]["GroupName"]} if override.get("Placement", {}).get("GroupName") else {}
     spec = replace(
         spec,
         image_id=override.get("ImageId", spec.image_id),
-        max_price_usd_h=_price(override.get("MaxPrice")),
+        max_price_usd_h=ceiling,
+        attributes=spec.attributes | group,
     )
     weight = override.get("WeightedCapacity", 1)
     if weight < 1 or weight != int(weight):
@@ -171,6 +180,8 @@ def _fulfil(call: Call, market: MarketKind, target: int) -> tuple[list[Placed], 
     if least and not (one_type or one_zone):
         message = "MinTargetCapacity needs SingleInstanceType or SingleAvailabilityZone."
         raise Ec2Error("InvalidParameterCombination", message)
+    if least > MOST_MINIMUM:
+        raise Ec2Error("InvalidParameterValue", f"MinTargetCapacity {least} exceeds {MOST_MINIMUM}.")
     if "MaxTotalPrice" in options:
         raise Ec2Error("UnsupportedOperation", "This cloud knows MaxPrice in overrides, but not MaxTotalPrice.")
     candidates = ranked(_candidates(call, market), strategy, target)
@@ -229,8 +240,12 @@ def _market_options(data: Params) -> tuple[MarketKind, float | None]:
     options = data.get("InstanceMarketOptions")
     if options is None:
         return "on_demand", None
+    if options.get("MarketType", "spot") == "capacity-block":
+        if not data.get("CapacityReservationSpecification", {}).get("CapacityReservationTarget", {}).get("CapacityReservationId"):
+            raise Ec2Error("MissingParameter", "The market type capacity-block needs the id of a capacity reservation.")
+        return "on_demand", None
     if options.get("MarketType", "spot") != "spot":
-        raise Ec2Error("InvalidParameterValue", "This cloud has only the market type spot.")
+        raise Ec2Error("InvalidParameterValue", "This cloud has only the market types spot and capacity-block.")
     return "spot", _price(options.get("SpotOptions", {}).get("MaxPrice"))
 
 
@@ -243,6 +258,9 @@ def run_instances(call: Call) -> Params:
     for name in ("ImageId", "InstanceType"):
         if not data.get(name):
             raise Ec2Error("MissingParameter", f"The request must contain the parameter {name}")
+    if data.get("NetworkInterfaces") and (data.get("SubnetId") or data.get("SecurityGroupIds")):
+        message = "Network interfaces and an instance-level subnet ID or security groups may not be specified on the same request"
+        raise Ec2Error("InvalidParameterCombination", message)
     market, ceiling = _market_options(data)
     spec = replace(launch_spec(data), max_price_usd_h=ceiling)
     _known_type(call, data["InstanceType"])
@@ -268,8 +286,10 @@ def _known_type(call: Call, name: str) -> None:
 
 
 def _zones(call: Call, data: Params) -> list[str]:
-    if "SubnetId" in data:
-        return [call.zone_of_subnet(data["SubnetId"])]
+    interfaces = data.get("NetworkInterfaces") or [{}]
+    subnet = data.get("SubnetId") or interfaces[0].get("SubnetId")
+    if subnet:
+        return [call.zone_of_subnet(subnet)]
     if "AvailabilityZone" in data.get("Placement", {}):
         return [call.require_zone(data["Placement"]["AvailabilityZone"])]
     return call.zone_names()

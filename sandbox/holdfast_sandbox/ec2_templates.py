@@ -149,7 +149,20 @@ def launch_spec(data: Params) -> LaunchSpec:
         http_endpoint=metadata.get("HttpEndpoint", "enabled"),
         metadata_tags=metadata.get("InstanceMetadataTags", "disabled"),
         tags=specified_tags(data.get("TagSpecifications"), "instance"),
+        attributes=_attributes(data),
     )
+
+
+def _attributes(data: Params) -> dict[str, Any]:
+    """What is only told back: placement group, interfaces, capacity reservation, market, what a shutdown means."""
+    options = data.get("InstanceMarketOptions", {})
+    return {
+        "group": data.get("Placement", {}).get("GroupName", ""),
+        "interfaces": data.get("NetworkInterfaces", []),
+        "reservation": data.get("CapacityReservationSpecification", {}).get("CapacityReservationTarget"),
+        "lifecycle": options.get("MarketType", ""),
+        "on_shutdown": data.get("InstanceInitiatedShutdownBehavior", "stop"),
+    }
 
 
 def _user_data(encoded: str) -> bytes:

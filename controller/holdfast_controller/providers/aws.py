@@ -1,24 +1,26 @@
 """Amazon EC2 through boto3 (imported at the first call).
 
-A launch is RunInstances in one pool: one zone, one type, one market. It is not CreateFleet, because a fleet takes its user data from the
-template alone, and ours differs per launch (the one-time launch token of its instances). A fleet over many pools in one call
-comes later, with a template version per launch.
+A launch in one pool (one zone, one type, one market) is RunInstances: one call, and no template is needed. Over several pools it is
+CreateFleet (see `aws_fleet`), which takes its user data from a template alone: one is made for each launch, and deleted again.
 
 RunInstances by client token is idempotent for at least 24 hours after the instances' end, per region *and zone*; a launch id is therefore
-good for one pool only.
+good for one request only.
 """
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigError
 
-from holdfast_controller.providers.aws_calls import Ec2Calls
+from holdfast_controller.providers.aws_calls import AwsCalls
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import FEWER, SPENT_LAUNCH, fault_of, of_pool
+from holdfast_controller.providers.aws_fleet import Fleets
+from holdfast_controller.providers.aws_fleet_wire import fleet_pools
 from holdfast_controller.providers.aws_offers import offers_of
 from holdfast_controller.providers.aws_termination import INSTANCE_ID, Outcome, terminate_in
 from holdfast_controller.providers.aws_wire import (
@@ -60,7 +62,8 @@ class AwsProvider:
         self.name = config.name
         self._config = config
         self._clock = clock or SystemClock()
-        self._calls = Ec2Calls(config)
+        self._calls = AwsCalls(config)
+        self._fleets = Fleets(self._calls, config, self._clock)
         self._regions: dict[str, str] = {}
         self._born: dict[str, float] = {}
         faults = [fault for pool in pools if (fault := self._pool_fault(pool))]
@@ -69,10 +72,16 @@ class AwsProvider:
             raise ConfigError(f"pools of {config.name}", faults)
 
     async def launch(self, request: LaunchRequest) -> LaunchResult:
-        """Start instances in the request's pool, in calls of at most 500; stops at the first that falls short."""
+        """Start instances in the best of the request's pools, by CreateFleet, where there are several.
+
+        Else, in its one pool, in calls of at most 500; stops at the first that falls short.
+        """
         wrong = self._request_fault(request)
         if wrong is not None:
             return LaunchResult(request.launch_id, (), (wrong,))
+        pools = fleet_pools(self._config, request)
+        if len(pools) > 1:
+            return await self._fleet(request, pools)
         started: dict[str, Instance] = {}
         fault: Fault | None = None
         for part in parts(request):
@@ -146,7 +155,23 @@ class AwsProvider:
 
     async def close(self) -> None:
         """Make no further call; later ones raise ProviderError."""
+        await self._fleets.close()
         self._calls.close()
+
+    async def _fleet(self, request: LaunchRequest, pools: Sequence[Pool]) -> LaunchResult:
+        try:
+            answer = await self._fleets.launch(request, pools)
+        except ProviderError as error:
+            return LaunchResult(request.launch_id, (), (error.fault,))
+        started = {instance.instance_id: instance for instance in answer.instances}
+        if started.keys() & self._born.keys():  # a repeat, whose answer is as old as its instances: they may have ended since
+            with suppress(ProviderError):
+                started |= {instance.instance_id: instance for instance in await self._launched(request)}
+        for instance_id, instance in started.items():
+            self._born.setdefault(instance_id, self._clock.now())
+            if instance.state != "gone":
+                self._regions[instance_id] = request.pool.region
+        return LaunchResult(request.launch_id, tuple(started.values()), answer.faults)
 
     async def _run(self, request: LaunchRequest, part: Part) -> tuple[list[Instance], Fault | None]:
         region, pool = request.pool.region, request.pool.name
@@ -166,10 +191,13 @@ class AwsProvider:
     async def _spent(self, request: LaunchRequest, fault: Fault) -> tuple[list[Instance], Fault]:
         """Return what became of a launch whose instances have ended: the same launch starts no others."""
         try:
-            found = await self._list(request.pool.region, self._launch_filters(request.launch_id))
+            return await self._launched(request), fault
         except ProviderError as error:
             return [], error.fault
-        return [each for each in found if each.launch_id == request.launch_id], fault
+
+    async def _launched(self, request: LaunchRequest) -> list[Instance]:
+        found = await self._list(request.pool.region, self._launch_filters(request.launch_id))
+        return [each for each in found if each.launch_id == request.launch_id]
 
     async def _everywhere(self, filters: list[dict[str, Any]]) -> tuple[Instance, ...]:
         answers, fault = await _answers(self._list(region, filters) for region in self._config.regions)
@@ -212,7 +240,9 @@ class AwsProvider:
         return unknown == asked and instance_id not in self._born
 
     def _request_fault(self, request: LaunchRequest) -> Fault | None:
-        message = self._pool_fault(request.pool)
+        message = next((wrong for pool in request.pools if (wrong := self._pool_fault(pool))), "")
+        if any((pool.region, pool.market) != (request.pool.region, request.pool.market) for pool in request.others):
+            message = f"the pools of launch {request.launch_id} are not all of one region and market"
         if len(request.user_data.encode()) > USER_DATA_MAX_BYTES:
             message = f"user data of {len(request.user_data.encode())} bytes; EC2 takes {USER_DATA_MAX_BYTES}"
         if message:

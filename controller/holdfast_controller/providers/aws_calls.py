@@ -1,10 +1,11 @@
-"""Calls to EC2 from asyncio: one bounded pool of threads per provider, one attempt and one time-out per call.
+"""Calls to AWS from asyncio: one bounded pool of threads per service, one attempt and one time-out per call.
 
 boto3 is imported at the first call, in a thread of the pool: it costs 0.3 s and belongs to an extra.
 """
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,12 +16,18 @@ from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
 MAX_PAGES = 1000
 
 
-class Ec2Calls:
-    """EC2 in all regions of one account. Safe to use from one event loop."""
+class AwsCalls:
+    """One service of one account, in all regions. Safe to use from one event loop."""
 
-    def __init__(self, config: AwsConfig) -> None:
+    def __init__(
+        self, config: AwsConfig, service: str = "ec2", *, threads: int | None = None, endpoints: Mapping[str, str] | None = None
+    ) -> None:
+        """`threads`: the settings' number unless given; `endpoints`: by region, before the settings' one."""
         self._config = config
-        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix=f"holdfast-{config.name}")
+        self._service = service
+        self._endpoints = endpoints or {}
+        self._size = threads or config.threads
+        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix=f"holdfast-{config.name}-{service}")
         self._lock = threading.Lock()
         self._session: Any = None
         self._clients: dict[str, Any] = {}
@@ -96,7 +103,8 @@ class Ec2Calls:
             read_timeout=given.read_timeout_s,
             # EC2 sends capacity errors as HTTP 500, which boto3 would repeat; the caller owns time and tokens
             retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=given.threads,
+            max_pool_connections=self._size,
             user_agent_extra="holdfast",
         )
-        return self._session.client("ec2", region_name=region, endpoint_url=given.endpoint_url, config=settings)
+        endpoint = self._endpoints.get(region, given.endpoint_url)
+        return self._session.client(self._service, region_name=region, endpoint_url=endpoint, config=settings)

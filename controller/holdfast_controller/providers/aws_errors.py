@@ -21,6 +21,7 @@ TRANSIENT_RETRY_S = 2.0
 SPENT_LAUNCH = "IdempotentInstanceTerminated"
 """Since January 2025 EC2 answers so to a token whose instances have been terminated (boto3#4406)."""
 UNKNOWN_INSTANCE = "InvalidInstanceID.NotFound"
+UNKNOWN_TEMPLATE = frozenset({"InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound"})
 TIMEOUT = "CallTimeout"
 """Ours: no answer within the time that the caller had."""
 FEWER = "FewerThanAsked"
@@ -50,6 +51,7 @@ CODES: Mapping[str, tuple[FaultKind, float | None]] = {
     "ResourceLimitExceeded": (_Q, QUOTA_RETRY_S),
     "ResourceCountExceeded": (_Q, QUOTA_RETRY_S),
     "NetworkInterfaceLimitExceeded": (_Q, QUOTA_RETRY_S),
+    "MaxFleetCountExceeded": (_Q, QUOTA_RETRY_S),
     "InstanceCreditSpecification.NotSupported": (_CONF, None),
     "InsufficientFreeAddressesInSubnet": (_Q, QUOTA_RETRY_S),  # comes back when instances go, like a quota
     "RequestLimitExceeded": (_T, THROTTLE_RETRY_S),

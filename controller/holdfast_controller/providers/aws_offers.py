@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from holdfast_controller.providers.aws_calls import Ec2Calls
+from holdfast_controller.providers.aws_calls import AwsCalls
 from holdfast_controller.providers.base import Market, Offer
 
 MARKETS = {"spot": Market.SPOT, "on-demand": Market.ON_DEMAND}
@@ -13,13 +13,13 @@ PAGE_SIZE = 100
 """The most that DescribeInstanceTypes takes."""
 
 
-async def offers_of(calls: Ec2Calls, provider: str, regions: Iterable[str]) -> tuple[Offer, ...]:
+async def offers_of(calls: AwsCalls, provider: str, regions: Iterable[str]) -> tuple[Offer, ...]:
     """Return the offers of all regions, or raise ProviderError."""
     found = await asyncio.gather(*(_in_region(calls, provider, region) for region in regions))
     return tuple(offer for offers in found for offer in offers)
 
 
-async def _in_region(calls: Ec2Calls, provider: str, region: str) -> list[Offer]:
+async def _in_region(calls: AwsCalls, provider: str, region: str) -> list[Offer]:
     types, places = await asyncio.gather(
         calls.pages(region, "describe_instance_types", "InstanceTypes", page_size=PAGE_SIZE),
         calls.pages(region, "describe_instance_type_offerings", "InstanceTypeOfferings", LocationType="availability-zone"),

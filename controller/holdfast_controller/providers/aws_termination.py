@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from holdfast_controller.providers.aws_calls import Ec2Calls
+from holdfast_controller.providers.aws_calls import AwsCalls
 from holdfast_controller.providers.aws_errors import UNKNOWN_INSTANCE, named_ids
 from holdfast_controller.providers.aws_wire import state_of
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
@@ -25,7 +25,7 @@ class Outcome:
     faults: list[Fault] = field(default_factory=list)
 
 
-async def terminate_in(calls: Ec2Calls, region: str, instance_ids: Sequence[str]) -> Outcome:
+async def terminate_in(calls: AwsCalls, region: str, instance_ids: Sequence[str]) -> Outcome:
     """Ask for all of them, whatever is wrong with some. Faults are returned, none is raised."""
     outcome = Outcome()
     batches = deque(list(instance_ids[at : at + BATCH_MAX]) for at in range(0, len(instance_ids), BATCH_MAX))

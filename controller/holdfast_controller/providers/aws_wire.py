@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from holdfast_controller.providers.aws_config import AwsConfig
-from holdfast_controller.providers.base import Instance, LaunchRequest, Market, Reclaim
+from holdfast_controller.providers.aws_machine import METADATA, ON_SHUTDOWN, efa_interfaces, price, reference, reservation, template_of
+from holdfast_controller.providers.base import Instance, LaunchRequest, Market, Pool, Reclaim
 from holdfast_controller.providers.tags import TAG_LAUNCH, own_tags
 
 CALL_MAX = 500
@@ -43,11 +44,12 @@ def parts(request: LaunchRequest) -> Iterator[Part]:
     while left > 0:
         count = min(left, CALL_MAX)
         minimum = max(1, min(needed, count))
-        yield Part(_token(request.launch_id, number), minimum, count)
+        yield Part(token_of(request.launch_id, number), minimum, count)
         needed, left, number = needed - count, left - count, number + 1
 
 
-def _token(launch_id: str, number: int) -> str:
+def token_of(launch_id: str, number: int) -> str:
+    """Return the client token of a launch's call of this number."""
     token = f"{launch_id}.{number}" if number else launch_id
     return token if len(token) <= TOKEN_MAX else hashlib.sha256(token.encode()).hexdigest()[:TOKEN_MAX]
 
@@ -55,47 +57,54 @@ def _token(launch_id: str, number: int) -> str:
 def run_parameters(config: AwsConfig, request: LaunchRequest, part: Part) -> dict[str, Any]:
     """Return the parameters of one RunInstances call."""
     pool = request.pool
-    tags = [{"Key": key, "Value": value} for key, value in sorted(own_tags(config.cluster, request).items())]
     parameters: dict[str, Any] = {
         "MinCount": part.minimum,
         "MaxCount": part.count,
         "ClientToken": part.token,
         "InstanceType": pool.instance_type,
         "Placement": {"AvailabilityZone": pool.zone},
-        "InstanceInitiatedShutdownBehavior": "terminate",
-        # the agent reads its cluster and launch from the metadata service; version 1 of that lets any proxy read it
-        "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "InstanceMetadataTags": "enabled"},
-        "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume")],
+        "InstanceInitiatedShutdownBehavior": ON_SHUTDOWN,
+        "MetadataOptions": METADATA,
+        "TagSpecifications": tag_specifications(config, request, "instance", "volume"),
+        **_market(config, pool),
+        **_network(config, pool),
+        **reservation(config, pool),
     }
-    template = request.template or config.launch_templates.get(pool.name, config.launch_template)
-    if template:
-        parameters["LaunchTemplate"] = _template(template)
+    if template := template_of(config, request, pool):
+        parameters["LaunchTemplate"] = reference(template)
     elif pool.region in config.images:
         parameters["ImageId"] = config.images[pool.region]
-    if pool.market is Market.SPOT:
-        parameters["InstanceMarketOptions"] = _spot(pool.price_cap_usd_h)
     if group := config.placement_groups.get(pool.zone):
         parameters["Placement"]["GroupName"] = group
-    if subnet := config.subnets.get(pool.zone):
-        parameters["SubnetId"] = subnet
-    if groups := config.security_groups.get(pool.region):
-        parameters["SecurityGroupIds"] = list(groups)
     if request.user_data:
         parameters["UserData"] = request.user_data  # boto3 encodes it
     return parameters
 
 
-def _template(text: str) -> dict[str, str]:
-    name, _, version = text.partition(":")
-    key = "LaunchTemplateId" if name.startswith("lt-") else "LaunchTemplateName"
-    return {key: name, "Version": version or "$Default"}
+def tag_specifications(config: AwsConfig, request: LaunchRequest, *kinds: str) -> list[dict[str, Any]]:
+    """Return the request's tags for resources of these kinds."""
+    tags = [{"Key": key, "Value": value} for key, value in sorted(own_tags(config.cluster, request).items())]
+    return [{"ResourceType": kind, "Tags": tags} for kind in kinds]
 
 
-def _spot(price_cap_usd_h: float | None) -> dict[str, Any]:
+def _network(config: AwsConfig, pool: Pool) -> dict[str, Any]:
+    """Return subnet and security groups, within the interfaces where there are such: EC2 refuses them beside."""
+    subnet, groups = config.subnets.get(pool.zone, ""), config.security_groups.get(pool.region, ())
+    if interfaces := efa_interfaces(config, pool, subnet, groups):
+        return {"NetworkInterfaces": interfaces}
+    place = {"SubnetId": subnet} if subnet else {}
+    return place | ({"SecurityGroupIds": list(groups)} if groups else {})
+
+
+def _market(config: AwsConfig, pool: Pool) -> dict[str, Any]:
+    if pool.name in config.capacity_blocks:
+        return {"InstanceMarketOptions": {"MarketType": "capacity-block"}}
+    if pool.market is Market.ON_DEMAND:
+        return {}
     options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
-    if price_cap_usd_h is not None:
-        options["MaxPrice"] = f"{price_cap_usd_h:.6f}"
-    return {"MarketType": "spot", "SpotOptions": options}
+    if pool.price_cap_usd_h is not None:
+        options["MaxPrice"] = price(pool.price_cap_usd_h)
+    return {"InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": options}}
 
 
 def pool_name(provider: str, region: str, zone: str, instance_type: str, market: Market) -> str:
