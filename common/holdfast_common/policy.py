@@ -118,6 +118,13 @@ class Launch(Section):
     """… up to this: zones recover over about half an hour."""
     orphan_grace_s: Seconds = 300.0
     """An instance that belongs to nothing is terminated after this."""
+    gang: Literal["zone", "any"] = "zone"
+    """Where the nodes of one job stand: all in one zone, or wherever there are some."""
+    combine: bool = False
+    """Name all pools of a region that will do in one call, where the cloud takes several (AWS CreateFleet, Google bulkInsert), and have it
+    choose; else one pool after the other is asked."""
+    setback_s: Seconds = 300.0
+    """What a reclaim costs a job (save, boot, start), for `order = "scored"`."""
 
 
 def _ondemand(text: str) -> str:
@@ -132,8 +139,9 @@ class Partition(Section):
     node_groups: Annotated[Texts, Field(min_length=1)]
     pools: Annotated[Texts, Field(min_length=1)]
     """Short names of pools."""
-    order: Literal["listed", "price"] = "listed"
-    """Tried in the order of `pools`, or the cheapest known price first."""
+    order: Literal["listed", "price", "scored"] = "listed"
+    """In the order of `pools`; or the cheapest known price first; or `scored`: the cheapest hour that is of use, by price, by how often a
+    pool takes instances back and by what it refused lately. In each, pools that refused lately come after those that did not."""
     ondemand: Annotated[str, AfterValidator(_ondemand)] = "never"
     """When pools of the on-demand market are used: `never`, or `when_refused(300)`: once a request has waited 300 seconds."""
     checkpoint: Checkpoint = Checkpoint()

@@ -47,21 +47,24 @@ class CloudEffects:
         provider = self._providers[pool.provider]
         async with self._slots[pool.provider]:
             result = await self._call(provider, pool, command, resumed=resumed)
-            price, on_demand = await self._prices(provider, pool)
+            given = self._plans().pool(result.instances[0].pool) if result.instances else None
+            price, on_demand = await self._prices(provider, given or pool)
         self._poll_soon()
         now = self._clock.now()
         return (LaunchEnded(now, command.launch_id, command.pool, result.instances, result.faults, price, on_demand, command.refs()),)
 
     async def _call(self, provider: Provider, pool: Pool, command: c.Launch, *, resumed: bool) -> LaunchResult:
-        count = len(command.nodes)
+        count, plans = len(command.nodes), self._plans()
+        others = (plans.pool(name) for name in command.others)
         request = LaunchRequest(
             launch_id=command.launch_id,
             pool=pool,
             count=count,
-            minimum=count,
+            minimum=command.minimum or count,
             template=pool.template,
             user_data=self._user_data(command.launch_id),
             tags=tags_of(command.nodes, command.job_id),
+            others=tuple(other for other in others if other is not None),
         )
         result = LaunchResult(command.launch_id)
         for attempt in range(TRIES):

@@ -205,17 +205,24 @@ class PrepareJobs(NodeCommand):
 
 @dataclass(frozen=True, slots=True)
 class Launch(Command):
-    """Buy instances for nodes, in one pool. Idempotent by `launch_id`."""
+    """Buy instances for nodes: for one job, or for several jobs of one node each, in one call. Idempotent by `launch_id`."""
 
     repeats: ClassVar[bool] = False
     launch_id: str = ""
     pool: str = ""
     nodes: tuple[str, ...] = ()
     job_id: int = 0
+    minimum: int = 0
+    """Fewer instances are of no use; 0: all are needed."""
+    others: tuple[str, ...] = ()
+    """Pools that will do as well, for clouds that choose among several in one call."""
+    job_ids: tuple[int, ...] = ()
+    """The jobs, where they are several."""
 
     def refs(self) -> tuple[str, ...]:
-        """The nodes and the job."""
-        return (*(f"node:{node}" for node in self.nodes), *((f"job:{self.job_id}",) if self.job_id else ()))
+        """The nodes and the jobs."""
+        jobs = self.job_ids or ((self.job_id,) if self.job_id else ())
+        return (*(f"node:{node}" for node in self.nodes), *(f"job:{job_id}" for job_id in jobs))
 
 
 @dataclass(frozen=True, slots=True)

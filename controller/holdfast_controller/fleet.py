@@ -3,6 +3,7 @@ on replay of the journal and in the simulator. It changes the fleet in place (a 
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from holdfast_common.evacuation import REASON_PREFIX
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
-from holdfast_controller import attempts, index, unrest
+from holdfast_controller import attempts, capacity, index, unrest
 from holdfast_controller import events as e
 from holdfast_controller.commands import (
     BindInstance,
@@ -31,7 +32,7 @@ from holdfast_controller.commands import (
 )
 from holdfast_controller.launch_tags import job_of, nodes_of
 from holdfast_controller.moments import shift
-from holdfast_controller.providers.base import FaultKind, Instance
+from holdfast_controller.providers.base import Fault, FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
     Doom,
@@ -40,7 +41,6 @@ from holdfast_controller.records import (
     JobRecord,
     LaunchRecord,
     Node,
-    PoolMemory,
     StepsSeen,
 )
 from holdfast_controller.retention import forget
@@ -59,8 +59,6 @@ MOST_STEPS = 100_000
 BEATS_GAP_S = 20.0
 """Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
 MOST_RETRY_S, MOST_RETRY_SLURM_S = 300.0, 10.0
-BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.0}
-"""For how long a pool is left alone after a failure that is no refusal, where the cloud did not say."""
 
 
 @dataclass(slots=True)
@@ -313,15 +311,16 @@ class Fleet(State):
     def _instance_gone(self, record: InstanceRecord, at: float) -> None:
         if record.gone_at is None:
             record.gone_at = at
+            capacity.ended(self.pools, record.instance, record.instance.launched or record.first_seen, at)
         node = self.nodes.get(record.node)
         if node is None or node.instance_id != record.instance.instance_id:
             if not record.node and record.instance.reclaimed:
-                self._refuse(record.instance.pool, at, "reclaimed before it had a name")
+                capacity.refuse(self.pools, record.instance.pool, at, "reclaimed before it had a name")
             return
         booting = node.wanted_since is not None
         if booting or node.view is None or node.view.powered_down:
             if booting and record.instance.reclaimed:
-                self._refuse(record.instance.pool, at, "reclaimed while it booted")
+                capacity.refuse(self.pools, record.instance.pool, at, "reclaimed while it booted")
             self._unbind(node)
             self._vacate(node)
             return
@@ -352,25 +351,21 @@ class Fleet(State):
             record = self.instances.get(instance.instance_id)
             if record is not None:
                 record.price_usd_h, record.on_demand_usd_h = event.price_usd_h, event.on_demand_usd_h
-        launch.void = launch.void or len(event.instances) < len(launch.nodes)
-        if not event.faults:
-            for node in (self.nodes[name] for name in launch.nodes if name in self.nodes):
-                node.launches += 1
+        launch.void = launch.void or len(event.instances) < launch.minimum
+        for node in (self.nodes[name] for name in launch.nodes[: len(event.instances)] if name in self.nodes):
+            node.launches += not launch.void
+        for pool, count in Counter(instance.pool for instance in event.instances).items():
+            capacity.grant(self.pools, pool, count)
         for fault in event.faults:
-            self._fault(event.pool, fault.kind, fault.code, event.at, fault.retry_s)
+            self._fault(fault.pool or event.pool, fault, event.at, launch.minimum)
 
-    def _fault(self, pool: str, kind: FaultKind, code: str, at: float, retry_s: float | None) -> None:
-        if kind is FaultKind.CAPACITY:
-            self._refuse(pool, at, code)
-            return
-        memory = self.pools.setdefault(pool, PoolMemory())
-        memory.blocked_until = at + (retry_s if retry_s is not None else BLOCK_S.get(kind, 5.0))
-        memory.last_kind, memory.last_code = kind, code
-
-    def _refuse(self, pool: str, at: float, code: str) -> None:
-        memory = self.pools.setdefault(pool, PoolMemory())
-        memory.refused_at, memory.refusals = at, memory.refusals + 1
-        memory.last_kind, memory.last_code = FaultKind.CAPACITY, code
+    def _fault(self, pool: str, fault: Fault, at: float, nodes: int) -> None:
+        if fault.kind is FaultKind.CAPACITY:
+            capacity.refuse(self.pools, pool, at, fault.code, nodes)
+        elif fault.kind is FaultKind.QUOTA:
+            capacity.meet_quota(self.quotas, self.instances, pool, fault, at)
+        else:
+            capacity.block(self.pools, pool, fault, at)
 
     def _unbind(self, node: Node, *, only_gone: bool = False) -> None:
         record = self.instance_of(node)
@@ -495,7 +490,9 @@ class Fleet(State):
         self.commands[command.key] = CommandRecord(event, tries=tries)
         if isinstance(command, Launch):
             self.launch_count += 1
-            self.launches[command.launch_id] = LaunchRecord(command.launch_id, command.pool, command.nodes, command.job_id, event.at)
+            self.launches[command.launch_id] = LaunchRecord(
+                command.launch_id, command.pool, command.nodes, command.job_id, event.at, minimum=command.minimum or len(command.nodes)
+            )
         elif isinstance(command, BindInstance):
             self._bind(command, event.at)
         elif isinstance(command, GiveUp):
@@ -528,7 +525,9 @@ class Fleet(State):
                 node.wanted_since, node.wanted_by, node.launches, node.power_down_at = None, 0, 0, at
         names = set(command.nodes)
         for launch in self.launches.values():
-            if not names.isdisjoint(launch.nodes):
+            if launch.minimum < len(launch.nodes):  # of several jobs: the others' nodes stay
+                launch.nodes = tuple(name for name in launch.nodes if name not in names)
+            elif not names.isdisjoint(launch.nodes):
                 launch.void = True
         job = self.jobs.get(command.job_id)
         if job is not None:

@@ -18,7 +18,8 @@ _MOMENTS = {
     "LaunchRecord": ("at",),
     "Evacuation": ("began", "requeued_at"),
     "JobRecord": ("changed_at", "not_before"),
-    "PoolMemory": ("refused_at", "blocked_until"),
+    "PoolMemory": ("refused_at", "blocked_until", "observed_at"),
+    "QuotaMemory": ("at", "until"),
     "CommandRecord": ("done_at", "retry_at"),
     "Fleet": ("looked_at", "steady_since", "forgot_at"),
 }
@@ -41,6 +42,7 @@ def shift(fleet: State, by_s: float) -> None:
     _move(fleet.jobs.values(), by_s)
     _move((job.evacuation for job in fleet.jobs.values() if job.evacuation is not None), by_s)
     _move(fleet.pools.values(), by_s)
+    _move(fleet.quotas.values(), by_s)
     _move(fleet.commands.values(), by_s)
     for command in fleet.commands.values():
         command.issued = replace(command.issued, at=command.issued.at + by_s)

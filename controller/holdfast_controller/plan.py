@@ -1,10 +1,44 @@
 """What the policy means for one node, as plain values for the decisions."""
 
+import re
 from dataclasses import dataclass, field
 
 from holdfast_common.evacuation import Limits
 
-from holdfast_controller.providers.base import Pool, Quote
+from holdfast_controller.providers.base import Offer, Pool, Quote
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What Slurm is told that a node of a group has; 0 and empty: not said."""
+
+    gpus: int = 0
+    gpu_model: str = ""
+    cpus: int = 0
+    memory_mb: int = 0
+
+    def misfit(self, offer: Offer | None) -> str:
+        """Return why an instance type is no such node; empty if it is one, or nothing is known of it.
+
+        A node may have more CPUs and memory than Slurm is told; of GPUs it has as many (Slurm would hide the rest, and the bill would not).
+        """
+        if offer is None:
+            return ""
+        if self.gpus and offer.gpus != self.gpus:
+            return f"{offer.instance_type} has {offer.gpus} GPUs and not {self.gpus}"
+        if self.gpu_model and not same_model(self.gpu_model, offer.gpu_model):
+            return f"{offer.instance_type} has {offer.gpu_model} and not {self.gpu_model}"
+        if offer.cpus < self.cpus:
+            return f"{offer.instance_type} has {offer.cpus} CPUs and not {self.cpus}"
+        if offer.memory_mb < self.memory_mb:
+            return f"{offer.instance_type} has {offer.memory_mb} MiB of memory and not {self.memory_mb}"
+        return ""
+
+
+def same_model(wanted: str, said: str) -> bool:
+    """Whether a cloud's name of a GPU means the model that an admin wrote: `h100` and `NVIDIA H100 80GB`, but not `A100` and `A10`."""
+    words = re.split(r"[^a-z0-9]+", said.lower())
+    return all(word in words for word in re.split(r"[^a-z0-9]+", wanted.lower()) if word not in ("", "nvidia", "tesla"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +50,15 @@ class Plan:
     pools: tuple[Pool, ...]
     """In the policy's order."""
     order: str = "listed"
-    """`listed`, or `price`: the cheapest known price first."""
+    """`listed`; `price`: the cheapest known price first; `scored`: the cheapest hour that is of use, by price, reclaims and scarcity."""
+    shape: Shape = field(default_factory=Shape)
+    """What an instance type must have to be one of these nodes."""
+    one_domain: bool = True
+    """All nodes of a job stand in one zone."""
+    combine: bool = False
+    """A launch names all pools that will do, where the cloud's call takes several."""
+    setback_s: float = 300.0
+    """What a reclaim costs a job: save, boot and start."""
     ondemand_after_s: float | None = None
     """Pools of the on-demand market are used once a request has waited this long; None: never."""
     limits: Limits = field(default_factory=Limits)
@@ -45,6 +87,17 @@ class Plans:
     by_node: dict[str, Plan] = field(default_factory=dict)
     quotes: dict[str, Quote] = field(default_factory=dict)
     """Pool name → what its cloud said of it last (samples)."""
+
+    offers: dict[tuple[str, str], Offer] = field(default_factory=dict)
+    """(Provider, instance type) → its shape, by the cloud's own data (samples)."""
+    in_flight: dict[str, int] = field(default_factory=dict)
+    """Provider → how many launches may be under way at a time."""
+    batch: dict[str, int] = field(default_factory=dict)
+    """Provider → how many instances one launch may ask for where it serves several jobs; what is not named: 1."""
+
+    def offer(self, pool: Pool) -> Offer | None:
+        """Return the shape of a pool's instances; None: unknown."""
+        return self.offers.get((pool.provider, pool.instance_type))
 
     def price_usd_h(self, pool: str) -> float | None:
         """Return the newest price of an instance-hour in the pool; None: unknown."""

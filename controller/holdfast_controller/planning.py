@@ -1,10 +1,29 @@
 """Policy → plans: what an admin wrote, as the decisions want it."""
 
-from holdfast_common.evacuation import Limits
-from holdfast_common.policy import Partition, Policy, PoolPolicy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from holdfast_controller.plan import Plan, Plans
+from holdfast_common.evacuation import Limits
+from holdfast_common.policy import NodeGroup, Partition, Policy, PoolPolicy
+
+from holdfast_controller.plan import Plan, Plans, Shape
 from holdfast_controller.providers.base import Market, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How a cloud is called, by the controller's settings."""
+
+    in_flight: int
+    """Launches under way at a time, per region."""
+    batch: int
+    """Instances that one call may ask for."""
+
+
+def bounded(plans: Plans, bounds: Mapping[str, Bounds]) -> Plans:
+    """Return the plans with the bounds of each provider."""
+    in_flight = {name: each.in_flight for name, each in bounds.items()}
+    return replace(plans, in_flight=in_flight, batch={name: each.batch for name, each in bounds.items()})
 
 
 def pool_of(policy: PoolPolicy) -> Pool:
@@ -32,6 +51,10 @@ def plans_of(policy: Policy) -> Plans:
     return Plans(by_node)
 
 
+def _shape(group: NodeGroup) -> Shape:
+    return Shape(group.gpus, group.gpu_model, group.cpus or 0, group.memory_mb or 0)
+
+
 def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
     launch = partition.launch
     return Plan(
@@ -39,6 +62,10 @@ def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
         group=group,
         pools=tuple(pool_of(policy.pools[pool]) for pool in partition.pools),
         order=partition.order,
+        shape=_shape(policy.node_groups[group]),
+        one_domain=launch.gang == "zone",
+        combine=launch.combine,
+        setback_s=launch.setback_s,
         ondemand_after_s=partition.ondemand_after_s,
         limits=Limits(partition.checkpoint.margin_s, partition.checkpoint.kill_wait_s),
         registration_timeout_s=launch.registration_timeout_s,

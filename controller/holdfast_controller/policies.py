@@ -1,7 +1,7 @@
 """The policy in force: read from its file, replaced as a whole by an admin, never half."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +11,21 @@ from holdfast_common.settings import read_text
 
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
-from holdfast_controller.planning import plans_of
-from holdfast_controller.providers.base import Quote, newer
+from holdfast_controller.planning import Bounds, bounded, plans_of
+from holdfast_controller.providers.base import Offer, Quote, newer
 
 
 class PolicyStore:
     """The file and what it means. The file is the truth: an admin's edit on disk counts from the next start, `set` at once."""
 
-    def __init__(self, path: Path, providers: frozenset[str] | None = None) -> None:
+    def __init__(self, path: Path, providers: frozenset[str] | None = None, bounds: Mapping[str, Bounds] | None = None) -> None:
         """Read the file; pools of other `providers` than these are refused. Raises ConfigError with every fault."""
         self._path = path
         self._providers = providers
         self.text = read_text(path)
         self.policy = self._parsed(self.text)
-        self._plans = plans_of(self.policy)
+        self._bounds = bounds or {}
+        self._plans = bounded(plans_of(self.policy), self._bounds)
 
     @property
     def revision(self) -> str:
@@ -39,6 +40,11 @@ class PolicyStore:
         """Take in newer quotes; what one leaves open stands as it was."""
         known = self._plans.quotes
         self._plans = replace(self._plans, quotes={**known, **{name: newer(known.get(name), quote) for name, quote in quotes.items()}})
+
+    def sold(self, offers: Iterable[Offer]) -> None:
+        """Take in what clouds say of their instance types."""
+        known = {(offer.provider, offer.instance_type): offer for offer in offers}
+        self._plans = replace(self._plans, offers={**self._plans.offers, **known})
 
     def manage(self, fleet: Fleet) -> None:
         """Have the fleet know the policy's nodes."""
@@ -62,7 +68,7 @@ class PolicyStore:
     def set(self, text: str, fleet: Fleet) -> None:
         """Put a new policy in force, durably. Raises ConfigError with every fault, and then nothing has changed."""
         policy = self._parsed(text)
-        plans = plans_of(policy)
+        plans = bounded(plans_of(policy), self._bounds)
         partial = self._path.with_name(f".{self._path.name}.new")
         with open(partial, "w") as file:
             file.write(text)
@@ -72,5 +78,5 @@ class PolicyStore:
         # A node that the policy drops keeps its plan while an instance holds it: its job is still to be brought to safety.
         held = {name: self._plans.by_node[name] for name, node in fleet.nodes.items() if node.instance_id and name in self._plans.by_node}
         self.text, self.policy = text, policy
-        self._plans = replace(plans, by_node={**held, **plans.by_node}, quotes=self._plans.quotes)
+        self._plans = replace(plans, by_node={**held, **plans.by_node}, quotes=self._plans.quotes, offers=self._plans.offers)
         fleet.manage(frozenset(plans.by_node))

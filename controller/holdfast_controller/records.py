@@ -102,6 +102,8 @@ class LaunchRecord:
     ended: bool = False
     void: bool = False
     """Fewer instances came than were asked for, or the nodes were given up: what it started is terminated."""
+    minimum: int = 1
+    """With fewer instances than this it is void: all for a gang, one where it serves several jobs of one node each."""
     recovered: bool = False
     """Known from its instances' tags alone: the journal was lost."""
     instances: tuple[str, ...] = ()
@@ -184,14 +186,38 @@ class JobRecord:
 
 @dataclass(slots=True)
 class PoolMemory:
-    """What a pool refused lately."""
+    """What a pool did lately; `capacity` says what it means."""
 
     refused_at: float = 0.0
     refusals: int = 0
+    """In all."""
+    heat: float = 0.0
+    """Refusals that counted when it refused last, faded, that one included."""
+    refused_nodes: int = 0
+    """How many it refused last."""
+    granted: int = 0
+    """Instances that it gave, in all."""
     blocked_until: float = 0.0
-    """Throttled, out of quota or misconfigured until then; says nothing of its capacity."""
+    """Throttled or misconfigured until then; says nothing of its capacity."""
     last_kind: FaultKind | None = None
     last_code: str = ""
+    observed_at: float = 0.0
+    hours: float = 0.0
+    """Instance-hours until `observed_at`, of instances that have ended, faded."""
+    reclaims: float = 0.0
+    """How many of those the cloud took, faded."""
+
+
+@dataclass(slots=True)
+class QuotaMemory:
+    """A limit of the account, as it was met."""
+
+    limit: int
+    """Instances that it had then."""
+    at: float
+    until: float
+    """After that it is asked again, Unix seconds."""
+    code: str = ""
 
 
 @dataclass(slots=True)

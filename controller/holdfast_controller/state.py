@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from holdfast_controller.commands import GiveUp
 from holdfast_controller.events import JobReported
 from holdfast_controller.index import JobIds
-from holdfast_controller.records import CommandRecord, InstanceRecord, JobRecord, LaunchRecord, Node, PoolMemory, StepsSeen
+from holdfast_controller.records import CommandRecord, InstanceRecord, JobRecord, LaunchRecord, Node, PoolMemory, QuotaMemory, StepsSeen
 
 
 @dataclass(slots=True)
@@ -19,6 +19,8 @@ class State:
     launches: dict[str, LaunchRecord] = field(default_factory=dict)
     jobs: dict[int, JobRecord] = field(default_factory=dict)
     pools: dict[str, PoolMemory] = field(default_factory=dict)
+    quotas: dict[str, QuotaMemory] = field(default_factory=dict)
+    """By `capacity.quota_key`."""
     commands: dict[str, CommandRecord] = field(default_factory=dict)
     launch_count: int = 0
     fresh: bool = False

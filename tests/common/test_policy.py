@@ -101,7 +101,7 @@ def test_every_fault_is_told_at_once_with_its_path() -> None:
             "partitions.spot.pools[1]: there is no 'deer'; did you mean 'dear'?",
             "partitions.spot.pools[2]: 'b' is named twice",
             "partitions.spot.pools[3]: must be a text in quotes",
-            "partitions.spot.order: 'prize' is not allowed: 'listed' or 'price'; did you mean 'price'?",
+            "partitions.spot.order: 'prize' is not allowed: 'listed', 'price' or 'scored'; did you mean 'price'?",
             "partitions.spot.ondemand: 'when_late' is not allowed: 'never' or 'when_refused(SECONDS)'",
             "partitions.spot.checkpoint.signal: 'B:USR3' is no signal such as 'USR1' or 'B:USR1'; did you mean 'USR2'?",
             "partitions.spot.checkpoint.margin_s: nan is not allowed: should be a finite number",

@@ -17,6 +17,9 @@ AT, BY_S = 1_000_000.0, -600.0
 STAY = {
     ("InstanceRecord", "price_usd_h"),
     ("InstanceRecord", "on_demand_usd_h"),
+    ("PoolMemory", "heat"),  # how many, as the next two
+    ("PoolMemory", "hours"),
+    ("PoolMemory", "reclaims"),
     ("Evacuation", "doomed"),  # deadlines, as others said them
     ("JobRecord", "begins_at"),  # by the clock of Slurm's host, as it was given
     ("JobRecord", "short_runs_s"),  # how long
@@ -47,13 +50,14 @@ def fleet_of_all() -> tuple[Fleet, list[Any]]:
     instance = filled(r.InstanceRecord, Instance("i-1", "hf-1", "p", "running"), AT)
     instance.agent = e.AgentArrived(AT, "i-1")
     launch, pool = filled(r.LaunchRecord, "hf-1", "p", ("n1",), 7, AT), filled(r.PoolMemory)
+    quota = filled(r.QuotaMemory, 8, AT, AT)
     command = filled(r.CommandRecord, e.CommandIssued(AT, 1, TellJob("k", "why", "7", 7, "text")))
     steps = filled(r.StepsSeen, AT, AT)
     fleet = filled(Fleet)
     fleet.nodes, fleet.jobs, fleet.instances, fleet.launches = {"n1": node}, {7: job}, {"i-1": instance}, {"hf-1": launch}
-    fleet.pools, fleet.commands, fleet.steps = {"p": pool}, {"k": command}, {"i-1": steps}
+    fleet.pools, fleet.quotas, fleet.commands, fleet.steps = {"p": pool}, {"q": quota}, {"k": command}, {"i-1": steps}
     fleet.put_off = {8: GiveUp("g", "none left", ("n1",), 8, AT)}
-    return fleet, [fleet, node, node.doom, evacuation, job, instance, launch, pool, command, steps]
+    return fleet, [fleet, node, node.doom, evacuation, job, instance, launch, pool, quota, command, steps]
 
 
 def still(record: Any) -> Iterator[tuple[str, str]]:

@@ -1,55 +1,135 @@
 """Which pools to ask for a gang, in order, and why not the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+from holdfast_controller import capacity
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.providers.base import Market, Pool
-from holdfast_controller.records import PoolMemory
+
+SCARCE = 0.5
+"""A pool that is as likely as this to refuse still comes after all others, whatever it costs."""
 
 
-def rank(fleet: Fleet, plans: Plans, plan: Plan, wanted_since: float, now: float) -> list[Pool]:
-    """Return the pools that may be asked at `now`, best first; those that refused lately are left out."""
-    usable = [pool for pool in plan.pools if not why_not(fleet, plan, pool, wanted_since, now)]
-    if plan.order == "price":
-        usable.sort(key=lambda pool: _price_usd_h(plans, pool))
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a gang needs of a pool."""
+
+    nodes: int
+    """Instances that are missing."""
+    since: float
+    """When Slurm began to wait for them, Unix seconds."""
+    domains: frozenset[str] = frozenset()
+    """Placement domains in which the gang has nodes already; empty: it may begin in any."""
+
+
+def domain(pool: str) -> str:
+    """Return where a gang must be whole: provider, region and zone of a pool's name."""
+    return "/".join(pool.split("/")[:3])
+
+
+def rank(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> list[Pool]:
+    """Return the pools that may be asked at `now`, best first; those that cannot serve, or refused lately, are left out."""
+    usable = [pool for pool in plan.pools if not why_not(fleet, plans, plan, pool, want, now)]
+    if plan.order != "listed":
+        usable.sort(key=lambda pool: cost_usd_h(fleet, plans, plan, pool, want.nodes, now))
+    usable.sort(key=lambda pool: _doubt(fleet, pool, want.nodes, now) >= SCARCE)
     usable.sort(key=lambda pool: pool.market is Market.ON_DEMAND)
     return usable
 
 
-def why_not(fleet: Fleet, plan: Plan, pool: Pool, wanted_since: float, now: float) -> str:
+def cost_usd_h(fleet: Fleet, plans: Plans, plan: Plan, pool: Pool, nodes: int, now: float) -> float:
+    """Return what an instance-hour costs, by the plan's order: its price, or (`scored`) the price of an hour that is of use.
+
+    Infinity where no price is known.
+    """
+    price = plans.price_usd_h(pool.name)
+    if price is None:
+        return float("inf")
+    if plan.order != "scored":
+        return price
+    hazard = 0.0
+    if pool.market is Market.SPOT:
+        hazard = capacity.hazard_per_h(fleet.pools.get(pool.name), plans.quotes.get(pool.name), now, nodes)
+    return capacity.expected_usd_h(price, hazard, nodes, plan.setback_s)
+
+
+def why_not(fleet: Fleet, plans: Plans, plan: Plan, pool: Pool, want: Want, now: float) -> str:
     """Return why the pool is not asked at `now`; empty if it may be."""
-    if pool.market is Market.ON_DEMAND:
-        if plan.ondemand_after_s is None:
-            return "on-demand is not allowed by the policy"
-        if now < wanted_since + plan.ondemand_after_s:
-            return f"on-demand only after {plan.ondemand_after_s:.0f} s"
+    return (
+        _never(plans, plan, pool)
+        or _elsewhere(pool, want)
+        or _too_soon_on_demand(plan, pool, want, now)
+        or _out_of_quota(fleet, pool, want.nodes, now)
+        or _lately(fleet, plan, pool, want.nodes, now)
+    )
+
+
+def _never(plans: Plans, plan: Plan, pool: Pool) -> str:
+    if pool.market is Market.ON_DEMAND and plan.ondemand_after_s is None:
+        return "on-demand is not allowed by the policy"
+    return plan.shape.misfit(plans.offer(pool))
+
+
+def _elsewhere(pool: Pool, want: Want) -> str:
+    if not want.domains or domain(pool.name) in want.domains:
+        return ""
+    return f"the job's other nodes are in {', '.join(sorted(want.domains))}"
+
+
+def _too_soon_on_demand(plan: Plan, pool: Pool, want: Want, now: float) -> str:
+    soon = pool.market is Market.ON_DEMAND and now < want.since + (plan.ondemand_after_s or 0.0)
+    return f"on-demand only after {plan.ondemand_after_s:.0f} s" if soon else ""
+
+
+def _out_of_quota(fleet: Fleet, pool: Pool, nodes: int, now: float) -> str:
+    key = capacity.quota_key(pool.name)
+    quota = fleet.quotas.get(key)
+    if quota is None or now >= quota.until:
+        return ""
+    alive = capacity.alive_by(fleet.instances.values(), key)
+    if capacity.quota_left(quota, alive, now) >= nodes:
+        return ""
+    return f"quota: {quota.code}, the account had {quota.limit}, asked again in {quota.until - now:.0f} s"
+
+
+def _lately(fleet: Fleet, plan: Plan, pool: Pool, nodes: int, now: float) -> str:
     memory = fleet.pools.get(pool.name)
     if memory is None:
         return ""
     if now < memory.blocked_until:
         return f"{memory.last_kind}: {memory.last_code}, for {memory.blocked_until - now:.0f} s more"
-    left_s = memory.refused_at + refusal_wait_s(memory, plan, now) - now
-    return f"refused {now - memory.refused_at:.0f} s ago, asked again in {left_s:.0f} s" if left_s > 0 and memory.refusals else ""
+    if not memory.heat or nodes < memory.refused_nodes:
+        return ""  # a smaller request may fit where a larger one did not
+    left_s = memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, plan.refusal_memory_s) - now
+    return f"refused {now - memory.refused_at:.0f} s ago, asked again in {left_s:.0f} s" if left_s > 0 else ""
 
 
-def refusal_wait_s(memory: PoolMemory, plan: Plan, now: float) -> float:
-    """Return for how long after its last refusal a pool is left alone: doubling with each, up to the policy's memory."""
-    return min(plan.refusal_backoff_s * 2.0 ** min(memory.refusals - 1, 16), plan.refusal_memory_s)
+def _doubt(fleet: Fleet, pool: Pool, nodes: int, now: float) -> float:
+    memory = fleet.pools.get(pool.name)
+    return capacity.doubt(memory, now, nodes) if memory is not None else 0.0
 
 
-def soonest(fleet: Fleet, plan: Plan, pools: Sequence[Pool], wanted_since: float, now: float) -> float:
-    """Return when the first of the pools may be asked again, Unix seconds; at the latest after the policy's memory."""
+def soonest(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> float:
+    """Return when the first of the plan's pools may be asked again, Unix seconds; at the latest after the policy's memory."""
     times = [now + plan.refusal_memory_s]
-    for pool in pools:
-        if pool.market is Market.ON_DEMAND and plan.ondemand_after_s is not None:
-            times.append(wanted_since + plan.ondemand_after_s)
-        memory = fleet.pools.get(pool.name)
-        if memory is not None and (pool.market is Market.SPOT or plan.ondemand_after_s is not None):
-            times.append(max(memory.blocked_until, memory.refused_at + refusal_wait_s(memory, plan, now)))
+    for pool in plan.pools:
+        if not _never(plans, plan, pool):
+            times.extend(_openings(fleet, plan, pool, want))
     return min(time for time in times if time > now)
 
 
-def _price_usd_h(plans: Plans, pool: Pool) -> float:
-    price = plans.price_usd_h(pool.name)
-    return float("inf") if price is None else price
+def _openings(fleet: Fleet, plan: Plan, pool: Pool, want: Want) -> Iterable[float]:
+    """Yield the moment from which on what keeps a pool from being asked now does so no more."""
+    memory, quota = fleet.pools.get(pool.name), fleet.quotas.get(capacity.quota_key(pool.name))
+    moments = [0.0]
+    if pool.market is Market.ON_DEMAND:
+        moments.append(want.since + (plan.ondemand_after_s or 0.0))
+    if quota is not None:
+        moments.append(quota.until)
+    if memory is not None:
+        moments.append(memory.blocked_until)
+        if memory.heat:
+            moments.append(memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, plan.refusal_memory_s))
+    yield max(moments)

@@ -2,15 +2,18 @@
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from holdfast_controller.commands import Command, GiveUp, Launch, PowerDownNode, RedirectLaunch
-from holdfast_controller.decide.placement import rank, soonest, why_not
+from holdfast_controller.commands import Command, GiveUp, PowerDownNode, RedirectLaunch
+from holdfast_controller.decide.orders import Order, Orders
+from holdfast_controller.decide.placement import Want, domain, rank, soonest, why_not
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import LaunchRecord, Node
 
 ABANDONED_S = 2.0
+MOVE_S = 1.0
+"""A job that goes to another zone as a whole is tried again so soon."""
 MAX_SILENT_LAUNCHES = 2
 """Launches for one want whose instances never registered, before it is given up."""
 
@@ -27,14 +30,13 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             gangs[(node.wanted_by, "" if node.wanted_by else node.name)].append(node)
     if not gangs:
         return
-    made, taken = 0, covered(fleet)
+    orders, taken = Orders(fleet, plans), covered(fleet)
     for (job_id, _), nodes in gangs.items():
         for redirect in _redirected(fleet, plans, job_id, [node for node in nodes if node.name not in taken], taken):
             taken.add(redirect.to)
             yield redirect
-        for command in _gang(fleet, plans, job_id, sorted(nodes, key=lambda node: node.name), taken, now, made):
-            made += isinstance(command, Launch)
-            yield command
+        yield from _gang(fleet, plans, job_id, sorted(nodes, key=lambda node: node.name), taken, orders, now)
+    yield from orders.launches()
 
 
 def _abandoned(fleet: Fleet, now: float) -> Iterator[Command]:
@@ -97,33 +99,76 @@ def _may_serve(plans: Plans, launch: LaunchRecord, old: Node, new: Node) -> bool
     return same and any(pool.name == launch.pool for pool in after.pools)
 
 
-def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set[str], now: float, made: int) -> Iterator[Command]:
+def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set[str], orders: Orders, now: float) -> Iterator[Command]:
     missing = [node for node in nodes if node.name not in taken]
     if not missing or any(now < node.doubtful_until for node in missing):
         return
     plan = plans.by_node[missing[0].name]
     since = min(node.wanted_since or now for node in missing)
     who = f"job {job_id}" if job_id else ", ".join(node.name for node in missing)
+    want = Want(len(missing), since, _domains(fleet, plan, _company(fleet, job_id, nodes) - {node.name for node in missing}))
     if max(node.launches for node in missing) >= MAX_SILENT_LAUNCHES:
-        yield _give_up(fleet, plan, job_id, nodes, since, now, f"{who}: instances were started, but their nodes never registered")
+        yield _give_up(fleet, plans, plan, job_id, nodes, want, now, f"{who}: instances were started, but their nodes never registered")
         return
-    ranked = rank(fleet, plans, plan, since, now)
-    if not ranked:
-        whys = "; ".join(f"{pool.name}: {why_not(fleet, plan, pool, since, now)}" for pool in plan.pools)
-        yield _give_up(fleet, plan, job_id, nodes, since, now, f"no capacity for {who} ({whys})")
+    ranked = rank(fleet, plans, plan, want, now)
+    if ranked:
+        orders.add(Order(job_id, tuple(node.name for node in missing), plan, want, ranked, who))
         return
-    pool, names = ranked[0], tuple(node.name for node in missing)
-    launch_id = f"hf-{fleet.epoch}-{fleet.launch_count + 1 + made}"
-    price = plans.price_usd_h(pool.name)
-    cost = "" if price is None else f" at {price:.2f} USD an hour"
-    why = f"{who} needs {len(names)} node(s); {pool.name} is the first of {len(ranked)} pool(s) that may be asked{cost}"
-    yield Launch(f"launch:{launch_id}", why, launch_id, pool.name, names, job_id)
+    whys = "; ".join(f"{pool.name}: {why_not(fleet, plans, plan, pool, want, now)}" for pool in plan.pools)
+    yield _give_up(fleet, plans, plan, job_id, nodes, want, now, f"no capacity for {who} ({whys})")
+    yield from _leave(fleet, job_id, want)
 
 
-def _give_up(fleet: Fleet, plan: Plan, job_id: int, nodes: list[Node], since: float, now: float, why: str) -> GiveUp:
-    retry_at = soonest(fleet, plan, plan.pools, since, now)
+def _company(fleet: Fleet, job_id: int, nodes: list[Node]) -> set[str]:
+    """Return the nodes with which the gang's missing ones will work: its job's, or those that the job keeps for which they are bought."""
+    names = {node.name for node in nodes}
+    job = fleet.jobs.get(job_id or next((node.meant_for for node in nodes if node.meant_for), 0))
+    if job is None:
+        return names
+    if job_id:
+        return names | set(job.view.nodes)
+    leaves = job.evacuation if job.evacuation is not None and job.evacuation.attempt == job.view.restarts else None
+    return names | (set(leaves.nodes) - leaves.doomed.keys() if leaves is not None else set())
+
+
+def _domains(fleet: Fleet, plan: Plan, others: Iterable[str]) -> frozenset[str]:
+    """Return the placement domains in which the gang's other nodes have machines, or have them being bought."""
+    if not plan.one_domain:
+        return frozenset()
+    pools = set()
+    for name in others:
+        node = fleet.nodes.get(name)
+        record = fleet.instance_of(node) if node is not None else None
+        launch = _launch_for(fleet, name) if record is None and node is not None else None
+        if record is not None and record.alive:
+            pools.add(record.instance.pool)
+        elif launch is not None:
+            given = (fleet.instances.get(iid) for iid in launch.instances)
+            pools.add(next((one.instance.pool for one in given if one is not None), launch.pool))
+    return frozenset(domain(pool) for pool in pools if pool)
+
+
+def _leave(fleet: Fleet, job_id: int, want: Want) -> Iterator[PowerDownNode]:
+    """A job whose zone has no more machines leaves it as a whole: what it has there is let go, or Slurm would choose that again.
+
+    Only while it is being configured, and of nodes that nobody else uses: nothing of it runs there.
+    """
+    job = fleet.jobs.get(job_id)
+    if job is None or not want.domains or job.view.state != "CONFIGURING":
+        return
+    for name in job.view.nodes:
+        node = fleet.nodes.get(name)
+        if node is not None and node.instance_id and [other.view.job_id for other in fleet.jobs_on(name)] == [job_id]:
+            why = f"job {job_id} finds no more nodes in {', '.join(sorted(want.domains))}: it goes elsewhere as a whole"
+            yield PowerDownNode(f"leave:{name}:{want.since:.3f}", why, name, node.instance_id)
+
+
+def _give_up(fleet: Fleet, plans: Plans, plan: Plan, job_id: int, nodes: list[Node], want: Want, now: float, why: str) -> GiveUp:
+    whole = Want(max(len(nodes), len(_company(fleet, job_id, nodes))), want.since)
+    moves = bool(want.domains and rank(fleet, plans, plan, whole, now))
+    retry_at = now + MOVE_S if moves else soonest(fleet, plans, plan, want, now)
     # Jobs that were refused together do not come back together.
-    jitter = (zlib.crc32(f"{job_id}:{since}".encode()) % 1000) / 1000.0
+    jitter = (zlib.crc32(f"{job_id}:{want.since}".encode()) % 1000) / 1000.0
     until = min(retry_at, now + plan.refusal_memory_s) + jitter * 0.2 * max(1.0, retry_at - now)
     names = tuple(node.name for node in nodes)
-    return GiveUp(f"give_up:{','.join(names)}:{since:.3f}", f"{why}; next try in {until - now:.0f} s", names, job_id, until)
+    return GiveUp(f"give_up:{','.join(names)}:{want.since:.3f}", f"{why}; next try in {until - now:.0f} s", names, job_id, until)
