@@ -18,6 +18,7 @@ from typing import IO
 
 from aiohttp import web
 
+from holdfast_sandbox.arm import ArmEndpoint
 from holdfast_sandbox.cloud_config import CloudConfig, load
 from holdfast_sandbox.control import Control
 from holdfast_sandbox.datacenter import Datacenter
@@ -51,6 +52,7 @@ def application(datacenter: Datacenter) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.post("/", Ec2Endpoint(datacenter).handle)])
     app.add_routes([web.route("*", "/imds/{instance_id}/latest/{path:.*}", MetadataService(datacenter).handle)])
+    app.add_routes(ArmEndpoint(datacenter).routes())
     app.add_routes(Control(datacenter).routes())
     return app
 

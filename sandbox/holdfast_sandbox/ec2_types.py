@@ -61,6 +61,17 @@ KNOWN_TYPES: dict[str, InstanceType] = {
     ),
     "p3.2xlarge": InstanceType(provider="aws", vcpus=8, memory_mib=62464, gpu_name="V100", gpu_count=1, gpu_memory_mib=16384),
     "g6.xlarge": InstanceType(provider="aws", vcpus=4, memory_mib=16384, gpu_name="L4", gpu_count=1, gpu_memory_mib=22888),
+    # Azure's sizes, as its documentation of each series gives them
+    "Standard_ND96isr_H100_v5": InstanceType(
+        provider="azure", vcpus=96, memory_mib=1945600, gpu_name="H100", gpu_count=8, gpu_memory_mib=81920
+    ),
+    "Standard_ND96asr_v4": InstanceType(provider="azure", vcpus=96, memory_mib=921600, gpu_name="A100", gpu_count=8, gpu_memory_mib=40960),
+    "Standard_NC24ads_A100_v4": InstanceType(
+        provider="azure", vcpus=24, memory_mib=225280, gpu_name="A100", gpu_count=1, gpu_memory_mib=81920
+    ),
+    "Standard_NV36ads_A10_v5": InstanceType(
+        provider="azure", vcpus=36, memory_mib=450560, gpu_name="A10", gpu_count=1, gpu_memory_mib=24576
+    ),
     "sim1.small": InstanceType(vcpus=1, memory_mib=1024, gpu_name="Sim", gpu_count=1, gpu_memory_mib=1024),
     "sim1.large": InstanceType(vcpus=2, memory_mib=2048, gpu_name="Sim", gpu_count=2, gpu_memory_mib=1024),
 }
