@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +51,17 @@ class Bed:
     spot: Pool
     on_demand: Pool
     provider: Provider
+    chooses = False
+    """Whether one launch call asks several pools; else it takes the first, and `others` are the caller's to ask next."""
+
+    @property
+    def sibling(self) -> Pool:
+        """The spot pool of the region's next zone."""
+        zone = f"{self.spot.zone[:-1]}b"
+        return replace(self.spot, name=self.spot.name.replace(f"/{self.spot.zone}/", f"/{zone}/"), zone=zone)
+
+    def set_sibling_capacity(self, instances: int) -> None:
+        """Change what the sibling has in all; nothing where no call asks it."""
 
     async def wait(self) -> None:
         """Let a little of the cloud's time pass."""
@@ -154,6 +166,8 @@ CODES = {
 
 
 class SandboxBed(Bed):
+    chooses = True
+
     def __init__(self, url: str) -> None:
         self.url = url
         self.control = CloudControl(url)
@@ -162,6 +176,9 @@ class SandboxBed(Bed):
 
     def set_capacity(self, instances: int) -> None:
         self.control.set_zone(ZONE, instance_type=TYPE, capacity=instances)
+
+    def set_sibling_capacity(self, instances: int) -> None:
+        self.control.set_zone(self.sibling.zone, instance_type=TYPE, capacity=instances)
 
     def reclaim(self, instance_id: str) -> None:
         self.control.kill(instance_id)
@@ -181,6 +198,7 @@ class SandboxBed(Bed):
     async def clean(self) -> None:
         self.control.clear()
         self.set_capacity(8)
+        self.set_sibling_capacity(8)
         await super().clean()
 
         async def empty() -> bool:

@@ -21,6 +21,9 @@ EXEMPT = {
     ("moto", "test_same_launch_at_the_same_time_starts_one_set"): MOTO_TOKENS,
     ("moto", "test_ended_launch_again_starts_none"): MOTO_TOKENS,
     ("moto", "test_launch_id_with_another_request_is_refused"): MOTO_TOKENS,
+    ("moto", "test_same_launch_over_several_pools_again_starts_none"): MOTO_TOKENS,
+    ("moto", "test_first_pool_refused_and_the_next_asked"): MOTO_CAPACITY,
+    ("moto", "test_less_than_the_minimum_in_each_zone_starts_none"): MOTO_CAPACITY,
     ("moto", "test_lost_answer_is_transient_and_found_again"): MOTO_FAULTS,
     ("moto", "test_refusal_names_pool_and_starts_none"): MOTO_CAPACITY,
     ("moto", "test_price_cap_below_market_is_a_refusal"): MOTO_CAPACITY,
@@ -178,6 +181,50 @@ async def test_partial_launch_keeps_what_there_is_and_says_so(bed, ask):
     assert len(ids(result.instances)) == 2
     assert [fault.kind for fault in result.faults] == [FaultKind.CAPACITY]
     assert ids(await bed.provider.find(request.launch_id)) == ids(result.instances)
+
+
+async def test_launch_over_several_pools_stands_in_one_zone(bed, ask):
+    request = replace(ask(bed.spot, 3), others=(bed.sibling,))
+    result = await bed.provider.launch(request)
+    assert len(ids(result.instances)) == 3
+    assert {each.pool for each in result.instances} in ({bed.spot.name}, {bed.sibling.name})
+    assert {(each.state, each.launch_id, each.tags["job"], each.tags["holdfast:cluster"]) for each in result.instances} <= {
+        (state, request.launch_id, "7", "alpha") for state in ("pending", "running")
+    }
+    found = await bed.provider.find(request.launch_id)
+    assert {(each.instance_id, each.pool) for each in found} == {(each.instance_id, each.pool) for each in result.instances}
+
+
+async def test_same_launch_over_several_pools_again_starts_none(bed, ask):
+    request = replace(ask(bed.spot, 3), others=(bed.sibling,))
+    first = await bed.provider.launch(request)
+    for again in await asyncio.gather(*(bed.provider.launch(request) for _ in range(3))):
+        assert ids(again.instances) == ids(first.instances)
+    assert ids(await bed.provider.find(request.launch_id)) == ids(first.instances)
+
+
+async def test_first_pool_refused_and_the_next_asked(bed, ask):
+    bed.set_capacity(2)
+    request = replace(ask(bed.spot, 3), others=(bed.sibling,))
+    result = await bed.provider.launch(request)
+    assert [(fault.kind, fault.pool) for fault in result.faults] in ([(FaultKind.CAPACITY, bed.spot.name)], [])
+    assert [each.pool for each in result.instances] == [bed.sibling.name] * 3 * bed.chooses
+    assert result.faults or bed.chooses
+    assert ids(await bed.provider.find(request.launch_id)) == ids(result.instances)
+
+
+async def test_less_than_the_minimum_in_each_zone_starts_none(bed, ask):
+    bed.set_capacity(2)
+    bed.set_sibling_capacity(2)
+    request = replace(ask(bed.spot, 3), others=(bed.sibling,))
+    result = await bed.provider.launch(request)
+    assert result.instances == ()
+    assert {fault.kind for fault in result.faults} == {FaultKind.CAPACITY}
+    assert {fault.pool for fault in result.faults} == {bed.spot.name} | ({bed.sibling.name} if bed.chooses else set())
+    assert len(result.faults) == 1 + bed.chooses
+    assert await bed.provider.find(request.launch_id) == ()
+    bed.set_capacity(3)
+    assert len((await bed.provider.launch(request)).instances) == 3
 
 
 async def test_price_cap_below_market_is_a_refusal(bed, ask):
