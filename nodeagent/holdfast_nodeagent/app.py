@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import pwd
 import signal
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from holdfast_nodeagent.jobdirs import JobDirs
 from holdfast_nodeagent.jobs import Jobs
 from holdfast_nodeagent.link import Link
 from holdfast_nodeagent.node import Node, read_boot_id
-from holdfast_nodeagent.notices.aws import AwsMetadata
+from holdfast_nodeagent.notices.azure import AzureMetadata
 from holdfast_nodeagent.notices.base import Identity, NoticeSource
-from holdfast_nodeagent.notices.http import MetadataHttp
+from holdfast_nodeagent.notices.detect import addresses, detect, open_source
+from holdfast_nodeagent.orphan import Orphan
 from holdfast_nodeagent.outbox import Outbox
 from holdfast_nodeagent.processes import Processes
 from holdfast_nodeagent.record import Record
@@ -70,6 +72,9 @@ class Agent:
         node.wire(jobs, link.put)
         limits = Limits(config.margin_s, config.kill_wait_s)
         fallback = Fallback(node, jobs, self._slurm, record, clock, limits, link.silence_s, config.patience_s)
+        orphan = Orphan(clock, link.silence_s, self._slurm.ping, jobs.any_left, config.orphan_shutdown_s, config.shutdown_command)
+        if isinstance(self._source, AzureMetadata):
+            self._source.is_empty = node.empty_for_good
         record.save()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(node.watch_jobs(), name="jobs")
@@ -77,6 +82,7 @@ class Agent:
             tasks.create_task(link.run(), name="link")
             tasks.create_task(fallback.run(), name="fallback")
             tasks.create_task(node.keep_slurmd(), name="slurmd")
+            tasks.create_task(orphan.run(), name="orphan")
 
     async def _identity(self, record: Record) -> Identity:
         """Return who we are, from earlier in this boot or from the metadata service, which is asked until it answers."""
@@ -104,22 +110,36 @@ def allowed_uids(user: str) -> frozenset[int]:
         raise ConfigError("agent.toml", [f"controller_user: there is no user {user!r} on this host"]) from None
 
 
+async def notice_source(config: AgentConfig, clock: Clock) -> NoticeSource:
+    """Return the notices of the cloud that this machine is of, by the settings, by what was found earlier in this boot, or by looking.
+
+    Raises ConfigError and OSError.
+    """
+    cloud: str = config.cloud
+    if cloud == "auto":
+        known = Record(config.run_dir / "agent.json", read_boot_id(config.boot_id_path)).identity
+        cloud = known.provider if known is not None else await detect(config.metadata_url, os.environ, clock)
+    url = addresses(config.metadata_url, os.environ)[cloud]
+    log.info("cloud %s, metadata service at %s", cloud, url)
+    return open_source(cloud, url, clock)
+
+
 async def main(config: AgentConfig) -> None:
     """Run the agent of this machine until SIGTERM or SIGINT. Raises ConfigError and OSError."""
     from holdfast_slurm.scontrol import ScontrolClient
 
     clock = SystemClock()
     authenticator = MungeAuthenticator(Munge(str(config.munge_socket)), clock, allowed_uids(config.controller_user))
-    http = MetadataHttp(config.metadata_url)
-    agent = Agent(
-        config,
-        clock,
-        lambda: agent_channel(config.controller, authenticator),
-        ScontrolClient(slurm_conf=config.slurm_conf, bin_dir=config.bin_dir),
-        AwsMetadata(http, clock),
-        Processes(),
-    )
-    running = asyncio.ensure_future(agent.run())
+
+    async def run() -> None:
+        source = await notice_source(config, clock)
+        slurm = ScontrolClient(slurm_conf=config.slurm_conf, bin_dir=config.bin_dir)
+        try:
+            await Agent(config, clock, lambda: agent_channel(config.controller, authenticator), slurm, source, Processes()).run()
+        finally:
+            source.close()
+
+    running = asyncio.ensure_future(run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.cancel)
@@ -128,4 +148,3 @@ async def main(config: AgentConfig) -> None:
             await running
     finally:
         authenticator.close()
-        http.close()

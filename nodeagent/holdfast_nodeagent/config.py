@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from holdfast_common.errors import ConfigError
 from holdfast_common.settings import parse_toml, read_text
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from holdfast_nodeagent.notices.http import PLAIN_HTTP
 
 Interval = Annotated[float, Field(ge=0.05, le=60)]
 Argument = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -20,8 +22,10 @@ class AgentConfig(BaseModel):
     controller: str
     """`host:port` of the controller."""
     cluster: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-    metadata_url: str = "http://169.254.169.254"
-    """Base of the instance's metadata service, without `/latest`."""
+    cloud: Literal["auto", "aws", "gcp", "azure"] = "auto"
+    """Whose metadata service to ask."""
+    metadata_url: str = ""
+    """Base of the instance's metadata service, without `/latest`, `/computeMetadata` or `/metadata`. Empty: the cloud's own address."""
     munge_socket: Path = Path("/run/munge/munge.socket.2")
     controller_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "slurm"
     """SlurmUser, as whom the controller runs; root is believed as well."""
@@ -35,14 +39,19 @@ class AgentConfig(BaseModel):
     bin_dir: Path = Path("/usr/bin")
     """Where scontrol is."""
     poll_s: Interval = 0.25
-    """How often the metadata service is asked for a notice: half of it is what detection costs on average. One request to the link-local
-    service takes a millisecond, and EC2 allows 1024 packets a second to it."""
+    """How often EC2's metadata service is asked for a notice: half of it is what detection costs on average. One request to the link-local
+    service takes a millisecond, and EC2 allows 1024 packets a second to it. Google's tells of a change by itself; Azure's is asked once a
+    second."""
     patience_s: Interval = 2.0
     """How long the controller may be silent after a notice before the agent acts for its own node."""
     margin_s: Annotated[float, Field(ge=0, le=60)] = 2.0
     """Before a deadline: the measured time of a requeue, used when the agent acts by itself."""
     kill_wait_s: Annotated[float, Field(ge=0, le=600)] = 5.0
     """slurm.conf's KillWait, used when the agent acts by itself."""
+    orphan_shutdown_s: Annotated[float, Field(ge=0, le=604_800)] = 1800.0
+    """A node that has heard neither its controller nor slurmctld for this long, and has no job, shuts itself down; 0: never."""
+    shutdown_command: Annotated[tuple[Argument, ...], Field(min_length=1)] = ("systemctl", "poweroff")
+    """Shuts the node down."""
     boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
     log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
 
@@ -57,7 +66,7 @@ class AgentConfig(BaseModel):
     @field_validator("metadata_url")
     @classmethod
     def _plain_http(cls, value: str) -> str:
-        if re.fullmatch(r"http://(\[[0-9A-Fa-f:]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#]*)?", value) is None:
+        if value and PLAIN_HTTP.fullmatch(value) is None:
             raise ValueError("must be http://host[:port][/path] without query or credentials")
         return value.rstrip("/")
 

@@ -145,6 +145,10 @@ class Jobs:
         """Whether any job's process is left on this node, also of jobs without a directory of ours."""
         return bool(self._processes.steps()) or any(rank.alive for job in self._jobs.values() for rank in self._ranks(job).values())
 
+    def any_left(self) -> bool:
+        """Whether a job's process is left on this node, or may be: a slurmstepd that cannot be told apart counts."""
+        return self.occupied() or self.steps() is None
+
     def steps(self) -> frozenset[int] | None:
         """Return the jobs that have a slurmstepd on this node, also those without a directory of ours; None where that is not clear."""
         return self._processes.step_jobs()

@@ -81,6 +81,7 @@ class Node:
         settled = False
         while True:
             answers = await source.look()
+            self._window_s = source.window_s
             for name, answer in answers.items():
                 self.take(name, answer)
             heard |= {name for name, answer in answers.items() if not isinstance(answer, Unclear)}
@@ -271,6 +272,10 @@ class Node:
         # Where we see no slurmd we would see no slurmstepd either (a container of our own): that says nothing.
         steps = self._jobs.steps() if running else None
         return pb.Heartbeat(slurmd_running=running, steps_known=steps is not None, step_jobs=sorted(steps or ()))
+
+    def empty_for_good(self) -> bool:
+        """Whether the node is given up, so that no job can come to it, and its last one is out."""
+        return bool(self.record.kept.released) and not self._jobs.occupied()
 
     async def keep_slurmd(self) -> None:
         """Start slurmd once the name is known; stop it once the node is given up and its last job is out. It stays stopped."""

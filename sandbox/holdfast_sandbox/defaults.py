@@ -52,6 +52,7 @@ release_command = [{stop}]
 slurm_conf = {slurm_conf}
 bin_dir = {bin_dir}
 poll_s = 0.2
+orphan_shutdown_s = 0
 boot_id_path = "@INSTANCE_DIR@/boot_id"
 """
 

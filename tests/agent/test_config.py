@@ -17,7 +17,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_the_two_settings_without_default_are_enough(tmp_path: Path) -> None:
     config = load(write(tmp_path, GOOD))
     assert config.jobs_dir == Path("/run/holdfast/jobs")
-    assert config.metadata_url == "http://169.254.169.254"
+    assert (config.cloud, config.metadata_url) == ("auto", "")
     assert config.slurmd_command == ()
 
 

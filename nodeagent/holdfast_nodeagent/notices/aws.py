@@ -6,20 +6,17 @@
 - `events/maintenance/scheduled`: a list (the mock sends one object alone); times as `21 Jan 2019 09:00:43 GMT`.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 from holdfast_common.clock import Clock
 from holdfast_common.errors import InputError, Temporary
-from holdfast_common.jobfiles import TIME_MAX
 from holdfast_common.notice import NoticeKind
 
 from holdfast_nodeagent.notices.base import Answer, Identity, Seen, Unclear
 from holdfast_nodeagent.notices.http import MetadataHttp
+from holdfast_nodeagent.notices.reading import http_date, iso_time, json_object, json_value, shown
 from holdfast_nodeagent.userdata import parse_user_data
 
 TOKEN_TTL_S = 3600
@@ -29,26 +26,25 @@ SLOW_EVERY = 5
 
 _META = "/latest/meta-data/"
 _ACTIONS = ("terminate", "stop", "hibernate")
-_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 def parse_instance_action(body: bytes) -> tuple[Seen, ...]:
     """Read `spot/instance-action`. Raises InputError."""
-    content = _object(body)
+    content = json_object(body)
     action = content.get("action")
     if action not in _ACTIONS:
-        raise InputError(f"unknown action {_shown(action)}")
-    return (Seen(NoticeKind.PREEMPT, _iso(content.get("time")), f"EC2 takes the spot instance back ({action})"),)
+        raise InputError(f"unknown action {shown(action)}")
+    return (Seen(NoticeKind.PREEMPT, iso_time(content.get("time")), f"EC2 takes the spot instance back ({action})"),)
 
 
 def parse_rebalance(body: bytes) -> tuple[Seen, ...]:
     """Read `events/recommendations/rebalance`. Raises InputError."""
-    return (Seen(NoticeKind.ADVISE, _iso(_object(body).get("noticeTime")), "EC2 recommends to rebalance"),)
+    return (Seen(NoticeKind.ADVISE, iso_time(json_object(body).get("noticeTime")), "EC2 recommends to rebalance"),)
 
 
 def parse_maintenance(body: bytes) -> tuple[Seen, ...]:
     """Read `events/maintenance/scheduled`: those that are still to come. Raises InputError."""
-    content = _json(body)
+    content = json_value(body)
     events = content if isinstance(content, list) else [content]
     found = []
     for event in events[:64]:
@@ -59,7 +55,7 @@ def parse_maintenance(body: bytes) -> tuple[Seen, ...]:
         code = event.get("Code")
         if not isinstance(code, str):
             raise InputError("an event has no Code")
-        found.append(Seen(NoticeKind.MAINTENANCE, _rfc(event.get("NotBefore")), f"EC2 has scheduled {code[:60]}"))
+        found.append(Seen(NoticeKind.MAINTENANCE, http_date(event.get("NotBefore")), f"EC2 has scheduled {code[:60]}"))
     return tuple(found)
 
 
@@ -100,6 +96,10 @@ class AwsMetadata:
             launch_id=user_data.launch_id,
             launch_token=user_data.launch_token,
         )
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._http.close()
 
     async def look(self) -> Mapping[str, Answer]:
         """Ask each source that is due. The spot notice is asked for every time, and first."""
@@ -144,45 +144,3 @@ class AwsMetadata:
             raise Temporary(f"no metadata token: HTTP {reply.status}")
         self._token = token
         self._token_until = self._clock.monotonic() + TOKEN_TTL_S
-
-
-def _json(body: bytes) -> object:
-    try:
-        content: object = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InputError("no JSON") from None
-    return content
-
-
-def _object(body: bytes) -> dict[str, object]:
-    content = _json(body)
-    if not isinstance(content, dict):
-        raise InputError("no JSON object")
-    return content
-
-
-def _iso(value: object) -> float:
-    if not isinstance(value, str) or not _ISO.fullmatch(value):
-        raise InputError(f"no time: {_shown(value)}")
-    return _bounded(datetime.fromisoformat, value)
-
-
-def _rfc(value: object) -> float:
-    if not isinstance(value, str) or not value.endswith(" GMT"):
-        raise InputError(f"no time: {_shown(value)}")
-    return _bounded(parsedate_to_datetime, value)
-
-
-def _bounded(read: Callable[[str], datetime], value: str) -> float:
-    """Return the moment in Unix seconds, if it is one that can be told to jobs."""
-    try:
-        at = read(value).timestamp()
-    except (ValueError, OverflowError, TypeError, IndexError):
-        raise InputError(f"no time: {_shown(value)}") from None
-    if not 0 <= at <= TIME_MAX:
-        raise InputError(f"no time of ours: {_shown(value)}")
-    return at
-
-
-def _shown(value: object) -> str:
-    return repr(value[:40]) if isinstance(value, str) else f"of type {type(value).__name__}"

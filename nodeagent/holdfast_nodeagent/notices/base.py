@@ -1,6 +1,7 @@
 """What a cloud says at one look, and the notices that follow from it: pure, and the same for every cloud."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,13 +20,17 @@ class Seen:
     at: float
     """Unix seconds: the deadline, or for an advice the time at which it was given."""
     reason: str
+    counted: bool = False
+    """The cloud names no moment: `at` is counted from this look, so a notice of this kind that stands already keeps its earlier time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """No usable answer: neither a notice nor the absence of one. `fault` is one sentence."""
+    """No usable answer: neither the whole of the notices nor their absence. `fault` is one sentence."""
 
     fault: str
+    seen: tuple[Seen, ...] = ()
+    """What could be read all the same. It counts, but nothing is withdrawn because it is missing here."""
 
 
 Answer = tuple[Seen, ...] | Unclear
@@ -53,13 +58,19 @@ class NoticeSource(Protocol):
     """One instance's metadata service."""
 
     window_s: float
-    """Seconds of notice that this cloud gives, at best."""
+    """Seconds of notice that this cloud gives, at best; what holds for this instance may become known with a look."""
 
     async def identity(self) -> Identity:
         """Return what the instance is. Raises Temporary where the service gives no usable answer."""
 
     async def look(self) -> Mapping[str, Answer]:
-        """Return each source's answer by its name; a source that was not asked this time is left out. Never raises for a bad answer."""
+        """Return each source's answer by its name; a source that was not asked this time, or has nothing new to say, is left out.
+
+        May wait for as long as there is nothing new. Never raises for a bad answer.
+        """
+
+    def close(self) -> None:
+        """End what is under way, at once: it is not asked any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +89,15 @@ def notice_id(instance_id: str, kind: NoticeKind, at: float) -> str:
 
 
 def follow(active: Mapping[str, tuple[Notice, ...]], source: str, answer: Answer, now: float, instance_id: str) -> Change:
-    """Return what an answer changes. `active` is by source; an unclear answer changes nothing."""
-    if isinstance(answer, Unclear):
-        return Change(active)
+    """Return what an answer changes. `active` is by source; an unclear answer withdraws nothing."""
     old = active.get(source, ())
-    kept: dict[str, Notice] = {}
-    for seen in answer:
+    kept: dict[str, Notice] = {notice.id: notice for notice in old} if isinstance(answer, Unclear) else {}
+    for seen in answer.seen if isinstance(answer, Unclear) else answer:
         same = next((notice for notice in old if _same(notice, seen)), None)
         notice = same or Notice(notice_id(instance_id, seen.kind, seen.at), seen.kind, seen.at, now, seen.reason)
         kept[notice.id] = notice
+    if isinstance(answer, Unclear) and len(kept) == len(old):
+        return Change(active)
     known = {notice.id for notice in old}
     return Change(
         active={**active, source: tuple(kept.values())},
@@ -101,4 +112,4 @@ def strongest(notices: Iterable[Notice], now: float) -> Notice | None:
 
 
 def _same(notice: Notice, seen: Seen) -> bool:
-    return notice.kind is seen.kind and 0 <= seen.at - notice.deadline <= MOVED_S
+    return notice.kind is seen.kind and 0 <= seen.at - notice.deadline <= (math.inf if seen.counted else MOVED_S)
