@@ -19,7 +19,9 @@ from holdfast_controller.fleet import Fleet
 from holdfast_controller.history import FINISHED, history_of
 from holdfast_controller.journal import Journal
 from holdfast_controller.journal_reader import Entry
+from holdfast_controller.market import MarketWatcher
 from holdfast_controller.policies import PolicyStore
+from holdfast_controller.pools import offer_info, pool_infos
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.records import JobRecord, Node
 
@@ -41,6 +43,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         journal: Journal,
         clock: Clock,
         *,
+        market: MarketWatcher,
         cluster: str,
         reconfigure: Callable[[], Awaitable[int]],
     ) -> None:
@@ -49,6 +52,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._policies = policies
         self._journal = journal
         self._clock = clock
+        self._market = market
         self._cluster = cluster
         self._reconfigure = reconfigure
         self._started = clock.now()
@@ -243,6 +247,22 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         except HoldfastError as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"Slurm did not reconfigure: {error}"[:1000])
             raise
+
+    async def ListPools(self, request: admin_pb2.ListPoolsRequest, context: Any) -> admin_pb2.ListPoolsReply:  # noqa: N802
+        """List the policy's pools; `live` asks the clouds first, within the time that the caller has."""
+        faults = await self._market.look(scores=True) if request.live else []
+        infos = list(pool_infos(self._fleet, self._policies, self._clock.now()))
+        wanted = set(request.names)
+        unknown = sorted(wanted - {name for info in infos for name in (info.name, info.full_name)})
+        if unknown:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"the policy has no pool {unknown[0][:200]}")
+        pools = [info for info in infos if not wanted or wanted & {info.name, info.full_name}]
+        return admin_pb2.ListPoolsReply(pools=pools, faults=faults)
+
+    async def ListOffers(self, request: admin_pb2.ListOffersRequest, context: Any) -> admin_pb2.ListOffersReply:  # noqa: N802
+        """Ask the clouds which instance types with GPUs they sell."""
+        offers, faults = await self._market.offers()
+        return admin_pb2.ListOffersReply(offers=[offer_info(offer) for offer in offers], faults=faults)
 
 
 def event_message(entry: Entry, outcome: str = "") -> admin_pb2.Event:

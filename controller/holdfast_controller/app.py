@@ -28,8 +28,8 @@ from holdfast_controller.effects import ControllerEffects, LateEffects
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
+from holdfast_controller.market import MarketWatcher
 from holdfast_controller.policies import PolicyStore
-from holdfast_controller.prices import PriceWatcher
 from holdfast_controller.providers.base import Provider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.reclaims import ReclaimWatcher
@@ -71,11 +71,11 @@ class Controller:
         slurm: SlurmWatcher,
         clouds: dict[str, CloudWatcher],
         reclaims: list[ReclaimWatcher],
-        prices: PriceWatcher,
+        market: MarketWatcher,
         clock: Clock,
     ) -> None:
         self.reactor = reactor
-        self.prices = prices
+        self.market = market
         self.hub = hub
         self.slurm = slurm
         self.clouds = clouds
@@ -89,7 +89,8 @@ class Controller:
             self.reactor.tick(BUSY_TICK_S, IDLE_TICK_S),
             self.slurm.run(),
             self.hub.watch(),
-            self.prices.run(),
+            self.market.watch_prices(),
+            self.market.watch_offers(),
             self._listing(),
             *(cloud.run() for cloud in self.clouds.values()),
             *(watcher.run() for watcher in self.reclaims),
@@ -188,7 +189,7 @@ def wire(
         poll_soon=poll_clouds,
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock, bound=fleet.holder)
-    return Controller(reactor, hub, watcher, clouds, reclaims, PriceWatcher(providers, policies, clock), clock)
+    return Controller(reactor, hub, watcher, clouds, reclaims, MarketWatcher(providers, policies, clock), clock)
 
 
 def make_providers(config: ControllerConfig) -> dict[str, Provider]:
@@ -227,6 +228,7 @@ async def _serve(
         policies,
         journal,
         controller.clock,
+        market=controller.market,
         cluster=config.cluster,
         reconfigure=lambda: hooks.reconfigure(slurm),
     )

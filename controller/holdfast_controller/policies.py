@@ -10,7 +10,7 @@ from holdfast_common.policy import Policy, parse_policy
 from holdfast_common.settings import read_text
 
 from holdfast_controller.fleet import Fleet
-from holdfast_controller.plan import Plans
+from holdfast_controller.plan import Plans, Shape
 from holdfast_controller.planning import Bounds, bounded, plans_of
 from holdfast_controller.providers.base import Offer, Quote, newer
 
@@ -40,6 +40,14 @@ class PolicyStore:
         """Take in newer quotes; what one leaves open stands as it was."""
         known = self._plans.quotes
         self._plans = replace(self._plans, quotes={**known, **{name: newer(known.get(name), quote) for name, quote in quotes.items()}})
+
+    def wants_offers(self) -> bool:
+        """Whether a node group has a shape to hold instance types against."""
+        return any(plan.shape != Shape() for plan in self._plans.by_node.values())
+
+    def wants_scores(self) -> bool:
+        """Whether a partition chooses by the clouds' word on capacity."""
+        return any(plan.order == "scored" for plan in self._plans.by_node.values())
 
     def sold(self, offers: Iterable[Offer]) -> None:
         """Take in what clouds say of their instance types."""

@@ -24,8 +24,10 @@ from holdfast_controller.agents import AgentHub
 from holdfast_controller.commands import Command
 from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
+from holdfast_controller.market import MarketWatcher
 from holdfast_controller.policies import PolicyStore
-from holdfast_controller.providers.base import Instance
+from holdfast_controller.providers.base import Instance, Market, Pool
+from holdfast_controller.providers.fake import FakePool, FakeProvider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.reconcile import SlurmWatcher
 from holdfast_protos.v1 import admin_pb2_grpc, hook_pb2_grpc
@@ -84,6 +86,7 @@ class Stage:
         self.policy.write_text(POLICY)
         self.now = time.time() - 100.0
         self._children: list[asyncio.subprocess.Process] = []
+        self.cloud = FakeProvider(SystemClock(), [FakePool(Pool(POOL, "fake", "r1", "r1a", "g1", Market.SPOT), 10, 2.5, 9.0)])
         self.slurm = FakeSlurm(SystemClock(), ["spot-1", "spot-2", "spot-3"])
 
     async def start(self) -> None:
@@ -99,7 +102,14 @@ class Stage:
         hooks = HookService(self.reactor, SlurmWatcher(self.slurm, self.reactor, clock, busy_s=1.0, idle_s=1.0), clock)
         hook_pb2_grpc.add_HookServiceServicer_to_server(hooks, self._server)
         admin = AdminService(
-            self.reactor, self.hub, self.policies, self.journal, clock, cluster="lab", reconfigure=lambda: hooks.reconfigure(self.slurm)
+            self.reactor,
+            self.hub,
+            self.policies,
+            self.journal,
+            clock,
+            market=MarketWatcher({"fake": self.cloud}, self.policies, clock),
+            cluster="lab",
+            reconfigure=lambda: hooks.reconfigure(self.slurm),
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
         self._unix = await serve_unix(self._server, self.socket, "")

@@ -514,3 +514,240 @@ class ReconfigureReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReconfigureReply: _TypeAlias = ReconfigureReply  # noqa: Y015
+
+@_typing.final
+class ListPoolsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    live: _builtins.bool
+    """ask the clouds now, for their word on capacity as well"""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """short names of the policy, or full ones; none: all"""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        live: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsRequest: _TypeAlias = ListPoolsRequest  # noqa: Y015
+
+@_typing.final
+class PoolInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FULL_NAME_FIELD_NUMBER: _builtins.int
+    MARKET_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    PRICE_USD_H_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_USD_H_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_PER_H_FIELD_NUMBER: _builtins.int
+    HAZARD_PER_H_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    REFUSED_AT_FIELD_NUMBER: _builtins.int
+    LAST_FAULT_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    GPU_MODEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """as the policy calls it"""
+    full_name: _builtins.str
+    market: _builtins.str
+    price_usd_h: _builtins.float
+    on_demand_usd_h: _builtins.float
+    score: _builtins.float
+    """the cloud's word on capacity, 0 to 1"""
+    preemptions_per_h: _builtins.float
+    """the cloud's history"""
+    hazard_per_h: _builtins.float
+    """what Holdfast reckons with"""
+    doubt: _builtins.float
+    """how likely one instance is refused now, 0 to 1"""
+    instances: _builtins.int
+    """that live now"""
+    granted: _builtins.int
+    refusals: _builtins.int
+    refused_at: _builtins.float
+    last_fault: _builtins.str
+    """its kind and code"""
+    quota: _builtins.int
+    """as it was met; -1: not met"""
+    state: _builtins.str
+    """ready, or why one node would not be asked for now"""
+    gpus: _builtins.int
+    gpu_model: _builtins.str
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        full_name: _builtins.str = ...,
+        market: _builtins.str = ...,
+        partitions: _abc.Iterable[_builtins.str] | None = ...,
+        price_usd_h: _builtins.float | None = ...,
+        on_demand_usd_h: _builtins.float | None = ...,
+        score: _builtins.float | None = ...,
+        preemptions_per_h: _builtins.float | None = ...,
+        hazard_per_h: _builtins.float = ...,
+        doubt: _builtins.float = ...,
+        instances: _builtins.int = ...,
+        granted: _builtins.int = ...,
+        refusals: _builtins.int = ...,
+        refused_at: _builtins.float = ...,
+        last_fault: _builtins.str = ...,
+        quota: _builtins.int = ...,
+        state: _builtins.str = ...,
+        gpus: _builtins.int = ...,
+        gpu_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_demand_usd_h", b"_on_demand_usd_h", "_preemptions_per_h", b"_preemptions_per_h", "_price_usd_h", b"_price_usd_h", "_score", b"_score", "on_demand_usd_h", b"on_demand_usd_h", "preemptions_per_h", b"preemptions_per_h", "price_usd_h", b"price_usd_h", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_demand_usd_h", b"_on_demand_usd_h", "_preemptions_per_h", b"_preemptions_per_h", "_price_usd_h", b"_price_usd_h", "_score", b"_score", "doubt", b"doubt", "full_name", b"full_name", "gpu_model", b"gpu_model", "gpus", b"gpus", "granted", b"granted", "hazard_per_h", b"hazard_per_h", "instances", b"instances", "last_fault", b"last_fault", "market", b"market", "name", b"name", "on_demand_usd_h", b"on_demand_usd_h", "partitions", b"partitions", "preemptions_per_h", b"preemptions_per_h", "price_usd_h", b"price_usd_h", "quota", b"quota", "refusals", b"refusals", "refused_at", b"refused_at", "score", b"score", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__on_demand_usd_h: _TypeAlias = _typing.Literal["on_demand_usd_h"]  # noqa: Y015
+    _WhichOneofArgType__on_demand_usd_h: _TypeAlias = _typing.Literal["_on_demand_usd_h", b"_on_demand_usd_h"]  # noqa: Y015
+    _WhichOneofReturnType__preemptions_per_h: _TypeAlias = _typing.Literal["preemptions_per_h"]  # noqa: Y015
+    _WhichOneofArgType__preemptions_per_h: _TypeAlias = _typing.Literal["_preemptions_per_h", b"_preemptions_per_h"]  # noqa: Y015
+    _WhichOneofReturnType__price_usd_h: _TypeAlias = _typing.Literal["price_usd_h"]  # noqa: Y015
+    _WhichOneofArgType__price_usd_h: _TypeAlias = _typing.Literal["_price_usd_h", b"_price_usd_h"]  # noqa: Y015
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_demand_usd_h) -> _WhichOneofReturnType__on_demand_usd_h | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preemptions_per_h) -> _WhichOneofReturnType__preemptions_per_h | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_usd_h) -> _WhichOneofReturnType__price_usd_h | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___PoolInfo: _TypeAlias = PoolInfo  # noqa: Y015
+
+@_typing.final
+class ListPoolsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolInfo]: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """clouds that gave no answer"""
+
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___PoolInfo] | None = ...,
+        faults: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "pools", b"pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsReply: _TypeAlias = ListPoolsReply  # noqa: Y015
+
+@_typing.final
+class ListOffersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOffersRequest: _TypeAlias = ListOffersRequest  # noqa: Y015
+
+@_typing.final
+class OfferInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    GPU_MODEL_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    MEMORY_MB_FIELD_NUMBER: _builtins.int
+    MARKETS_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    region: _builtins.str
+    instance_type: _builtins.str
+    gpu_model: _builtins.str
+    gpus: _builtins.int
+    gpu_memory_mb: _builtins.int
+    cpus: _builtins.int
+    memory_mb: _builtins.int
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def markets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        region: _builtins.str = ...,
+        instance_type: _builtins.str = ...,
+        zones: _abc.Iterable[_builtins.str] | None = ...,
+        gpu_model: _builtins.str = ...,
+        gpus: _builtins.int = ...,
+        gpu_memory_mb: _builtins.int = ...,
+        cpus: _builtins.int = ...,
+        memory_mb: _builtins.int = ...,
+        markets: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpu_memory_mb", b"gpu_memory_mb", "gpu_model", b"gpu_model", "gpus", b"gpus", "instance_type", b"instance_type", "markets", b"markets", "memory_mb", b"memory_mb", "provider", b"provider", "region", b"region", "zones", b"zones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferInfo: _TypeAlias = OfferInfo  # noqa: Y015
+
+@_typing.final
+class ListOffersReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFERS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___OfferInfo]: ...
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        offers: _abc.Iterable[Global___OfferInfo] | None = ...,
+        faults: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "offers", b"offers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOffersReply: _TypeAlias = ListOffersReply  # noqa: Y015

@@ -80,6 +80,16 @@ class AdminServiceStub:
                 request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureRequest.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureReply.FromString,
                 _registered_method=True)
+        self.ListPools = channel.unary_unary(
+                '/holdfast.v1.AdminService/ListPools',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListPoolsRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListPoolsReply.FromString,
+                _registered_method=True)
+        self.ListOffers = channel.unary_unary(
+                '/holdfast.v1.AdminService/ListOffers',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersReply.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -140,6 +150,18 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPools(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOffers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +209,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Reconfigure,
                     request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureRequest.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureReply.SerializeToString,
+            ),
+            'ListPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPools,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListPoolsRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListPoolsReply.SerializeToString,
+            ),
+            'ListOffers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOffers,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -433,6 +465,60 @@ class AdminService:
             '/holdfast.v1.AdminService/Reconfigure',
             holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureRequest.SerializeToString,
             holdfast__protos_dot_v1_dot_admin__pb2.ReconfigureReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/ListPools',
+            holdfast__protos_dot_v1_dot_admin__pb2.ListPoolsRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.ListPoolsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOffers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/ListOffers',
+            holdfast__protos_dot_v1_dot_admin__pb2.ListOffersRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.ListOffersReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class AdminServiceStub:
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPolicyRequest, _admin_pb2.PolicyReply]
     Interrupt: _grpc.UnaryUnaryMultiCallable[_admin_pb2.InterruptRequest, _admin_pb2.InterruptReply]
     Reconfigure: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconfigureRequest, _admin_pb2.ReconfigureReply]
+    ListPools: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoolsRequest, _admin_pb2.ListPoolsReply]
+    ListOffers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListOffersRequest, _admin_pb2.ListOffersReply]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -57,6 +59,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     SetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPolicyRequest, _admin_pb2.PolicyReply]  # type: ignore[assignment]
     Interrupt: _aio.UnaryUnaryMultiCallable[_admin_pb2.InterruptRequest, _admin_pb2.InterruptReply]  # type: ignore[assignment]
     Reconfigure: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconfigureRequest, _admin_pb2.ReconfigureReply]  # type: ignore[assignment]
+    ListPools: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoolsRequest, _admin_pb2.ListPoolsReply]  # type: ignore[assignment]
+    ListOffers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListOffersRequest, _admin_pb2.ListOffersReply]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The CLI's side, over the controller's unix socket. Reading is separate from writing."""
@@ -123,5 +127,19 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ReconfigureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReconfigureReply, _abc.Awaitable[_admin_pb2.ReconfigureReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPools(
+        self,
+        request: _admin_pb2.ListPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListPoolsReply, _abc.Awaitable[_admin_pb2.ListPoolsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ListOffers(
+        self,
+        request: _admin_pb2.ListOffersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListOffersReply, _abc.Awaitable[_admin_pb2.ListOffersReply]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
