@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 Cloud = Literal["aws", "gcp", "azure"]
 
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
-_PORT = r"\d{1,5}"
+_PORT = r"[0-9]{1,5}"
 _WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104
 
 
@@ -32,14 +32,14 @@ Servers = Annotated[
 AwsSecret = Annotated[
     str,
     worded(
-        r"(?:arn:aws(?:-cn|-us-gov)?:secretsmanager:[a-z0-9-]{1,32}:\d{12}:secret:[A-Za-z0-9/_+=.@-]{1,519})?",
+        r"(?:arn:aws(?:-cn|-us-gov)?:secretsmanager:[a-z0-9-]{1,32}:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]{1,519})?",
         "write the ARN of a secret in Secrets Manager: arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME",
     ),
 ]
 GcpSecret = Annotated[
     str,
     worded(
-        r"(?:projects/[a-z0-9.:-]{1,64}/secrets/[A-Za-z0-9_-]{1,255}/versions/(?:latest|\d{1,10}))?",
+        r"(?:projects/[a-z0-9.:-]{1,64}/secrets/[A-Za-z0-9_-]{1,255}/versions/(?:latest|[0-9]{1,10}))?",
         "write projects/PROJECT/secrets/NAME/versions/latest",
     ),
 ]

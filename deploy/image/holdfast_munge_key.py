@@ -60,9 +60,9 @@ def ask(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") ->
 
 def fetch(reference: str, request: Ask, now: Callable[[], datetime]) -> bytes:
     """Return the key that the reference names. Raises Refused, OSError; ValueError for what is no reference."""
-    if match := re.fullmatch(r"arn:(aws|aws-cn|aws-us-gov):secretsmanager:([a-z0-9-]+):\d+:secret:[A-Za-z0-9/_+=.@-]+", reference):
+    if match := re.fullmatch(r"arn:(aws|aws-cn|aws-us-gov):secretsmanager:([a-z0-9-]+):[0-9]+:secret:[A-Za-z0-9/_+=.@-]+", reference):
         return _key(_aws(reference, match[2], ".cn" if match[1] == "aws-cn" else "", request, now()))
-    if re.fullmatch(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]+/versions/(latest|\d+)", reference):
+    if re.fullmatch(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]+/versions/(latest|[0-9]+)", reference):
         return _key(_gcp(reference, request))
     if match := re.fullmatch(r"(https://[A-Za-z0-9-]+)\.(vault\.[a-z.]+)/secrets/[A-Za-z0-9-]+(/[0-9a-f]{32})?", reference):
         return _key(_azure(reference, match[2], request))
