@@ -1,6 +1,6 @@
 """The simulated cloud as a process: `python -m holdfast_sandbox.cloud --config FILE.json`.
 
-One port serves EC2's query protocol (`POST /`), the metadata of each instance (`/imds/<id>/latest/...`) and the control
+One port serves EC2's query protocol (`POST /`), the metadata of each instance (`/imds/<id>/...`) and the control
 API (`/control/...`). When it listens, it says so in the ready file. It goes, and takes every instance with it, on SIGTERM,
 SIGINT or (by the kernel's death signal) SIGKILL.
 """
@@ -51,7 +51,7 @@ def application(datacenter: Datacenter) -> web.Application:
     """The web application of a datacenter: EC2, metadata, control."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.post("/", Ec2Endpoint(datacenter).handle)])
-    app.add_routes([web.route("*", "/imds/{instance_id}/latest/{path:.*}", MetadataService(datacenter).handle)])
+    app.add_routes(MetadataService(datacenter).routes())
     app.add_routes(ArmEndpoint(datacenter).routes())
     app.add_routes(Control(datacenter).routes())
     return app

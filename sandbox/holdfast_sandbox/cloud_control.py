@@ -116,6 +116,14 @@ class CloudControl:
         """Put scheduled events into the instance's metadata."""
         self._call("maintenance", {"instance_id": instance_id, "events": events})
 
+    def maintenance_event(self, instance_id: str, event: str) -> None:
+        """Set a Compute Engine VM's maintenance-event: NONE, MIGRATE_ON_HOST_MAINTENANCE or TERMINATE_ON_HOST_MAINTENANCE."""
+        self._call("maintenance-event", {"instance_id": instance_id, "event": event})
+
+    def scheduled_events(self, instance_id: str, events: list[dict[str, Any]]) -> list[str]:
+        """Announce {type, due_s, resources?, duration_s?} to an Azure VM; returns the ids. An empty list withdraws them."""
+        return cast(list[str], self._call("scheduled-events", {"instance_id": instance_id, "events": events})["event_ids"])
+
     def refuse(
         self,
         *,

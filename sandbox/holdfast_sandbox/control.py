@@ -1,5 +1,6 @@
 """The control API: what one may do to the cloud that no cloud would let its customers do. JSON in, JSON out."""
 
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from holdfast_sandbox import control_requests as requests
 from holdfast_sandbox.cloud_config import Strict
 from holdfast_sandbox.datacenter import Datacenter
 from holdfast_sandbox.faults import ApiFault, BootFault, MetadataFault, Refusal
-from holdfast_sandbox.machine import Machine
+from holdfast_sandbox.machine import Machine, ScheduledEvent
 from holdfast_sandbox.market import Pool
 
 Reply = dict[str, Any]
@@ -38,6 +39,8 @@ class Control:
             "kill": (requests.Kill, self._kill),
             "rebalance": (requests.Target, self._rebalance),
             "maintenance": (requests.Maintenance, self._maintenance),
+            "maintenance-event": (requests.MaintenanceEvent, self._maintenance_event),
+            "scheduled-events": (requests.ScheduledEvents, self._scheduled_events),
             "refuse": (requests.Refuse, self._refuse),
             "throttle": (requests.Throttle, self._throttle),
             "fail": (requests.Fail, self._fail),
@@ -142,6 +145,27 @@ class Control:
         machine.maintenance = list(wanted.events)
         self._datacenter.record.write("maintenance", instance_id=machine.instance_id, events=wanted.events)
         return {"instance_id": machine.instance_id}
+
+    def _maintenance_event(self, wanted: requests.MaintenanceEvent) -> Reply:
+        machine = self._find(wanted)
+        machine.maintenance_event = wanted.event
+        machine.touch()
+        self._datacenter.record.write("maintenance_event", instance_id=machine.instance_id, maintenance_event=wanted.event)
+        return {"instance_id": machine.instance_id}
+
+    def _scheduled_events(self, wanted: requests.ScheduledEvents) -> Reply:
+        machine, now = self._find(wanted), self._datacenter.now()
+        machine.scheduled_events = [
+            ScheduledEvent(
+                str(uuid.uuid4()).upper(), event.type, now + event.due_s, tuple(event.resources or (machine.name,)), event.duration_s
+            )
+            for event in wanted.events
+        ]
+        machine.touch()
+        ids = [event.id for event in machine.scheduled_events]
+        kinds = [event.type for event in wanted.events]
+        self._datacenter.record.write("scheduled_events", instance_id=machine.instance_id, event_ids=ids, event_types=kinds)
+        return {"instance_id": machine.instance_id, "event_ids": ids}
 
     def _refuse(self, wanted: requests.Refuse) -> Reply:
         refusal = Refusal(wanted.count, wanted.zone, wanted.instance_type, wanted.lifecycle, wanted.code)

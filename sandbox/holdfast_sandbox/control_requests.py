@@ -50,6 +50,27 @@ class Maintenance(Target):
     events: Annotated[list[dict[str, str]], Field(max_length=20)]
 
 
+class MaintenanceEvent(Target):
+    """Set what a Compute Engine VM's metadata say of maintenance."""
+
+    event: Literal["NONE", "MIGRATE_ON_HOST_MAINTENANCE", "TERMINATE_ON_HOST_MAINTENANCE"]
+
+
+class AzureEvent(Strict):
+    """A scheduled event of Azure, due in so many seconds; it names the VM itself unless told otherwise."""
+
+    type: Literal["Terminate", "Reboot", "Redeploy", "Freeze"]
+    due_s: Seconds
+    resources: list[Name] | None = None
+    duration_s: Annotated[int, Field(ge=-1)] = -1
+
+
+class ScheduledEvents(Target):
+    """Announce scheduled events to an Azure VM (an empty list withdraws them). Its eviction is ordered by `Reclaim`."""
+
+    events: Annotated[list[AzureEvent], Field(max_length=20)]
+
+
 class PoolChange(Strict):
     """Change a zone's pools from now on: all instance types, or one."""
 

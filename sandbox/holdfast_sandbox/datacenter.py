@@ -145,6 +145,7 @@ class Datacenter:
             timer.cancel()
         machine.gone = self.now()
         machine.state = "terminated"
+        machine.touch()
         self.market.release(machine.pool, machine.instance_id)
         self.record.write(
             "terminated",
@@ -184,6 +185,7 @@ class Datacenter:
         if timer is not None:
             timer.cancel()
         machine.notice, machine.deadline = self.now(), deadline
+        machine.touch()
         self.record.write("notice", instance_id=machine.instance_id, deadline=deadline, tags=machine.tags)
         self._timers[machine.instance_id] = asyncio.get_running_loop().call_later(notice_s, self.kill, machine, SPOT_TERMINATION)
         return deadline
@@ -195,6 +197,7 @@ class Datacenter:
             return False
         timer.cancel()
         machine.notice = machine.deadline = None
+        machine.touch()
         self.record.write("notice_cancelled", instance_id=machine.instance_id)
         return True
 

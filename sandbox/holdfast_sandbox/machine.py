@@ -29,6 +29,23 @@ class LaunchSpec:
 
 
 @dataclass
+class ScheduledEvent:
+    """What is to happen to an Azure VM."""
+
+    id: str
+    kind: str
+    """Preempt, Terminate, Reboot, Redeploy or Freeze."""
+    not_before: float
+    resources: tuple[str, ...]
+    duration_s: int = -1
+    approved: bool = False
+
+    def has_started(self, now: float) -> bool:
+        """Whether it happens: its time has come, or the VM has approved it."""
+        return self.approved or now >= self.not_before
+
+
+@dataclass
 class Machine:
     """An instance from its request to its end; all times are Unix seconds, None while they have not come."""
 
@@ -57,6 +74,10 @@ class Machine:
     reason: str = ""
     exit_status: int | None = None
     maintenance: list[dict[str, str]] = field(default_factory=list)
+    maintenance_event: str = "NONE"  # as Compute Engine words it
+    scheduled_events: list[ScheduledEvent] = field(default_factory=list)  # Azure's
+    changes: int = 0  # of what its metadata say
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # set, and another one, at each such change
     process: MachineProcess | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,6 +85,12 @@ class Machine:
     def alive(self) -> bool:
         """Whether it still holds capacity."""
         return self.gone is None
+
+    def touch(self) -> None:
+        """Wake those who wait for a change of its metadata."""
+        self.changes += 1
+        woken, self.changed = self.changed, asyncio.Event()
+        woken.set()
 
     def end_with(self, code: str, reason: str) -> None:
         """Note why it ends; the first reason stands."""
