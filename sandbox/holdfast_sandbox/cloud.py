@@ -1,6 +1,6 @@
 """The simulated cloud as a process: `python -m holdfast_sandbox.cloud --config FILE.json`.
 
-One port serves EC2's query protocol (`POST /`), the metadata of each instance (`/imds/<id>/...`) and the control
+One port serves EC2's query protocol and SQS' (`POST /`), the metadata of each instance (`/imds/<id>/...`) and the control
 API (`/control/...`). When it listens, it says so in the ready file. It goes, and takes every instance with it, on SIGTERM,
 SIGINT or (by the kernel's death signal) SIGKILL.
 """
@@ -23,8 +23,11 @@ from holdfast_sandbox.cloud_config import CloudConfig, load
 from holdfast_sandbox.control import Control
 from holdfast_sandbox.datacenter import Datacenter
 from holdfast_sandbox.ec2 import Ec2Endpoint
+from holdfast_sandbox.gce import PATH as GCE_PATH
+from holdfast_sandbox.gce import GceEndpoint
 from holdfast_sandbox.metadata import MetadataService
 from holdfast_sandbox.record import Record
+from holdfast_sandbox.sqs import SqsEndpoint
 from holdfast_sandbox.trace import build_market
 
 HOST = "127.0.0.1"
@@ -50,9 +53,15 @@ def write_ready_file(path: Path, port: int) -> None:
 def application(datacenter: Datacenter) -> web.Application:
     """The web application of a datacenter: EC2, metadata, control."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
-    app.add_routes([web.post("/", Ec2Endpoint(datacenter).handle)])
+    ec2, sqs = Ec2Endpoint(datacenter), SqsEndpoint(datacenter)
+
+    async def amazon(request: web.Request) -> web.StreamResponse:
+        return await (sqs if sqs.is_meant(request) else ec2).handle(request)
+
+    app.add_routes([web.post("/", amazon)])
     app.add_routes(MetadataService(datacenter).routes())
     app.add_routes(ArmEndpoint(datacenter).routes())
+    app.add_routes([web.route("*", GCE_PATH, GceEndpoint(datacenter).handle)])
     app.add_routes(Control(datacenter).routes())
     return app
 

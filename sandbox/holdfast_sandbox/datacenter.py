@@ -28,6 +28,7 @@ class Datacenter:
         self.now = now
         self.metadata_base_url = ""  # known once the server listens
         self.machines: dict[str, Machine] = {}
+        self.listeners: list[Callable[[str, Machine], None]] = []  # told what happens to machines, see `tell`
         self._lives: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._market_changed = asyncio.Event()
@@ -91,10 +92,16 @@ class Datacenter:
                 tags=machine.tags,
                 ip=machine.ip,
             )
+            self.tell("pending", machine)
             life = asyncio.get_running_loop().create_task(self._live(machine))
             self._lives.add(life)
             life.add_done_callback(self._lives.discard)
         return machines
+
+    def tell(self, what: str, machine: Machine) -> None:
+        """Tell who listens that a machine has a new state, or had a `notice` or a `rebalance` recommendation."""
+        for listener in self.listeners:
+            listener(what, machine)
 
     def _address(self, ordinal: int) -> str:
         host = ordinal % (256 * 254)
@@ -109,6 +116,7 @@ class Datacenter:
             machine.running = self.now()
             if machine.state == "pending":
                 machine.state = "running"
+                self.tell("running", machine)
             self.record.write("running", instance_id=machine.instance_id, zone=machine.pool.zone)
             if fault is None or fault.seconds is not None:
                 await self._run(machine)
@@ -146,6 +154,7 @@ class Datacenter:
         machine.gone = self.now()
         machine.state = "terminated"
         machine.touch()
+        self.tell("terminated", machine)
         self.market.release(machine.pool, machine.instance_id)
         self.record.write(
             "terminated",
@@ -170,6 +179,7 @@ class Datacenter:
         machine.end_with(USER_SHUTDOWN, f"{USER_SHUTDOWN}: User initiated shutdown")
         machine.state = "shutting-down"
         machine.terminating = self.now()
+        self.tell("shutting-down", machine)
         self.record.write("terminating", instance_id=machine.instance_id, reason=machine.reason_code)
         asyncio.get_running_loop().call_later(self.config.shutdown_delay_s, self._stop, machine)
 
@@ -187,6 +197,7 @@ class Datacenter:
         machine.notice, machine.deadline = self.now(), deadline
         machine.touch()
         self.record.write("notice", instance_id=machine.instance_id, deadline=deadline, tags=machine.tags)
+        self.tell("notice", machine)
         self._timers[machine.instance_id] = asyncio.get_running_loop().call_later(notice_s, self.kill, machine, SPOT_TERMINATION)
         return deadline
 

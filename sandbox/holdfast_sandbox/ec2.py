@@ -62,13 +62,13 @@ class Ec2Endpoint:
         if fault is not None:
             self._datacenter.record.write("api_fault", action=fields.get("Action", ""), mode=fault.mode, code=fault.code)
             if not fault.after:
-                await _suffer(fault)
+                await suffer(fault)
         action, params = self._account.wire.parse(fields)
         if self._buckets is not None:
             self._draw(self._buckets, scope[1], action, params)
         result = self._perform(Call(self._account, action, scope[1], params, self._datacenter.now()))
         if fault is not None and fault.after:
-            await _suffer(fault)
+            await suffer(fault)
         return self._account.wire.response(action, result, request_id)
 
     def _draw(self, buckets: Buckets, region: str, action: str, params: Params) -> None:
@@ -116,7 +116,7 @@ class Ec2Endpoint:
         return result | {"Instances": [ec2_instances.instance_wire(call, machine) for machine in machines]}
 
 
-async def _suffer(fault: ApiFault) -> None:
+async def suffer(fault: ApiFault) -> None:
     """Live through a fault: raises what the caller is to see; returns where the call was only slow."""
     if fault.mode in ("slow", "hang"):
         await asyncio.sleep(fault.seconds)

@@ -8,30 +8,28 @@ good for one request only.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigError
 
-from holdfast_controller.providers.aws_calls import AwsCalls
+from holdfast_controller.providers.aws_calls import AwsCalls, answers_of
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import FEWER, SPENT_LAUNCH, fault_of, of_pool
 from holdfast_controller.providers.aws_fleet import Fleets
 from holdfast_controller.providers.aws_fleet_wire import fleet_pools
 from holdfast_controller.providers.aws_offers import offers_of
+from holdfast_controller.providers.aws_quotes import Quotes
+from holdfast_controller.providers.aws_reclaims import Reclaims
 from holdfast_controller.providers.aws_termination import INSTANCE_ID, Outcome, terminate_in
 from holdfast_controller.providers.aws_wire import (
-    MARKED,
     USER_DATA_MAX_BYTES,
     Part,
     instance_of,
-    newest_prices,
     parts,
     pool_name,
-    reclaim_of,
     run_parameters,
 )
 from holdfast_controller.providers.base import (
@@ -40,7 +38,6 @@ from holdfast_controller.providers.base import (
     Instance,
     LaunchRequest,
     LaunchResult,
-    Market,
     Offer,
     PartialAnswerError,
     Pool,
@@ -50,7 +47,6 @@ from holdfast_controller.providers.base import (
 )
 from holdfast_controller.providers.tags import LAUNCH_ID, TAG_CLUSTER, TAG_LAUNCH, request_fault
 
-T = TypeVar("T")
 YOUNG_S = 600.0
 """For so long an instance that we started ourselves may be unknown to EC2's other calls (eventual consistency)."""
 
@@ -64,10 +60,13 @@ class AwsProvider:
         self._clock = clock or SystemClock()
         self._calls = AwsCalls(config)
         self._fleets = Fleets(self._calls, config, self._clock)
+        self._reclaims = Reclaims(self._calls, config, self._clock)
+        self._quotes = Quotes(self._calls, config, self._clock)
         self._regions: dict[str, str] = {}
         self._born: dict[str, float] = {}
         faults = [fault for pool in pools if (fault := self._pool_fault(pool))]
         if faults:
+            self._reclaims.close()
             self._calls.close()
             raise ConfigError(f"pools of {config.name}", faults)
 
@@ -101,17 +100,8 @@ class AwsProvider:
         return await self._everywhere([])
 
     async def reclaims(self) -> tuple[Reclaim, ...]:
-        """Return what EC2 has marked for termination in all regions, the whole account's: spot requests carry no tags of ours."""
-        marked = [{"Name": "status-code", "Values": list(MARKED)}]
-        asked = (
-            self._calls.pages(region, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=marked)
-            for region in self._config.regions
-        )
-        answers, fault = await _answers(asked)
-        found = tuple(found for answer in answers for said in answer if (found := reclaim_of(said)) is not None)
-        if fault is not None:
-            raise PartialAnswerError(fault, reclaims=found)
-        return found
+        """Return what EC2 has marked or warned of, in all regions, the whole account's."""
+        return await self._reclaims.look()
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
         """Ask for termination; raises ProviderError if any was not asked for, after all others were.
@@ -129,33 +119,21 @@ class AwsProvider:
         return tuple(each for each in dict.fromkeys(instance_ids) if each not in alive)
 
     async def quotes(self, pools: Sequence[Pool], *, scores: bool = False) -> dict[str, Quote]:
-        """Return spot prices from the price history, on-demand ones from the settings' table.
+        """Return spot prices from the price history, on-demand ones from the settings' table; scores of three types or more.
 
         A region that does not answer leaves its spot prices out; raises ProviderError if none answered.
         """
-        spot = [pool for pool in pools if pool.market is Market.SPOT and not self._pool_fault(pool)]
-        answers, _ = await _answers(self._spot_prices(region, spot) for region in sorted({pool.region for pool in spot}))
-        prices = {name: price for answer in answers for name, price in answer.items()}
-        quotes = {}
-        for pool in pools:
-            on_demand = self._on_demand_usd_h(pool)
-            price = prices.get(pool.name) if pool.market is Market.SPOT else on_demand
-            if price is not None or on_demand is not None:
-                quotes[pool.name] = Quote(price, on_demand)
-        return quotes
+        known = [pool for pool in pools if not self._pool_fault(pool)]
+        return await self._quotes.of(pools, known, scores=scores)
 
     async def offers(self) -> tuple[Offer, ...]:
         """Return the types with GPUs of all configured regions, from EC2's own data."""
         return await offers_of(self._calls, self.name, self._config.regions)
 
-    def _on_demand_usd_h(self, pool: Pool) -> float | None:
-        """Return the price by the settings' table; a region's own entry goes before the type's."""
-        table = self._config.on_demand_usd_h
-        return table.get(f"{pool.region}/{pool.instance_type}", table.get(pool.instance_type))
-
     async def close(self) -> None:
         """Make no further call; later ones raise ProviderError."""
         await self._fleets.close()
+        self._reclaims.close()
         self._calls.close()
 
     async def _fleet(self, request: LaunchRequest, pools: Sequence[Pool]) -> LaunchResult:
@@ -200,7 +178,7 @@ class AwsProvider:
         return [each for each in found if each.launch_id == request.launch_id]
 
     async def _everywhere(self, filters: list[dict[str, Any]]) -> tuple[Instance, ...]:
-        answers, fault = await _answers(self._list(region, filters) for region in self._config.regions)
+        answers, fault = await answers_of(self._list(region, filters) for region in self._config.regions)
         found = tuple({instance.instance_id: instance for answer in answers for instance in answer}.values())
         if fault is not None:
             raise PartialAnswerError(fault, instances=found)
@@ -211,23 +189,11 @@ class AwsProvider:
         reservations = await self._calls.pages(region, "describe_instances", "Reservations", Filters=[ours, *filters])
         return [self._seen(said, region) for reservation in reservations for said in reservation.get("Instances", [])]
 
-    async def _spot_prices(self, region: str, pools: Sequence[Pool]) -> dict[str, float]:
-        asked = [pool for pool in pools if pool.region == region]
-        history = await self._calls.pages(
-            region,
-            "describe_spot_price_history",
-            "SpotPriceHistory",
-            InstanceTypes=sorted({pool.instance_type for pool in asked}),
-            ProductDescriptions=[self._config.product],
-            StartTime=datetime.fromtimestamp(self._clock.now(), UTC),  # the entry in force then, and later ones
-        )
-        newest = newest_prices(history)
-        return {pool.name: newest[key] for pool in asked if (key := (pool.zone, pool.instance_type)) in newest}
-
     def _seen(self, said: dict[str, Any], region: str) -> Instance:
         instance = instance_of(said, self.name, region)
         if instance.state == "gone":
             self._regions.pop(instance.instance_id, None)
+            self._reclaims.gone(instance.instance_id)
         else:
             self._regions[instance.instance_id] = region
         return instance
@@ -260,14 +226,3 @@ class AwsProvider:
     def _launch_filters(self, launch_id: str) -> list[dict[str, Any]]:
         # an id that could not have been launched matches nothing; as a filter it might hold wildcards
         return [{"Name": f"tag:{TAG_LAUNCH}", "Values": [launch_id if LAUNCH_ID.fullmatch(launch_id) else "-"]}]
-
-
-async def _answers(asked: Iterable[Awaitable[T]]) -> tuple[list[T], Fault | None]:
-    """Ask regions side by side; return what was answered, and the first failure. Raises that if none answered."""
-    outcomes = await asyncio.gather(*asked, return_exceptions=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    for error in errors:
-        if not isinstance(error, ProviderError) or len(errors) == len(outcomes):
-            raise error
-    answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-    return answers, next((error.fault for error in errors if isinstance(error, ProviderError)), None)

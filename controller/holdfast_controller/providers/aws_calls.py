@@ -5,14 +5,15 @@ boto3 is imported at the first call, in a thread of the pool: it costs 0.3 s and
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import error_of, timeout_error
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
 
+T = TypeVar("T")
 MAX_PAGES = 1000
 
 
@@ -108,3 +109,14 @@ class AwsCalls:
         )
         endpoint = self._endpoints.get(region, given.endpoint_url)
         return self._session.client(self._service, region_name=region, endpoint_url=endpoint, config=settings)
+
+
+async def answers_of(asked: Iterable[Awaitable[T]]) -> tuple[list[T], Fault | None]:
+    """Ask regions side by side; return what was answered, and the first failure. Raises that if none answered."""
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    for error in errors:
+        if not isinstance(error, ProviderError) or len(errors) == len(outcomes):
+            raise error
+    answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    return answers, next((error.fault for error in errors if isinstance(error, ProviderError)), None)
