@@ -72,6 +72,12 @@ KNOWN_TYPES: dict[str, InstanceType] = {
     "Standard_NV36ads_A10_v5": InstanceType(
         provider="azure", vcpus=36, memory_mib=450560, gpu_name="A10", gpu_count=1, gpu_memory_mib=24576
     ),
+    # Google's machine types, as "GPU machine types" of the Compute Engine documentation gives them
+    "a2-highgpu-1g": InstanceType(provider="gcp", vcpus=12, memory_mib=87040, gpu_name="A100", gpu_count=1, gpu_memory_mib=40960),
+    "a2-highgpu-8g": InstanceType(provider="gcp", vcpus=96, memory_mib=696320, gpu_name="A100", gpu_count=8, gpu_memory_mib=40960),
+    "a3-highgpu-1g": InstanceType(provider="gcp", vcpus=26, memory_mib=239616, gpu_name="H100", gpu_count=1, gpu_memory_mib=81920),
+    "a3-highgpu-8g": InstanceType(provider="gcp", vcpus=208, memory_mib=1916928, gpu_name="H100", gpu_count=8, gpu_memory_mib=81920),
+    "g2-standard-4": InstanceType(provider="gcp", vcpus=4, memory_mib=16384, gpu_name="L4", gpu_count=1, gpu_memory_mib=24576),
     "sim1.small": InstanceType(vcpus=1, memory_mib=1024, gpu_name="Sim", gpu_count=1, gpu_memory_mib=1024),
     "sim1.large": InstanceType(vcpus=2, memory_mib=2048, gpu_name="Sim", gpu_count=2, gpu_memory_mib=1024),
 }

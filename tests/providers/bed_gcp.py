@@ -45,6 +45,8 @@ def gcp_config(endpoint_url: str | None, **more: object) -> GcpConfig:
 
 
 class GcpBed(Bed):
+    chooses = True
+
     def __init__(self, url: str) -> None:
         self.url = url
         self.control = CloudControl(url)
@@ -53,6 +55,9 @@ class GcpBed(Bed):
 
     def set_capacity(self, instances: int) -> None:
         self.control.set_zone(GCP_ZONE, instance_type=GCP_TYPE, capacity=instances)
+
+    def set_sibling_capacity(self, instances: int) -> None:
+        self.control.set_zone(self.sibling.zone, instance_type=GCP_TYPE, capacity=instances)
 
     def reclaim(self, instance_id: str) -> None:
         self.control.kill(instance_id)
@@ -74,6 +79,7 @@ class GcpBed(Bed):
     async def clean(self) -> None:
         self.control.clear()
         self.set_capacity(8)
+        self.set_sibling_capacity(8)
         await super().clean()
 
         async def empty() -> bool:
