@@ -14,6 +14,7 @@ from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.base import LaunchRequest, Pool
 
 sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
+from bed_azure import AzureBed, azure_sandbox
 from bed_gcp import GcpBed, gcp_cloud
 from beds import REGION, TYPE, ZONE, Bed, FakeBed, MotoBed, SandboxBed, aws_config, make_pool, make_request, served
 
@@ -167,6 +168,12 @@ def sandbox_bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxBed
 
     for address in served([sys.executable, "-m", "holdfast_sandbox.cloud", "--config", str(config)], directory / "log", url):
         yield SandboxBed(address)
+
+
+@pytest.fixture(scope="session")
+def azure_bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureBed]:
+    for address in azure_sandbox(tmp_path_factory.mktemp("azure")):
+        yield AzureBed(address)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from holdfast_controller.providers.base import FaultKind, Instance, LaunchReques
 
 pytestmark = pytest.mark.timeout(90)  # the first test of a server waits for its start on a busy machine
 
-BEDS = ("fake", "sandbox", "moto", "gcp")
+BEDS = ("fake", "sandbox", "moto", "gcp", "azure")
 
 MOTO_TOKENS = "moto 5.2 does not honour client tokens"
 MOTO_CAPACITY = "moto has endless capacity and no quota"
@@ -35,6 +35,7 @@ EXEMPT = {
     ("moto", "test_a_reclaim_is_told_before_it_is_done"): "moto takes nothing back",
     ("moto", "test_termination_is_repeated_until_it_names_all"): "moto's answer says shutting-down for ever",
     ("gcp", "test_a_reclaim_is_told_before_it_is_done"): "Compute Engine tells the machine alone until 30 s before the end",
+    ("azure", "test_a_reclaim_is_told_before_it_is_done"): "Resource Manager tells nothing ahead: Scheduled Events tell the machine alone",
     ("fake", "test_other_clusters_instances_are_not_listed"): "the cloud in memory serves one cluster",
 }
 

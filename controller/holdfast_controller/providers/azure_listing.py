@@ -1,0 +1,128 @@
+"""Our machines among all of the resource group: one list for every look, three others only where something is missing from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from holdfast_common.clock import Clock
+
+from holdfast_controller.providers.azure_config import AzureConfig
+from holdfast_controller.providers.azure_memory import Memory
+from holdfast_controller.providers.azure_resources import Resources
+from holdfast_controller.providers.azure_wire import (
+    PREFIX,
+    Seen,
+    addresses,
+    last_part,
+    ours,
+    power_of,
+    seen_of,
+    strings,
+    table,
+    unix,
+)
+from holdfast_controller.providers.base import Instance, ProviderError
+from holdfast_controller.providers.tags import TAG_CLUSTER
+
+STATES_EVERY_S = 30.0
+"""How old run-time states may be; they tell of machines that have shut themselves down, which Azure keeps, and bills."""
+SWEEP_EVERY_S = 60.0
+EMPTY_SET_S = 7200.0
+"""For so long an empty set stands in the way of the same launch being made again."""
+LITTER_S = 600.0
+SWEEP_MAX = 16
+"""Deletions of one sweep."""
+_SETTLED = {"succeeded", "failed", "canceled"}
+
+
+class Listing:
+    """The lists of one provider, and what is kept of them from one look to the next."""
+
+    def __init__(self, config: AzureConfig, arm: Resources, memory: Memory, clock: Clock) -> None:
+        self._config = config
+        self._arm = arm
+        self._memory = memory
+        self._clock = clock
+        self._sets: dict[str, dict[str, Any]] = {}
+        self._power: dict[str, str] = {}
+        self._power_at = float("-inf")
+        self._swept_at = clock.monotonic()
+
+    async def of_set(self, name: str, launch_id: str) -> tuple[Instance, ...]:
+        """Return what lives of one set. Raises ProviderError."""
+        said = await self._arm.machines_of(name)
+        tags = {TAG_CLUSTER: self._config.cluster}
+        seen = (seen_of(each, self._config.name, tags=tags, launch_id=launch_id) for each in said)
+        found = [each for each in seen if each is not None and not each.litter and each.instance.launch_id == launch_id]
+        return tuple(each.instance for each in await self._noted(found))
+
+    async def all(self) -> tuple[Instance, ...]:
+        """Return all machines of the cluster that the resource group lists. Whole, or raises ProviderError."""
+        said = await self._arm.machines()
+        await self._learn_sets(said)
+        await self._learn_power()
+        seen = [found for each in said if (found := self._seen(each)) is not None and ours(found.instance.tags, self._config.cluster)]
+        noted = await self._noted(seen)
+        await self._sweep(noted)
+        return tuple(each.instance for each in noted)
+
+    def _seen(self, said: Mapping[str, Any]) -> Seen | None:
+        owner = last_part(table(table(said, "properties"), "virtualMachineScaleSet").get("id"))
+        tags = strings(table(self._sets.get(owner, {}), "tags"))
+        return seen_of(said, self._config.name, tags=tags, power=self._power.get(str(said.get("id", "")).lower(), ""))
+
+    async def _learn_sets(self, said: Sequence[Mapping[str, Any]]) -> None:
+        """List the sets where a machine of one that looks like ours does not itself say whose it is: Azure promises no copy of the tags."""
+        for each in said:
+            owner = last_part(table(table(each, "properties"), "virtualMachineScaleSet").get("id"))
+            if owner.startswith(PREFIX) and owner not in self._sets and TAG_CLUSTER not in table(each, "tags"):
+                await self._list_sets()
+                return
+
+    async def _list_sets(self) -> None:
+        self._sets = {str(each.get("name", "")).lower(): each for each in await self._arm.sets()}
+
+    async def _learn_power(self) -> None:
+        if self._clock.monotonic() - self._power_at < STATES_EVERY_S:
+            return
+        said = await self._arm.states()
+        self._power = {str(each.get("id", "")).lower(): power_of(table(each, "properties")) for each in said}
+        self._power_at = self._clock.monotonic()
+
+    async def _noted(self, seen: Sequence[Seen]) -> list[Seen]:
+        """Note machines, with their addresses: an interface keeps its address for life, so that only new ones are asked for."""
+        self._memory.note((each for each in seen if not each.litter), self._clock.now())
+        if any(not self._memory.address(each.instance.instance_id) and each.placed for each in seen):
+            found = addresses(await self._arm.cards())
+            known = [_at(each, found[each.resource_id]) for each in seen if each.resource_id in found and not each.litter]
+            self._memory.note(known, self._clock.now())
+        return [_at(each, self._memory.address(each.instance.instance_id)) for each in seen]
+
+    async def _sweep(self, seen: Sequence[Seen]) -> None:
+        """Delete what launches left behind, now and then. What cannot be deleted now is tried again in the next sweep."""
+        if self._clock.monotonic() - self._swept_at < SWEEP_EVERY_S:
+            return
+        self._swept_at = self._clock.monotonic()
+        now = self._clock.now()
+        litter = [each for each in seen if each.litter and each.instance.launched and now - each.instance.launched > LITTER_S]
+        try:
+            for each in litter[:SWEEP_MAX]:
+                await self._arm.delete_machine(each.name)
+            await self._list_sets()
+            empty = [name for name, said in self._sets.items() if self._is_empty(said, {each.set_name for each in seen}, now)]
+            for name in empty[:SWEEP_MAX]:
+                await self._arm.delete_set(name)
+        except ProviderError:
+            return
+
+    def _is_empty(self, said: Mapping[str, Any], used: set[str], now: float) -> bool:
+        """Whether a set of ours is old, at rest and without machines, by its own word and by the list's."""
+        properties, created = table(said, "properties"), unix(table(said, "properties").get("timeCreated"))
+        name, state = str(said.get("name", "")).lower(), str(properties.get("provisioningState", "")).lower()
+        mine = name.startswith(PREFIX) and ours(strings(table(said, "tags")), self._config.cluster)
+        empty = table(said, "sku").get("capacity") == 0 and name not in used and state in _SETTLED
+        return mine and empty and created > 0 and now - created > EMPTY_SET_S
+
+
+def _at(seen: Seen, address: str) -> Seen:
+    return replace(seen, instance=replace(seen.instance, address=address)) if address else seen

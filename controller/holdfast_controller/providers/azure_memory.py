@@ -1,0 +1,76 @@
+"""What this process knows of machines that Azure may no longer list: Azure forgets a machine at its end, whatever ended it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from holdfast_controller.providers.azure_wire import Seen
+from holdfast_controller.providers.base import Instance, Market
+
+GONE_LISTED_S = 3600.0
+"""For so long an ended machine is told of, as EC2 does."""
+ASKED = "deleted as asked"
+TAKEN = "Azure has it no longer, and nobody here asked for its end: what is evicted is deleted"
+
+
+@dataclass(slots=True)
+class Known:
+    """One machine."""
+
+    seen: Seen
+    since: float
+    """When it was first seen, Unix seconds."""
+    asked: bool = False
+    """Whether its deletion was asked for here."""
+    gone_at: float | None = None
+
+
+class Memory:
+    """Machines by id. A machine is gone only where Azure said so when it was asked for it by name, never because a list lacks it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Known] = {}
+
+    def note(self, machines: Iterable[Seen], now: float) -> None:
+        """Note machines that Azure told of."""
+        for seen in machines:
+            known = self._known.setdefault(seen.instance.instance_id, Known(seen, now))
+            if seen.instance.address or not known.seen.instance.address:
+                known.seen = seen
+            else:
+                known.seen = replace(seen, instance=replace(seen.instance, address=known.seen.instance.address))
+            known.gone_at = None
+
+    def get(self, instance_id: str) -> Known | None:
+        """Return what is known of a machine."""
+        return self._known.get(instance_id)
+
+    def address(self, instance_id: str) -> str:
+        """Return a machine's address; empty where it is not known."""
+        known = self._known.get(instance_id)
+        return known.seen.instance.address if known else ""
+
+    def missing(self, listed: Iterable[str], before: float) -> list[Known]:
+        """Return the machines that a listing begun at `before` lacks and should have had."""
+        there = set(listed)
+        return [each for each in self._known.values() if each.gone_at is None and each.since < before and _id(each) not in there]
+
+    def lost(self, known: Known, now: float) -> None:
+        """Note that a machine is gone."""
+        known.gone_at = now if known.gone_at is None else known.gone_at
+
+    def gone(self, now: float) -> list[Instance]:
+        """Return the machines that went lately; forgets older ones."""
+        self._known = {key: each for key, each in self._known.items() if each.gone_at is None or now - each.gone_at < GONE_LISTED_S}
+        return [ended(each) for each in self._known.values() if each.gone_at is not None]
+
+
+def ended(known: Known) -> Instance:
+    """Return a machine's instance after its end. Azure does not say what ended it; we know what we asked for."""
+    instance = known.seen.instance
+    taken = instance.pool.endswith(f"/{Market.SPOT.value}") and not known.asked
+    reason = ASKED if known.asked else TAKEN if taken else "Azure has it no longer, and nobody here asked for its end"
+    return replace(instance, state="gone", reclaimed=taken, state_reason=reason)
+
+
+def _id(known: Known) -> str:
+    return known.seen.instance.instance_id
