@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 from holdfast_controller.providers.aws_wire import NOTICE_S
 from holdfast_controller.providers.base import Reclaim
 
-BODY_MAX_BYTES = 262_144
-"""The largest event that EventBridge delivers."""
+BODY_MAX = 262_144
+"""Characters; EventBridge delivers no event of more bytes."""
 WARNINGS_MAX = 20_000
 """Warnings kept, of instances of others in the account as well."""
 OVER_S = 60.0
@@ -76,8 +76,8 @@ class Warnings:
         A rebalance recommendation is no reclaim: the node's agent reads it as well and asks the job for an early checkpoint, and where the
         agent is dead nobody could be asked. Of a change of state only an end matters: our listing tells the rest.
         """
-        if len(body.encode()) > BODY_MAX_BYTES:
-            self._refuse(f"longer than {BODY_MAX_BYTES} bytes")
+        if len(body) > BODY_MAX:
+            self._refuse(f"longer than {BODY_MAX} characters")
             return
         try:
             event = Event.model_validate_json(body)
