@@ -7,15 +7,16 @@ from holdfast_common.clock import Clock
 from holdfast_common.errors import ConfigError, ProviderTransient
 
 from holdfast_controller import commands as c
+from holdfast_controller.decide.orders import MAX_IN_FLIGHT, region
 from holdfast_controller.events import Event, LaunchEnded
 from holdfast_controller.launch_tags import tags_of
 from holdfast_controller.plan import Plans
 from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Pool, Provider, ProviderError, Quote
+from holdfast_controller.terminations import Terminations
 
 TRIES = 3
 """Tries of one launch, under the same launch id, at faults that a retry may cure, before another pool is asked."""
 MAX_RETRY_S = 5.0
-MAX_IN_FLIGHT = 8
 
 
 class CloudEffects:
@@ -35,7 +36,9 @@ class CloudEffects:
         self._plans = plans
         self._user_data = user_data
         self._clock = clock
-        self._slots = {name: asyncio.Semaphore(max_in_flight.get(name, MAX_IN_FLIGHT)) for name in providers}
+        self._max_in_flight = max_in_flight
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._terminations = {name: Terminations(provider, clock) for name, provider in providers.items()}
         self._poll_soon = poll_soon
 
     async def launch(self, command: c.Launch, resumed: bool) -> tuple[Event, ...]:
@@ -45,13 +48,20 @@ class CloudEffects:
             fault = Fault(FaultKind.CONFIG, "PoolUnknown", f"the policy or the settings have no {command.pool}")
             return (LaunchEnded(self._clock.now(), command.launch_id, command.pool, (), (fault,), about=command.refs()),)
         provider = self._providers[pool.provider]
-        async with self._slots[pool.provider]:
+        async with self._slot(pool):
             result = await self._call(provider, pool, command, resumed=resumed)
             given = self._plans().pool(result.instances[0].pool) if result.instances else None
             price, on_demand = await self._prices(provider, given or pool)
         self._poll_soon()
         now = self._clock.now()
         return (LaunchEnded(now, command.launch_id, command.pool, result.instances, result.faults, price, on_demand, command.refs()),)
+
+    def _slot(self, pool: Pool) -> asyncio.Semaphore:
+        """Return the bound of calls to the pool's region. (The decisions keep to it; after a restart more may be taken up again.)"""
+        where = region(pool.name)
+        if where not in self._slots:
+            self._slots[where] = asyncio.Semaphore(self._max_in_flight.get(pool.provider, MAX_IN_FLIGHT))
+        return self._slots[where]
 
     async def _call(self, provider: Provider, pool: Pool, command: c.Launch, *, resumed: bool) -> LaunchResult:
         count, plans = len(command.nodes), self._plans()
@@ -97,7 +107,7 @@ class CloudEffects:
         if name not in self._providers:
             raise ConfigError("settings", [f"no provider {name!r} for instance {command.instance_id}"])
         try:
-            await self._providers[name].terminate([command.instance_id])
+            await self._terminations[name].terminate(command.instance_id)
         except ProviderError as error:
             raise ProviderTransient(str(error), error.fault.retry_s or 5.0) from error
         self._poll_soon()

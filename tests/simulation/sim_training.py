@@ -210,6 +210,8 @@ class Training:
             job.saved = attempt.step
             attempt.state, attempt.parked_at = "parked", self.world.clock.now()
             self._report(job, attempt)
+        elif attempt.notice_id not in {notice.id for machine in attempt.machines for notice in machine.notices(job.job_id)}:
+            attempt.notice_id = notice_id  # as the library does: who is parked answers the notice that stands
         await self.world.clock.sleep(STEP_S)
         self._report(job, attempt)
 

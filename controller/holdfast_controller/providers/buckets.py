@@ -1,0 +1,68 @@
+"""Calls spread so that a cloud need not throttle them: a token bucket per API and region, kept on our side.
+
+The cloud's own buckets are the account's: others draw from them as well, so a throttle can still come. Then ours is taken for empty.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from holdfast_common.clock import Clock
+
+from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A bucket's size: the most calls at once, and how many come back in a second."""
+
+    capacity: float
+    refill_per_s: float
+
+
+@dataclass(slots=True)
+class _Level:
+    tokens: float
+    """May be negative: so many are promised to those that wait."""
+    at: float
+
+
+class Buckets:
+    """The buckets of one account. Calls wait in the order of their coming."""
+
+    def __init__(self, rates: Mapping[str, Rate], clock: Clock) -> None:
+        """`rates` by API; an API without one is not held back."""
+        self._rates = rates
+        self._clock = clock
+        self._levels: dict[tuple[str, str], _Level] = {}
+
+    async def draw(self, region: str, api: str, tokens: float = 1.0, *, patience_s: float) -> None:
+        """Wait until the call may be made. Raises ProviderError (THROTTLE) at once where that would take longer than `patience_s`.
+
+        More tokens than a bucket holds are waited for as if it held them: the cloud answers such a call as it likes.
+        """
+        rate = self._rates.get(api)
+        if rate is None:
+            return
+        level = self._level(region, api, rate)
+        missing = min(tokens, rate.capacity) - level.tokens
+        wait_s = max(0.0, missing / rate.refill_per_s)
+        if wait_s > patience_s:
+            message = f"{api} in {region} is asked for too often: the next one in {wait_s:.1f} s"
+            raise ProviderError(Fault(FaultKind.THROTTLE, "OwnRateLimit", message, retry_s=wait_s - patience_s / 2))
+        level.tokens -= min(tokens, rate.capacity)
+        if wait_s:
+            await self._clock.sleep(wait_s)
+
+    def throttled(self, region: str, api: str) -> None:
+        """The cloud throttled a call all the same: somebody else has emptied its bucket."""
+        rate = self._rates.get(api)
+        if rate is not None:
+            level = self._level(region, api, rate)
+            level.tokens = min(level.tokens, 0.0)
+
+    def _level(self, region: str, api: str, rate: Rate) -> _Level:
+        now = self._clock.monotonic()
+        level = self._levels.setdefault((region, api), _Level(rate.capacity, now))
+        level.tokens = min(rate.capacity, level.tokens + max(0.0, now - level.at) * rate.refill_per_s)
+        level.at = now
+        return level
