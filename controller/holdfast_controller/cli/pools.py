@@ -15,8 +15,8 @@ from holdfast_controller.cli.text import age
 app = make_app()
 HEADERS = ("POOL", "MARKET", "USD/H", "ON-DEMAND", "SCORE", "LOST/H", "HAVE", "GIVEN", "REFUSED", "QUOTA", "NOW", "FULL NAME")
 OFFER_HEADERS = ("INSTANCE TYPE", "GPUS", "GPU MEMORY", "CPUS", "MEMORY", "MARKETS", "REGION", "ZONES")
-HELP = """Show the policy's pools: price, the cloud's score, reclaims per instance-hour as Holdfast reckons, refusals, quotas as they were met,
-    and whether one node would be asked for there now.
+HELP = """Show the policy's pools: price, the cloud's score, reclaims per instance-hour as Holdfast reckons, refusals, quotas as they were
+    met, and whether one node would be asked for there now.
 
     \b
     Examples:
@@ -80,10 +80,14 @@ def discover(
 
 
 def _listing(live: bool) -> Listing:
+    asked = False
+
     async def fetch(stub: Any) -> Sequence[Any]:
         from holdfast_protos.v1 import admin_pb2
 
-        reply = await stub.ListPools(admin_pb2.ListPoolsRequest(live=live), timeout=LIVE_TIMEOUT_S)
+        nonlocal asked  # clouds allow few such questions: a watch asks once
+        reply = await stub.ListPools(admin_pb2.ListPoolsRequest(live=live and not asked), timeout=LIVE_TIMEOUT_S)
+        asked = True
         for fault in reply.faults:
             note(f"No answer from {fault}: what it said last stands.")
         return list(reply.pools)
