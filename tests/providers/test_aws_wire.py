@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 POOL = Pool("aws/us-east-1/us-east-1a/p5.48xlarge/spot", "aws", "us-east-1", "us-east-1a", "p5.48xlarge", Market.SPOT)
+ON_DEMAND = replace(POOL, name=POOL.name.replace("/spot", "/on_demand"), market=Market.ON_DEMAND)
 
 
 @settings(max_examples=50, deadline=None)
@@ -81,6 +82,48 @@ def test_our_tags_cannot_be_overridden(config_of, request_of):
 def test_on_demand_has_no_market_options(config_of, request_of):
     said = parameters(config_of("http://127.0.0.1:1"), request_of(replace(POOL, market=Market.ON_DEMAND)))
     assert "InstanceMarketOptions" not in said
+
+
+def test_interfaces_of_efa_hold_subnet_and_security_groups(config_of, request_of):
+    config = config_of(
+        "http://127.0.0.1:1",
+        efa_interfaces={"p5.48xlarge": 32},
+        subnets={"us-east-1a": "subnet-1"},
+        security_groups={"us-east-1": ["sg-1"]},
+    )
+    said = parameters(config, request_of(POOL))
+    assert not {"SubnetId", "SecurityGroupIds"} & said.keys(), "EC2 refuses them beside interfaces"
+    assert [each["NetworkCardIndex"] for each in said["NetworkInterfaces"]] == list(range(32))
+    assert [(each["DeviceIndex"], each["InterfaceType"]) for each in said["NetworkInterfaces"]] == [(0, "efa")] + [(1, "efa-only")] * 31
+    assert all((each["SubnetId"], each["Groups"]) == ("subnet-1", ["sg-1"]) for each in said["NetworkInterfaces"])
+    assert "NetworkInterfaces" not in parameters(config, request_of(replace(POOL, instance_type="g6.xlarge")))
+
+
+GROUP = "arn:aws:resource-groups:us-east-1:123456789012:group/gpus"
+
+
+@pytest.mark.parametrize(
+    ("reservations", "expected"),
+    [
+        ({"us-east-1a": GROUP}, {"CapacityReservationResourceGroupArn": GROUP}),
+        ({"us-east-1a": GROUP, ON_DEMAND.name: "cr-0123456789abcdef0"}, {"CapacityReservationId": "cr-0123456789abcdef0"}),
+        ({"us-east-1b": GROUP}, None),
+    ],
+    ids=["zone", "pool first", "elsewhere"],
+)
+def test_on_demand_runs_in_its_reservation_and_spot_in_none(config_of, request_of, reservations, expected):
+    config = config_of("http://127.0.0.1:1", capacity_reservations=reservations)
+    said = parameters(config, request_of(ON_DEMAND))
+    assert said.get("CapacityReservationSpecification") == (expected and {"CapacityReservationTarget": expected})
+    assert "InstanceMarketOptions" not in said
+    assert "CapacityReservationSpecification" not in parameters(config, request_of(POOL))
+
+
+def test_a_capacity_block_is_a_market_of_its_own(config_of, request_of):
+    config = config_of("http://127.0.0.1:1", capacity_blocks={ON_DEMAND.name: "cr-0123456789abcdef0"})
+    said = parameters(config, request_of(ON_DEMAND))
+    assert said["InstanceMarketOptions"] == {"MarketType": "capacity-block"}
+    assert said["CapacityReservationSpecification"]["CapacityReservationTarget"] == {"CapacityReservationId": "cr-0123456789abcdef0"}
 
 
 @pytest.mark.parametrize(
