@@ -12,6 +12,7 @@ from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.client import Slurm
 
 from holdfast_controller import commands as c
+from holdfast_controller.addresses import Addresses
 from holdfast_controller.events import CommandFinished, Event, JobRequeued
 
 POWERING_DOWN = frozenset({"POWERING_DOWN", "POWER_DOWN"})
@@ -40,6 +41,7 @@ class SlurmEffects:
         self._slurm = slurm
         self._bound = bound
         self._clock = clock
+        self._addresses = Addresses(slurm, clock)
 
     def _moot(self, command: c.Command, detail: str) -> tuple[Event, ...]:
         return (CommandFinished(self._clock.now(), 0, command.key, "moot", detail),)
@@ -135,12 +137,9 @@ class SlurmEffects:
             await self._slurm.resume([command.node])  # drained just now, or by a try before that got no further
         return self._moot(command, f"a job is on {command.node}")
 
-    @_together
     async def set_address(self, node: str, address: str) -> None:
         """Tell slurmctld where the node is, if it does not know."""
-        view = await self._node(node)
-        if address and (view is None or view.address != address):
-            await self._slurm.set_addresses({node: address})
+        await self._addresses.tell(node, address)
 
     @_together
     async def signal(self, command: c.SignalJob, resumed: bool) -> tuple[Event, ...]:
