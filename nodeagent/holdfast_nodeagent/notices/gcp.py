@@ -73,7 +73,7 @@ def parse_maintenance_event(text: str, now: float, machine_type: str) -> tuple[S
 
 def parse_notice_s(text: str) -> float:
     """Read the metadata item that says how long before the soft-off the notice comes, in seconds. Raises InputError."""
-    if not re.fullmatch(r"\d{1,4}(\.\d{1,3})?", text) or not 0 < float(text) <= 3600:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not 0 < float(text) <= 3600:
         raise InputError(f"{NOTICE_ITEM} is not a number of seconds: {shown(text)}")
     return float(text)
 
