@@ -23,8 +23,8 @@ from holdfast_controller.providers.tags import LAUNCH_ID
 
 LIMIT_BYTES: Mapping[Cloud, int] = {
     "aws": 16_384,  # EC2's own, before base64
-    "gcp": 65_536,  # what the agent reads; Google takes 262144 per value
-    "azure": 49_152,  # what the agent reads, once it is base64, which is also Azure's own 64 KB
+    "gcp": 262_144,  # of one metadata value
+    "azure": 49_152,  # 64 KB once it is base64: its documentation does not say whether the limit counts before or after
 }
 MERGE = "list(append)+dict(no_replace,recurse_list)+str()"
 """How the site's part is merged with ours: lists grow, a key that we have set stays (cloud-init's documentation, "Merging user data")."""
@@ -88,8 +88,11 @@ class Bootstrap:
         return bootstrap(self.settings, cloud, self.cluster, launch_id, launch_token, slurm_user=self.slurm_user, own=self.own)
 
 
-def prepare(settings: NodeSettings, clouds: Iterable[str], cluster: str, slurm_user: str) -> Bootstrap:
-    """Read the site's cloud-config and try each cloud with the longest words a launch can have. Raises ConfigError with every fault."""
+def prepare(settings: NodeSettings, clouds: Iterable[str], cluster: str, slurm_user: str, where: str = "controller.toml") -> Bootstrap:
+    """Read the site's cloud-config and try each cloud with the longest words a launch can have.
+
+    Raises ConfigError with every fault: of the site's document under its own name, of the settings in `where`.
+    """
     faults = []
     if not cluster[:1].isalnum():
         faults.append(f"cluster: {cluster!r}: the nodes' agents want a letter or a digit first")
@@ -102,12 +105,12 @@ def prepare(settings: NodeSettings, clouds: Iterable[str], cluster: str, slurm_u
         except ValueError as error:
             faults.append(f"nodes: {error}; make {settings.cloud_config or 'it'} shorter")
     if faults:
-        raise ConfigError("controller.toml", faults)
+        raise ConfigError(where, faults)
     return made
 
 
 def _files(settings: NodeSettings, cloud: Cloud, cluster: str, slurm_user: str) -> list[dict[str, str]]:
-    files = {AGENT_TOML: _agent_toml(settings, cluster, slurm_user), LOGIND: _LOGIND}
+    files = {AGENT_TOML: _agent_toml(settings, cloud, cluster, slurm_user), LOGIND: _LOGIND}
     if settings.conf_server:
         files[SLURMD_DEFAULTS] = f'SLURMD_OPTIONS="--conf-server {settings.conf_server}"\n'
     if reference := getattr(settings.munge_key, cloud):
@@ -115,10 +118,11 @@ def _files(settings: NodeSettings, cloud: Cloud, cluster: str, slurm_user: str) 
     return [{"path": path, "owner": "root:root", "permissions": "0644", "content": content} for path, content in files.items()]
 
 
-def _agent_toml(settings: NodeSettings, cluster: str, slurm_user: str) -> str:
+def _agent_toml(settings: NodeSettings, cloud: Cloud, cluster: str, slurm_user: str) -> str:
     keys: dict[str, str | float | Sequence[str]] = {
         "controller": settings.controller,
         "cluster": cluster,
+        "cloud": cloud,
         "controller_user": slurm_user,
         "slurmd_command": SLURMD_COMMAND,
         "release_command": RELEASE_COMMAND,

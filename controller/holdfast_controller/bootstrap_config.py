@@ -67,6 +67,7 @@ class AgentSettings(Section):
     patience_s: Annotated[float, Field(ge=0.05, le=60)] | None = None
     margin_s: Annotated[float, Field(ge=0, le=60)] | None = None
     kill_wait_s: Annotated[float, Field(ge=0, le=600)] | None = None
+    orphan_shutdown_s: Annotated[float, Field(ge=0, le=604_800)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] | None = None
 
     def given(self) -> Mapping[str, float | str]:

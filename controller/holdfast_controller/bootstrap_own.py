@@ -11,8 +11,8 @@ from holdfast_common.errors import ConfigError
 from holdfast_common.settings import read_text
 
 HEADER = "#cloud-config"
-MAX_BYTES = 49_152
-"""More fits no cloud's user data; EC2 takes a third of it."""
+MAX_BYTES = 262_144
+"""More fits no cloud's user data; what a cloud takes is told once both parts are put together."""
 
 _NOT_HERE = {
     "merge_how": "says how parts are merged, which is ours to say",

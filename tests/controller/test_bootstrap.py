@@ -3,6 +3,7 @@
 import base64
 import email
 import email.policy
+import importlib
 import json
 import tomllib
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_the_agent_finds_the_launch_in_it_and_takes_its_settings(cloud: Cloud, t
     assert parse_user_data(text.encode()) == expected
     assert parse_user_data(base64.b64decode(base64.b64encode(text.encode()))) == expected, "as Azure tells it"
     found = agent(text, tmp_path)
-    assert (found.controller, found.cluster, found.controller_user) == ("10.0.0.5:7420", "physics", "slurm")
+    assert (found.controller, found.cluster, found.controller_user, found.cloud) == ("10.0.0.5:7420", "physics", "slurm", cloud)
     assert found.slurmd_command == ("systemctl", "start", "holdfast-slurmd@{node}.service")
     assert found.slurm_conf == Path(CONFIGLESS_CONF)
     assert text.startswith("#cloud-config\n")
@@ -87,10 +88,10 @@ def test_each_cloud_gets_its_own_reference_and_never_a_key(cloud: Cloud) -> None
     assert found[MUNGE_KEY] == f"{KEYS[cloud]}\n"
     assert found[SLURMD_DEFAULTS] == 'SLURMD_OPTIONS="--conf-server 10.0.0.5:6817,ctl2"\n'
     assert "HandlePowerKey=ignore\n" in found[LOGIND]
-    # nothing but the reference tells the clouds apart
-    assert {path: text for path, text in found.items() if path != MUNGE_KEY} == {
-        path: text for path, text in files(made("aws")).items() if path != MUNGE_KEY
-    }
+    # nothing but its name and the reference tells the clouds apart
+    other = files(made("aws"))
+    assert {path for path in OUR_PATHS if found[path] != other[path]} == (set() if cloud == "aws" else {AGENT_TOML, MUNGE_KEY})
+    assert found[AGENT_TOML].replace(f'"{cloud}"', '"aws"') == other[AGENT_TOML]
 
 
 def test_what_is_baked_into_the_image_is_not_said(tmp_path: Path) -> None:
@@ -111,14 +112,14 @@ def test_the_same_launch_gets_the_same_bytes_and_another_one_other_bytes() -> No
 
 
 def test_the_agents_further_keys_are_its_own_and_reach_it(tmp_path: Path) -> None:
-    further = {"poll_s": 1.5, "patience_s": 3.0, "margin_s": 0.0, "kill_wait_s": 30.0, "log_level": "debug"}
+    further = {"poll_s": 1.5, "patience_s": 3.0, "margin_s": 0.0, "kill_wait_s": 30.0, "orphan_shutdown_s": 0.0, "log_level": "debug"}
     assert further.keys() == AgentSettings.model_fields.keys()
     found = agent(made(agent=further), tmp_path)
     assert {key: getattr(found, key) for key in further} == further
 
 
 @pytest.mark.parametrize("key", sorted(set(AgentSettings.model_fields) - {"log_level"}))
-@pytest.mark.parametrize("value", [-1.0, 0.0, 0.05, 60.0, 60.01, 600.0, 601.0])
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.05, 60.0, 60.01, 600.0, 601.0, 604_800.0, 604_801.0])
 def test_what_we_take_for_the_agent_it_takes_too(key: str, value: float) -> None:
     def accepts(model: type[AgentSettings] | type[AgentConfig], **more: Any) -> bool:
         try:
@@ -161,14 +162,16 @@ def test_a_boundary_is_no_line_of_the_sites_document() -> None:
     assert len(list(email.message_from_string(again, policy=email.policy.default).iter_parts())) == 2
 
 
-@pytest.mark.parametrize(("cloud", "limit"), [("aws", 16_384), ("gcp", 65_536), ("azure", 49_152)])
-def test_it_is_never_longer_than_the_cloud_takes_and_the_agent_reads(cloud: Cloud, limit: int) -> None:
+@pytest.mark.parametrize(("cloud", "limit"), [("aws", 16_384), ("gcp", 262_144), ("azure", 49_152)])
+def test_it_is_never_longer_than_the_cloud_takes(cloud: Cloud, limit: int) -> None:
     assert LIMIT_BYTES[cloud] == limit
     base = len(made(cloud, own="#cloud-config\n# ").encode())
     longest = made(cloud, own="#cloud-config\n# " + "x" * (limit - base))
     assert len(longest.encode()) == limit
     if cloud == "azure":
         assert len(base64.b64encode(longest.encode())) <= 65_536
+    assert limit <= importlib.import_module(f"holdfast_controller.providers.{cloud}_wire").USER_DATA_MAX_BYTES
+    assert parse_user_data(longest.encode()).launch_id == LAUNCH
     with pytest.raises(ValueError, match=f"{limit + 1} bytes; {cloud} takes {limit}"):
         made(cloud, own="#cloud-config\n# " + "x" * (limit - base + 1))
 
@@ -276,7 +279,7 @@ def test_slurm_user_is_whom_the_agent_believes(tmp_path: Path) -> None:
         ("#cloud-config\nwrite_files: [{path: a}]\n", "write_files[0]: needs a path"),
         ("#cloud-config\nwrite_files: [x]\n", "write_files[0]: needs a path"),
         (f"#cloud-config\nwrite_files: [{{path: /a}}, {{path: {AGENT_TOML}}}]\n", f"write_files[1]: {AGENT_TOML} is written by Holdfast"),
-        ("#cloud-config\n# " + "x" * 50_000, "is longer than 49152 bytes"),
+        ("#cloud-config\n# " + "x" * 262_144, "is longer than 262144 bytes"),
     ],
 )
 def test_a_fault_of_the_sites_document_is_found_at_the_start(text: str, fault: str, tmp_path: Path) -> None:
