@@ -189,6 +189,12 @@ def test_a_template_without_an_image_is_an_error_of_the_override(cloud: Any) -> 
     assert {code for _, code in refused(answer)} == {"MissingParameter"}
 
 
+def over(*overrides: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "LaunchTemplateConfigs": [{"LaunchTemplateSpecification": {"LaunchTemplateName": "holdfast-node"}, "Overrides": list(overrides)}]
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -200,6 +206,9 @@ def test_a_template_without_an_image_is_an_error_of_the_override(cloud: Any) -> 
         ),
         ({"SpotOptions": {"AllocationStrategy": "best"}}, "InvalidParameterValue"),
         ({"SpotOptions": {"MaxTotalPrice": "1"}}, "UnsupportedOperation"),
+        ({"SpotOptions": {"SingleAvailabilityZone": True, "MinTargetCapacity": 1001}}, "InvalidParameterValue"),
+        (over({"InstanceType": "sim1.small", "AvailabilityZone": A}, {"InstanceType": "sim1.small"}), "InvalidFleetConfig"),
+        (over({"InstanceType": "sim1.small", "MaxPrice": "0.001"}), "InvalidParameterValue"),
         (
             {"LaunchTemplateConfigs": [{"LaunchTemplateSpecification": {"LaunchTemplateName": "nope"}}]},
             "InvalidLaunchTemplateName.NotFoundException",
@@ -276,6 +285,10 @@ def test_run_instances_from_a_template(cloud: Any, template: str) -> None:
             "SpotMaxPriceTooLow",
         ),
         ({"UserData": "x" * 20_000}, "InvalidParameterValue"),
+        ({"InstanceMarketOptions": {"MarketType": "capacity-block"}}, "MissingParameter"),
+        ({"InstanceMarketOptions": {"MarketType": "interruptible-capacity-reservation"}}, "InvalidParameterValue"),
+        ({"NetworkInterfaces": [{"DeviceIndex": 0}], "SubnetId": f"subnet-{A}"}, "InvalidParameterCombination"),
+        ({"NetworkInterfaces": [{"DeviceIndex": 0}], "SecurityGroupIds": ["sg-1"]}, "InvalidParameterCombination"),
         ({"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "aws:x"}]}]}, "InvalidParameterValue"),
     ],
 )
@@ -283,6 +296,22 @@ def test_a_launch_that_makes_no_sense(cloud: Any, change: dict[str, Any], code: 
     with pytest.raises(ClientError) as caught:
         run(cloud, **change)
     assert status_and_code(caught.value) == (400, code)
+
+
+def test_what_a_machine_was_asked_for_is_told_back(cloud: Any) -> None:
+    target = {"CapacityReservationTarget": {"CapacityReservationId": "cr-0123456789abcdef0"}}
+    interfaces = [
+        {"NetworkCardIndex": card, "DeviceIndex": min(card, 1), "InterfaceType": "efa", "SubnetId": f"subnet-{C}", "Groups": ["sg-1"]}
+        for card in (0, 1)
+    ]
+    market = {"InstanceMarketOptions": {"MarketType": "capacity-block"}, "CapacityReservationSpecification": target}
+    answer = run(cloud, NetworkInterfaces=interfaces, Placement={"GroupName": "tight"}, **market)
+    (machine,) = cloud.ec2().describe_instances(InstanceIds=[answer["Instances"][0]["InstanceId"]])["Reservations"][0]["Instances"]
+    assert (machine["Placement"]["GroupName"], machine["Placement"]["AvailabilityZone"]) == ("tight", C)
+    assert machine["InstanceLifecycle"] == "capacity-block"
+    assert machine["CapacityReservationSpecification"] == target
+    assert [one["Attachment"]["NetworkCardIndex"] for one in machine["NetworkInterfaces"]] == [0, 1]
+    assert [one.get("PrivateIpAddress") for one in machine["NetworkInterfaces"]] == [machine["PrivateIpAddress"], None]
 
 
 def test_the_spot_limit_of_the_account(start_cloud: Callable[..., Any]) -> None:

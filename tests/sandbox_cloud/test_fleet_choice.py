@@ -1,6 +1,7 @@
 """The choice among pools: never more than was asked for, never more than a pool gives, and always as much as could be had."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from holdfast_sandbox.ec2_fleet import Candidate, Placed, Refused, fill, groups, placed_capacity, ranked, spread
@@ -64,6 +65,14 @@ def test_orders() -> None:
     assert ranked(offers, "lowest-price", 4) == [cheap, middle, deep]
     assert ranked(offers, "price-capacity-optimized", 4) == [middle, deep, cheap]
     assert ranked(offers, "capacity-optimized", 4) == [deep, middle, cheap]
+
+
+def test_priority_decides_among_pools_that_hold_all() -> None:
+    deep = replace(candidate("deep", 9), priority=2.0)
+    enough = replace(candidate("enough", 4), priority=1.0)
+    short = replace(candidate("short", 3), priority=0.0)
+    assert ranked([deep, short, enough], "capacity-optimized-prioritized", 4) == [enough, deep, short]
+    assert ranked([deep, short, enough], "prioritized", 4) == [short, enough, deep]
 
 
 def test_groups_have_one_type_or_one_zone() -> None:
