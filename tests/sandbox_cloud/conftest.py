@@ -17,6 +17,8 @@ from botocore.config import Config
 from holdfast_sandbox.cloud_control import CloudControl
 from holdfast_sandbox.record import read_record
 
+sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
+
 ZONES: list[dict[str, Any]] = [
     {
         "name": f"us-east-1{letter}",
