@@ -3,8 +3,8 @@
 import secrets
 from dataclasses import dataclass, field
 
-from holdfast_sandbox.datacenter import SPOT_TERMINATION, USER_SHUTDOWN
-from holdfast_sandbox.gce_wire import GceError, Json, soft_off, time_text, url
+from holdfast_sandbox.datacenter import USER_SHUTDOWN
+from holdfast_sandbox.gce_wire import GceError, Json, preempted, soft_off, time_text, url
 from holdfast_sandbox.machine import Machine
 
 PREEMPTED = "compute.instances.preempted"
@@ -92,9 +92,9 @@ class Operations:
 def _of_system(machine: Machine, now: float) -> Operation | None:
     """What the system did to a machine; nothing where its end was asked for."""
     signal = soft_off(machine)
-    if signal is not None and now >= signal and machine.reason_code in ("", SPOT_TERMINATION):
+    if signal is not None and preempted(machine, now):
         kind, began = PREEMPTED, signal
-    elif machine.gone is not None and machine.reason_code not in (USER_SHUTDOWN, SPOT_TERMINATION):
+    elif machine.gone is not None and machine.reason_code != USER_SHUTDOWN:
         kind, began = GUEST_STOP if machine.reason_code.startswith("Client.") else HOST_ERROR, machine.gone
     else:
         return None

@@ -118,28 +118,36 @@ def _tags(written: str) -> dict[str, str]:
 
 def soft_off(machine: Machine) -> float | None:
     """When its soft-off signal came or will come; None where nobody takes it back."""
-    if machine.reason_code == SPOT_TERMINATION and machine.deadline is None:
-        return machine.gone
+    taken_at = machine.gone if machine.reason_code == SPOT_TERMINATION else None
     if machine.deadline is None or machine.notice is None:
-        return None
-    return max(machine.notice, machine.deadline - SOFT_OFF_S)
+        return taken_at
+    signal = max(machine.notice, machine.deadline - SOFT_OFF_S)
+    return signal if taken_at is None else min(signal, taken_at)
+
+
+def preempted(machine: Machine, now: float) -> bool:
+    """Whether it is being taken back, or has been: its signal came before anything else ended it."""
+    signal = soft_off(machine)
+    ends = [moment for moment in (machine.gone, machine.terminating) if moment is not None]
+    return signal is not None and now >= signal and all(moment >= signal for moment in ends)
 
 
 def status_of(machine: Machine, now: float) -> str:
     """Its status."""
     if machine.state == "terminated":
         return "TERMINATED"
-    signal = soft_off(machine)
-    if machine.state == "shutting-down" or (signal is not None and now >= signal):
+    if machine.state == "shutting-down" or preempted(machine, now):
         return "STOPPING"
     return "RUNNING" if machine.state == "running" else "STAGING"
 
 
 def vanished(machine: Machine) -> bool:
     """Whether it is listed no more: deleted, or taken back with the termination action DELETE. One that only stopped stays."""
+    if machine.gone is None:
+        return False
     scheduling = machine.spec.attributes["resource"].get("scheduling") or {}
-    kept = machine.reason_code == SPOT_TERMINATION and scheduling.get("instanceTerminationAction") != "DELETE"
-    return machine.gone is not None and machine.reason_code in (USER_SHUTDOWN, SPOT_TERMINATION) and not kept
+    deleted_for = preempted(machine, machine.gone) and scheduling.get("instanceTerminationAction") == "DELETE"
+    return machine.reason_code == USER_SHUTDOWN or deleted_for
 
 
 def existing(datacenter: Datacenter, deleted: set[str]) -> list[Machine]:

@@ -51,7 +51,7 @@ class ComputeCalls:
     async def _submitted(self, threads: ThreadPoolExecutor, service: str, method: str, request: Mapping[str, Any], within_s: float) -> Any:
         if self._closed:
             raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
-        silence_s = within_s if threads is self._waiters else min(within_s, self._config.request_timeout_s)
+        silence_s = within_s if threads is self._waiters else self._config.request_timeout_s
         future = asyncio.wrap_future(threads.submit(self._run, service, method, request, silence_s))
         try:
             return await asyncio.wait_for(future, within_s)
