@@ -97,7 +97,9 @@ class Launcher:
             state = str(said.get("status", "")).lower()
             return state, said_fault(said.get("error"), pool=pool) if state in _FAILED else None
         found = await self._arm.get_set(name)
-        return ("failed" if found is None else _state(found)), None
+        if found is None:
+            raise ProviderError(_being_deleted())
+        return _state(found), None
 
     async def _machines(self, request: LaunchRequest, name: str) -> list[Seen]:
         tags = all_tags(self._config, request)
@@ -147,6 +149,10 @@ class Launcher:
 
 def _state(said: Mapping[str, Any]) -> str:
     return str(table(said, "properties").get("provisioningState", "")).lower()
+
+
+def _being_deleted() -> Fault:
+    return Fault(FaultKind.TRANSIENT, "BeingDeleted", "what was left of this launch is being deleted", retry_s=BEING_DELETED_RETRY_S)
 
 
 def _told_by(litter: Sequence[Seen], request: LaunchRequest) -> Fault | None:

@@ -16,10 +16,9 @@ from holdfast_controller.providers.base import Market, Offer, Pool, ProviderErro
 SERIES: tuple[tuple[re.Pattern[str], str, int], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), model, memory_mb)
     for pattern, model, memory_mb in (
-        (r"Standard_ND\d+isr_(GB300|GB200|B200)_\w+", "", 0),
         (r"Standard_ND\d+isr_H200_v5", "H200", 144_384),
-        (r"Standard_ND\d+isr(f)?_H100_v5", "H100", 81_920),
-        (r"Standard_N(CC?)\d+a?ds?_?H100_v5|Standard_NC\d+adi?s_H100_v5", "H100", 96_256),
+        (r"Standard_ND\d+isrf?_H100_v5", "H100", 81_920),
+        (r"Standard_NCC?\d+adi?s_H100_v5", "H100", 96_256),
         (r"Standard_ND\d+amsr_A100_v4", "A100", 81_920),
         (r"Standard_ND\d+asr_(A100_)?v4", "A100", 40_960),
         (r"Standard_NC\d+ads_A100_v4", "A100", 81_920),
@@ -29,7 +28,7 @@ SERIES: tuple[tuple[re.Pattern[str], str, int], ...] = tuple(
         (r"Standard_NC\d+r?s_v3", "V100", 16_384),
     )
 )
-PARTS = re.compile(r"Standard_NV(6|12|18)ads_A10_v5|Standard_NC8ads_A10_v4", re.IGNORECASE)
+PARTS = re.compile(r"Standard_NV(6|12|18)ads_A10_v5", re.IGNORECASE)
 """Sizes that have a part of an A10, though the list says one."""
 _NVIDIA = re.compile(r"_(GB\d{3}|B\d{3}|H\d{3}|A10{1,2}|L40S?|L4|T4|RTXPRO\w*)_", re.IGNORECASE)
 REGIONS_MAX, SIZES_MAX = 8, 5
@@ -75,7 +74,7 @@ def gpu_of(name: str, family: str) -> tuple[str, int]:
     if PARTS.fullmatch(name):
         return "", 0
     for pattern, model, memory_mb in SERIES:
-        if model and pattern.fullmatch(name):
+        if pattern.fullmatch(name):
             return model, memory_mb
     found = _NVIDIA.search(f"{name}_") or _NVIDIA.search(f"_{family.removesuffix('Family')}_")
     return (found[1].upper(), 0) if found else ("", 0)
