@@ -1,7 +1,6 @@
 """Azure's dialect against a server that misbehaves: which events count, which may start, and how often it is asked."""
 
 import asyncio
-import base64
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +10,8 @@ import pytest
 from holdfast_common.clock import SystemClock, VirtualClock
 from holdfast_common.errors import InputError, Temporary
 from holdfast_common.notice import Notice, NoticeKind
-from holdfast_nodeagent.fakes import FakeMetadata, http_answer
+from holdfast_nodeagent.fake_clouds import AT, AT_TEXT, VM_ID, FakeAzure, event, instance, text
+from holdfast_nodeagent.fakes import http_answer
 from holdfast_nodeagent.notices import azure
 from holdfast_nodeagent.notices.azure import EVENTS, INSTANCE, SOURCE, AzureMetadata, parse_document, parse_instance
 from holdfast_nodeagent.notices.base import Answer, Change, Seen, Unclear, follow
@@ -19,75 +19,8 @@ from holdfast_nodeagent.notices.http import MAX_BODY_BYTES, MetadataHttp
 from holdfast_nodeagent.notices.reading import rfc1123_date
 
 NOW = 1_650_000_000.0
-AT, AT_TEXT = 1649715418.0, "Mon, 11 Apr 2022 22:16:58 GMT"
-VM_ID = "02aab8a4-74ef-476e-8182-f6d2ba4166a6"
-LAUNCH = {"holdfast": {"v": 1, "cluster": "lab", "launch_id": "l-1", "launch_token": "secret"}}
 
 Eventually = Callable[[Callable[[], object]], Awaitable[None]]
-
-
-def event(kind: str = "Preempt", **more: Any) -> dict[str, Any]:
-    return {
-        "EventId": f"E-{kind}",
-        "EventType": kind,
-        "ResourceType": "VirtualMachine",
-        "Resources": ["vm1"],
-        "EventStatus": "Scheduled",
-        "NotBefore": AT_TEXT,
-        "Description": "",
-        "EventSource": "Platform",
-        "DurationInSeconds": -1,
-        **more,
-    }
-
-
-def text(*events: Any, incarnation: Any = 2) -> bytes:
-    return json.dumps({"DocumentIncarnation": incarnation, "Events": list(events)}).encode()
-
-
-def instance(**compute: Any) -> dict[str, Any]:
-    user_data = base64.b64encode(b"#cloud-config\n#holdfast " + json.dumps(LAUNCH).encode()).decode()
-    about = {"vmId": VM_ID, "name": "vm1", "location": "eastus", "zone": "1", "vmSize": "Standard_ND96isr_H100_v5", "priority": "Spot"}
-    address = {"ipAddress": [{"privateIpAddress": "10.0.0.7", "publicIpAddress": ""}]}
-    return {"compute": {**about, "userData": user_data, **compute}, "network": {"interface": [{"ipv4": address}]}}
-
-
-class FakeAzure(FakeMetadata):
-    """Azure's service: one document for each path, and a note of what was posted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values = {EVENTS: text(incarnation=1), INSTANCE: json.dumps(instance()).encode()}
-        self.posted: list[list[str]] = []
-        self.post_status = 200
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            method, path, _ = head.split("\r\n")[0].split(" ")
-            assert "\r\nMetadata: true\r\n" in head
-            self.requests.append(f"{method} {path}")
-            raw = self.raw.get(path)
-            if method == "POST":
-                length = int(head.lower().partition("content-length: ")[2].split("\r\n")[0])
-                requests = json.loads(await reader.readexactly(length))["StartRequests"]
-                self.posted.append([each["EventId"] for each in requests])
-                writer.write(http_answer(self.post_status))
-            elif callable(raw):
-                await raw(writer)
-            else:
-                writer.write(raw if raw is not None else http_answer(200, self.values[path]))
-            await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    def announce(self, *events: Any, incarnation: int) -> None:
-        self.values[EVENTS] = text(*events, incarnation=incarnation)
-
-    def asked(self) -> int:
-        return self.requests.count(f"GET {EVENTS}")
 
 
 @pytest.fixture

@@ -1,93 +1,25 @@
 """Google's dialect against a server that misbehaves: what is said, what is unclear, and how often it is asked."""
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 from holdfast_common.clock import SystemClock, VirtualClock, settle
 from holdfast_common.errors import InputError, Temporary
 from holdfast_common.notice import MAINTENANCE_LEAD_S, Notice, NoticeKind
-from holdfast_nodeagent.fakes import FakeMetadata, http_answer
+from holdfast_nodeagent.fake_clouds import FLAVOR, FakeGoogle
+from holdfast_nodeagent.fakes import http_answer
 from holdfast_nodeagent.notices import gcp
 from holdfast_nodeagent.notices.base import Answer, Seen, Unclear
 from holdfast_nodeagent.notices.gcp import GcpMetadata, parse_maintenance_event, parse_notice_s, parse_preempted
 from holdfast_nodeagent.notices.http import MAX_BODY_BYTES, MetadataHttp
 
-ROOT = "/computeMetadata/v1/instance/"
-FLAVOR = "Metadata-Flavor: Google\r\n"
 NOW = 1_700_000_000.0
 
 Eventually = Callable[[Callable[[], object]], Awaitable[None]]
-
-
-class FakeGoogle(FakeMetadata):
-    """Google's service: values with an etag, answered at once or, where it `waits`, when the value has changed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = False
-        self.etags = True
-        self.changed = asyncio.Event()
-        self.held = 0
-        launch = {"holdfast": {"v": 1, "cluster": "lab", "launch_id": "l-1", "launch_token": "secret"}}
-        self.values = {
-            "id": b"4242424242424242424",
-            "zone": b"projects/12/zones/us-central1-a",
-            "machine-type": b"projects/12/machineTypes/a3-highgpu-8g",
-            "network-interfaces/0/ip": b"10.0.0.7",
-            "scheduling/preemptible": b"TRUE",
-            "attributes/user-data": b"#cloud-config\n#holdfast " + json.dumps(launch).encode() + b"\n",
-            "preempted": b"FALSE",
-            "maintenance-event": b"NONE",
-        }
-
-    def set(self, name: str, value: bytes) -> None:
-        self.values[name] = value
-        self.changed.set()
-
-    def asked(self, name: str) -> list[str]:
-        return [path for path in self.requests if path.startswith(f"GET {ROOT}{name}")]
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            target = head.split(" ")[1]
-            self.requests.append(f"GET {target}")
-            assert "\r\nMetadata-Flavor: Google\r\n" in head
-            name, query = urlsplit(target).path.removeprefix(ROOT), parse_qs(urlsplit(target).query)
-            raw = self.raw.get(name)
-            if callable(raw):
-                await raw(writer)
-            elif raw is not None:
-                writer.write(raw)
-            else:
-                await self._hold(name, query)
-                writer.write(self._value(name))
-            await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    async def _hold(self, name: str, query: dict[str, list[str]]) -> None:
-        if not self.waits or query.get("wait_for_change") != ["true"]:
-            return
-        self.held += 1
-        while query["last_etag"] == [self.etag(name)]:
-            self.changed.clear()
-            await self.changed.wait()
-
-    def etag(self, name: str) -> str:
-        return f"e-{self.values[name][:20].decode()}&"
-
-    def _value(self, name: str) -> bytes:
-        if name not in self.values:
-            return http_answer(404, b"", FLAVOR)
-        return http_answer(200, self.values[name], FLAVOR + (f"ETag: {self.etag(name)}\r\n" if self.etags else ""))
 
 
 @pytest.fixture
