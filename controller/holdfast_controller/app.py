@@ -5,8 +5,10 @@ import fcntl
 import os
 import pwd
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 import structlog
 from holdfast_common.auth import MungeAuthenticator
@@ -21,9 +23,12 @@ from holdfast_slurm.scontrol import ScontrolClient
 
 from holdfast_controller.admin import AdminService
 from holdfast_controller.agents import AgentHub
+from holdfast_controller.bootstrap import prepare
+from holdfast_controller.bootstrap_config import Cloud
 from holdfast_controller.clock_steps import SteadyClock
 from holdfast_controller.cloud_effects import CloudEffects
 from holdfast_controller.config import ControllerConfig
+from holdfast_controller.config_clouds import azure_config, gcp_config
 from holdfast_controller.effects import ControllerEffects, LateEffects
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
@@ -34,7 +39,7 @@ from holdfast_controller.providers.base import Provider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.reclaims import ReclaimWatcher
 from holdfast_controller.reconcile import CloudWatcher, SlurmWatcher, watch_first_listing
-from holdfast_controller.tokens import load_secret, user_data
+from holdfast_controller.tokens import load_secret, make_token, user_data
 
 BUSY_TICK_S, IDLE_TICK_S = 0.1, 0.5
 
@@ -106,7 +111,7 @@ class Controller:
         state = _state_dir(config)
         stack.callback(os.close, _lock(state))
         secret = load_secret(state / "secret")
-        policies = PolicyStore(Path(config.policy), config.providers.names)
+        policies = PolicyStore(Path(config.policy), config.providers.names, config.providers.bounds)
         journal = Journal(state / "journal.sqlite")
         fleet = await journal.open(frozenset(policies.plans().by_node))
         stack.push_async_callback(journal.close)
@@ -183,13 +188,21 @@ def wire(
     cloud_effects = CloudEffects(
         providers,
         policies.plans,
-        lambda launch_id: user_data(config.cluster, secret, launch_id),
+        user_data_of(config, secret),
         clock,
-        max_in_flight={"aws": config.providers.aws.max_in_flight} if config.providers.aws is not None else {},
+        max_in_flight={name: bounds.in_flight for name, bounds in config.providers.bounds.items()},
         poll_soon=poll_clouds,
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock, bound=fleet.holder)
     return Controller(reactor, hub, watcher, clouds, reclaims, MarketWatcher(providers, policies, clock), clock)
+
+
+def user_data_of(config: ControllerConfig, secret: bytes) -> Callable[[str, str], str]:
+    """Return how the user data of a launch is made, of cloud and launch id. Raises ConfigError where the settings make none that fits."""
+    if config.nodes is None:
+        return lambda _, launch_id: user_data(config.cluster, secret, launch_id)
+    made = prepare(config.nodes, config.providers.names, config.cluster, config.slurm.user)
+    return lambda cloud, launch_id: made.user_data(cast(Cloud, cloud), launch_id, make_token(secret, launch_id))
 
 
 def make_providers(config: ControllerConfig) -> dict[str, Provider]:
@@ -199,6 +212,14 @@ def make_providers(config: ControllerConfig) -> dict[str, Provider]:
         from holdfast_controller.providers.aws import AwsProvider
 
         providers["aws"] = AwsProvider(config.providers.aws.with_cluster(config.cluster))
+    if config.providers.gcp is not None:
+        from holdfast_controller.providers.gcp import GcpProvider
+
+        providers["gcp"] = GcpProvider(gcp_config(config.providers.gcp, config.cluster))
+    if config.providers.azure is not None:
+        from holdfast_controller.providers.azure import AzureProvider
+
+        providers["azure"] = AzureProvider(azure_config(config.providers.azure, config.cluster))
     return providers
 
 

@@ -26,7 +26,7 @@ class CloudEffects:
         self,
         providers: Mapping[str, Provider],
         plans: Callable[[], Plans],
-        user_data: Callable[[str], str],
+        user_data: Callable[[str, str], str],
         clock: Clock,
         *,
         max_in_flight: Mapping[str, int],
@@ -72,7 +72,7 @@ class CloudEffects:
             count=count,
             minimum=command.minimum or count,
             template=pool.template,
-            user_data=self._user_data(command.launch_id),
+            user_data=self._user_data(pool.provider, command.launch_id),
             tags=tags_of(command.nodes, command.job_id),
             others=tuple(other for other in others if other is not None),
         )

@@ -11,16 +11,16 @@ from typing import Annotated, Any
 from holdfast_common.channel import check_bind
 from holdfast_common.errors import ConfigError
 from holdfast_common.munge import DEFAULT_SOCKET
-from holdfast_common.settings import Name, Path_, Section, Texts, parse_toml, read_text, table, texts, validated, worded
+from holdfast_common.settings import Name, Path_, Section, faults_of, parse_toml, read_text, table, validated, worded
 from pydantic import Field, ValidationError
 
+from holdfast_controller.bootstrap_config import NodeSettings
+from holdfast_controller.config_clouds import Providers, cloud_faults
 from holdfast_controller.providers.aws_config import AwsConfig
 
 Interval = Annotated[float, Field(ge=0.01, le=3600)]
 """Seconds."""
 Cluster = Annotated[str, worded(r"[a-z0-9-]{1,40}", "write 1 to 40 of a-z, 0-9 and -: it is tagged on every instance")]
-Url = Annotated[str, worded(r"(https?://[^\s@]{1,200})?", "write http://host:port or https://host, without credentials")]
-UsdPerHour = Annotated[float, Field(gt=0, le=100_000)]
 
 
 class SlurmSettings(Section):
@@ -69,56 +69,6 @@ class Timing(Section):
     """An agent that has been silent for so long is taken for gone."""
 
 
-class AwsSettings(Section):
-    """One AWS account."""
-
-    endpoint_url: Url = ""
-    """Another EC2 than Amazon's: the sandbox's."""
-    regions: Annotated[Texts, Field(min_length=1)]
-    """All regions in which instances of this cluster may be."""
-    subnets: Mapping[Name, Name] = {}
-    """Zone → subnet id."""
-    template: str = ""
-    """Launch template, where the policy's pool names none."""
-    images: Mapping[Name, Name] = {}
-    """Region → machine image, where no template says one."""
-    security_groups: Texts = ()
-    """Ids, for all regions."""
-    on_demand_usd_h: Mapping[str, UsdPerHour] = {}
-    """Instance type, or `region/instance type`, → on-demand price in US dollars per hour."""
-    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
-    """Calls at a time."""
-    call_timeout_s: Annotated[float, Field(ge=1, le=600)] = 20.0
-
-    def with_cluster(self, cluster: str) -> AwsConfig:
-        """Return what the AWS provider must be told. Raises pydantic's ValidationError where its own demands are stricter than ours."""
-        return AwsConfig(
-            cluster=cluster,
-            regions=self.regions,
-            endpoint_url=self.endpoint_url or None,
-            launch_template=self.template,
-            images=dict(self.images),
-            subnets=dict(self.subnets),
-            security_groups={region: self.security_groups for region in self.regions if self.security_groups},
-            on_demand_usd_h=dict(self.on_demand_usd_h),
-            threads=self.max_in_flight,
-            call_timeout_s=self.call_timeout_s,
-            read_timeout_s=self.call_timeout_s,
-            connect_timeout_s=min(5.0, self.call_timeout_s),
-        )
-
-
-class Providers(Section):
-    """The clouds in use."""
-
-    aws: AwsSettings | None = None
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The clouds that have settings."""
-        return frozenset({"aws"} if self.aws is not None else ())
-
-
 class ControllerConfig(Section):
     """The whole file."""
 
@@ -133,6 +83,8 @@ class ControllerConfig(Section):
     auth: Auth = Auth()
     timing: Timing = Timing()
     providers: Providers = Providers()
+    nodes: NodeSettings | None = None
+    """What machines are told at their launch; without it, all but their launch's own words is in their image."""
 
 
 def load_config(path: str | Path) -> ControllerConfig:
@@ -143,7 +95,7 @@ def load_config(path: str | Path) -> ControllerConfig:
         if config.providers.aws:
             config.providers.aws.with_cluster(config.cluster)
     except ValidationError as error:  # the provider's own demands, such as a region's form
-        raise ConfigError(where, [f"providers.aws: {found['msg']}: {found['input']!r}" for found in error.errors()]) from error
+        raise ConfigError(where, [f"providers.aws.{fault}" for fault in faults_of(error, AwsConfig)]) from error
     return config
 
 
@@ -156,16 +108,7 @@ def _cross_faults(data: Mapping[str, Any]) -> Iterator[str]:
         except ConfigError as error:
             yield from (f"listen.tcp: {address!r}: {fault}" for fault in error.faults)
     yield from _timing_faults(table(data, "timing"))
-    aws = table(table(data, "providers"), "aws")
-    regions = texts(aws, "regions")
-    if len(set(regions)) != len(regions):
-        yield f"providers.aws.regions: a region is named twice in {regions!r}"
-    for zone in table(aws, "subnets"):
-        if regions and not any(zone.startswith(region) for region in regions):
-            yield f"providers.aws.subnets.{zone}: is in none of the regions {', '.join(regions)}"
-    for region in table(aws, "images"):
-        if regions and region not in regions:
-            yield f"providers.aws.images.{region}: is none of the regions {', '.join(regions)}"
+    yield from cloud_faults(data)
 
 
 def _timing_faults(timing: Mapping[str, Any]) -> Iterator[str]:

