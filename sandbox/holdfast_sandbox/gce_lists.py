@@ -11,17 +11,18 @@ PAGE_MAX = 500
 _TERM = re.compile(r'\(?\s*([A-Za-z][A-Za-z0-9_.-]*)\s*(=|!=)\s*(?:"([^"\\]*)"|([^\s()"]+))\s*\)?')
 
 
-def matches(resource: Json, expression: str) -> bool:
-    """Whether a resource passes a filter: terms `field = "value"` or `!=`, joined by AND. Raises GceError for any other."""
-    terms = re.split(r"\s+AND\s+", expression.strip()) if expression.strip() else []
-    for term in terms:
-        found = _TERM.fullmatch(term)
-        if found is None:
+def terms(expression: str) -> list[tuple[str, str, bool]]:
+    """The terms of a filter, `field = "value"` or `!=` joined by AND, as field, value and whether they are to be equal.
+
+    Raises GceError for any other.
+    """
+    found = []
+    for term in re.split(r"\s+AND\s+", expression.strip()) if expression.strip() else []:
+        said = _TERM.fullmatch(term)
+        if said is None:
             raise GceError("invalid", f"Invalid value for field 'filter': '{expression[:200]}'. This cloud knows = and != joined by AND.")
-        wanted = found[3] if found[3] is not None else found[4]
-        if (_field(resource, found[1]) == wanted) != (found[2] == "="):
-            return False
-    return True
+        found.append((said[1], said[3] if said[3] is not None else said[4], said[2] == "="))
+    return found
 
 
 def _field(resource: Json, path: str) -> str | None:
@@ -38,7 +39,8 @@ def page(resources: Iterable[tuple[str, Json]], query: Mapping[str, str]) -> tup
     """
     size = min(count(dict(query), "maxResults", PAGE_MAX) or PAGE_MAX, PAGE_MAX)
     after = _after(query.get("pageToken", ""))
-    passed = [(key, said) for key, said in resources if matches(said, query.get("filter", ""))]
+    wanted = terms(query.get("filter", ""))
+    passed = [(key, said) for key, said in resources if all((_field(said, path) == value) == same for path, value, same in wanted)]
     rest = sorted(((key, said) for key, said in passed if after is None or key > after), key=lambda each: each[0])
     token = base64.urlsafe_b64encode(f"after:{rest[size - 1][0]}".encode()).decode() if len(rest) > size else ""
     return rest[:size], token
