@@ -193,7 +193,8 @@ def test_google_and_azure_are_told_their_own_tables(path: Path) -> None:
 
 
 def test_the_aws_providers_further_keys_reach_it(path: Path) -> None:
-    more = 'queue_urls = {us-east-1 = "http://127.0.0.1:1/123456789012/q"}\nefa_interfaces = {"p5.48xlarge" = 32}\nspot_strategy = "lowest-price"\n'
+    more = 'queue_urls = {us-east-1 = "http://127.0.0.1:1/123456789012/q"}\nefa_interfaces = {"p5.48xlarge" = 32}\n'
+    more += 'spot_strategy = "lowest-price"\n'
     path.write_text(SHORT + '[providers.aws]\nregions = ["us-east-1"]\n' + more)
     aws = load_config(path).providers.aws
     assert aws is not None
