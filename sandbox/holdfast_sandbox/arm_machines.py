@@ -1,5 +1,6 @@
 """Azure's operations on virtual machines: create, get, list, delete, evict."""
 
+import base64
 import re
 
 from holdfast_sandbox.arm_account import Call, Handler, VirtualMachine
@@ -79,7 +80,7 @@ def _get(call: Call) -> Reply:
     machine = _found(call)
     body = wire(machine, statuses=same(expand, "instanceView"))
     if same(expand, "userData") and machine.machine is not None and machine.machine.spec.user_data:
-        body["properties"]["userData"] = machine.machine.spec.user_data.decode(errors="replace")
+        body["properties"]["userData"] = base64.b64encode(machine.machine.spec.user_data).decode()
     return Reply(body)
 
 
