@@ -78,10 +78,9 @@ class ComputeCalls:
         self._closed = True
         for threads in (self._threads, self._waiters):
             threads.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            for client in self._clients.values():
-                client.transport.close()
-            self._clients.clear()
+        clients, self._clients = self._clients, {}  # without the lock, which an import may hold for seconds
+        for client in clients.values():
+            client.transport.close()
 
     def _run(self, service: str, method: str, request: Mapping[str, Any], silence_s: float) -> Any:
         try:

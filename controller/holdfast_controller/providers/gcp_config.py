@@ -70,8 +70,9 @@ class GcpConfig(BaseModel):
     operation_timeout_s: Seconds = 180.0
     """For how long a launch waits for its operation to end."""
     threads: int = Field(default=8, ge=1, le=64)
-    waiters: int = Field(default=16, ge=1, le=256)
-    """Threads that wait for operations, so that no other call stands behind them."""
+    waiters: int = Field(default=10, ge=1, le=64)
+    """Threads that wait for operations, so that no other call stands behind them: as many launches are in flight. (The client keeps ten
+    connections; more than that are made anew each time.)"""
     page_size: int = Field(default=500, ge=1, le=500)
 
     @model_validator(mode="after")
