@@ -23,7 +23,7 @@ LONGEST_S = 240.0
 POLL_S = 0.1
 
 # Around the installed hook, which it runs in the environment that slurmctld gave it: without PATH.
-_TIMED = """\
+TIMED = """\
 #!/bin/sh
 began=$(/bin/date +%s.%N)
 {real} "$@"
@@ -62,7 +62,7 @@ def write_timed_hooks(directory: Path, **paths: Any) -> None:
     default_hooks(directory, **paths)
     real = directory / "resume.installed"
     (directory / "resume").rename(real)
-    (directory / "resume").write_text(_TIMED.format(real=real, log=_log(directory)), encoding="ascii")
+    (directory / "resume").write_text(TIMED.format(real=real, log=_log(directory)), encoding="ascii")
     (directory / "resume").chmod(0o755)
 
 
