@@ -21,6 +21,7 @@ from holdfast_sandbox.market import MarketKind, Pool, Quote
 
 USER_DATA_MAX_BYTES = 65_536
 _SUBNET = re.compile(r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+/subnets/[^/]+")
+_NETWORK_APIS = ("2020-11-01", "2022-11-01")
 _LATER = {"InsufficientInstanceCapacity"}
 """The market's codes that Azure finds out only while it works."""
 
@@ -94,6 +95,8 @@ def _check_network(profile: Json) -> None:
     cards = part(profile, "networkProfile", "networkInterfaceConfigurations")
     if part(profile, "networkProfile", "networkInterfaces"):
         return
+    if part(profile, "networkProfile", "networkApiVersion") not in _NETWORK_APIS:
+        raise ArmError("InvalidParameter", f"The value of parameter networkApiVersion is not one of {_NETWORK_APIS}.")
     if not isinstance(cards, list) or not cards:
         raise ArmError("InvalidParameter", "Required parameter 'networkProfile.networkInterfaceConfigurations' is missing (null).")
     for card in cards:

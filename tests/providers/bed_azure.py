@@ -59,6 +59,10 @@ class AzureBed(Bed):
         self.spot, self.on_demand = azure_pool(), azure_pool(Market.ON_DEMAND)
         self.provider = AzureProvider(azure_config(url))
 
+    @property
+    def sibling(self) -> Pool:
+        return azure_pool(zone="2")
+
     def set_capacity(self, instances: int) -> None:
         self.control.set_zone(f"{REGION}-{ZONE}", instance_type=TYPE, capacity=instances)
 

@@ -156,6 +156,15 @@ async def test_less_than_the_minimum_is_deleted_as_a_whole(arm, provider):
     assert len(arm.asked("delete_set")) == 1
 
 
+async def test_what_a_failed_launch_deleted_was_not_reclaimed(arm, provider):
+    arm.accepts(NAME)
+    arm.say("operation", {"status": "Failed", "error": {"code": "AllocationFailed", "message": "none left"}})
+    arm.lists("machines_of", machine(1, power="running"), machine(2, "Failed"))
+    arm.say("delete_set", "", status=202)
+    await provider.launch(ask())
+    assert [(each.instance_id, each.state, each.reclaimed) for each in await provider.instances()] == [(ident(1), "gone", False)]
+
+
 async def test_what_cannot_be_deleted_is_handed_to_the_caller(arm, provider):
     arm.accepts(NAME)
     arm.say("operation", {"status": "Failed", "error": {"code": "AllocationFailed", "message": "none left"}})

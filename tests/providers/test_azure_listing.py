@@ -275,6 +275,35 @@ async def test_machine_that_was_never_made_is_deleted_and_never_running(arm, pro
     assert [path.rpartition("/")[2] for path, _, _ in arm.asked("delete_machine")] == ["vm1"], "a launch may still be at work on the others"
 
 
+async def test_machine_that_shut_itself_down_is_deleted_and_its_end_is_no_reclaim(arm, provider, clock):
+    arm.lists("machines", machine(1), machine(2), machine(3))
+    arm.lists("states", machine(1, power="stopped"), machine(2, power="deallocating"), machine(3, power="running"))
+    arm.say("delete_machine", "", status=202)
+    for _ in range(5):
+        await clock.advance(70)
+        await provider.instances()
+        assert not arm.asked("delete_machine"), "Azure may be restarting it elsewhere"
+    again(arm, "states", machine(1, power="starting"))
+    await clock.advance(70)
+    await provider.instances()
+    again(arm, "states", machine(1, power="stopped"), machine(2, power="deallocating"))
+    for _ in range(6):
+        assert not arm.asked("delete_machine")
+        await clock.advance(70)
+        await provider.instances()
+    assert [path.rpartition("/")[2] for path, _, _ in arm.asked("delete_machine")] == ["vm1"]
+    again(arm, "machines", machine(3))
+    await clock.advance(1)
+    assert told(await provider.instances()) == {ident(1): ("gone", False), ident(2): ("gone", True), ident(3): ("running", False)}
+
+
+async def test_machine_that_was_never_made_can_be_terminated(arm, provider):
+    arm.lists("machines", machine(1, "Failed"))
+    arm.say("delete_machines", "", status=202)
+    assert await provider.terminate([ident(1)]) == ()
+    assert [body for _, _, body in arm.asked("delete_machines")] == [{"instanceIds": ["vm1"]}]
+
+
 async def test_failed_sweep_fails_no_listing(arm, provider, clock):
     arm.lists("machines", machine(1))
     arm.refuse("sets", "AuthorizationFailed", status=403)

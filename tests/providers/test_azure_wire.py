@@ -81,7 +81,11 @@ def test_spot_set():
 
 def test_what_is_not_asked_for_is_left_out():
     inner = profile(replace(REQUEST, pool=azure_pool(Market.ON_DEMAND), user_data=""), terminate_notice_minutes=None)
-    assert not {"priority", "evictionPolicy", "billingProfile", "userData", "capacityReservation", "scheduledEventsProfile"} & inner.keys()
+    assert profile(security_type="Standard")["securityProfile"] == {"securityType": "Standard"}
+    assert (
+        not {"securityProfile", "priority", "evictionPolicy", "billingProfile", "userData", "capacityReservation", "scheduledEventsProfile"}
+        & inner.keys()
+    )
     assert "identity" not in body()
     assert "proximityPlacementGroup" not in body()["properties"]
 

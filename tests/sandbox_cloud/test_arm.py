@@ -100,7 +100,7 @@ def profile(**change):
         },
         "storageProfile": {"imageReference": {"publisher": "a", "offer": "b", "sku": "c", "version": "latest"}},
         "networkProfile": {
-            "networkApiVersion": "2023-09-01",
+            "networkApiVersion": "2022-11-01",
             "networkInterfaceConfigurations": [{"name": "n", "properties": {"ipConfigurations": [address]}}],
         },
         "priority": "Spot",
@@ -188,6 +188,7 @@ WRONG = [
     ({"osProfile": None}, "InvalidParameter"),
     ({"storageProfile": {}}, "InvalidParameter"),
     ({"networkProfile": {}}, "InvalidParameter"),
+    ({"networkProfile": {"networkApiVersion": "2023-09-01", "networkInterfaceConfigurations": [{}]}}, "InvalidParameter"),
     ({"userData": "not base64!"}, "InvalidParameter"),
     ({"userData": base64.b64encode(b"x" * 70_000).decode()}, "InvalidParameter"),
     ({"priority": "Regular"}, "EvictionPolicyCanBeSetOnlyOnAzureSpotVirtualMachines"),

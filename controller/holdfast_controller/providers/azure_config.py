@@ -1,6 +1,6 @@
 """What the Azure provider must be told: subscription, resource group, regions, network and image."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -55,6 +55,8 @@ class AzureConfig(BaseModel):
     """Azure makes no Linux machine without a key or a password; whoever has the private half gets in as `admin_user`."""
     os_disk_gb: Annotated[int, Field(ge=1, le=4095)] | None = None
     os_disk_type: Name = "Premium_LRS"
+    security_type: Literal["Standard", "TrustedLaunch"] | None = None
+    """None: Azure's own choice for the image; Secure Boot takes signed GPU drivers only."""
     accelerated_networking: bool = True
     terminate_notice_minutes: Annotated[int, Field(ge=5, le=15)] | None = 5
     """How long Azure waits for a machine to agree to its deletion by whomever; None: not at all. An eviction's 30 s are not touched by it.
@@ -78,6 +80,7 @@ class AzureConfig(BaseModel):
     release_wait_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 5.0
     """How long a launch below its minimum waits for the end of what it had started; the next pool is asked after that in any case."""
     poll_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Between a launch's first looks; later ones are up to five times as far apart."""
     threads: int = Field(default=8, ge=1, le=64)
 
     @model_validator(mode="after")

@@ -27,6 +27,8 @@ from holdfast_controller.providers.azure_wire import (
 from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, ProviderError
 
 BEING_DELETED_RETRY_S = 10.0
+POLL_GROWTH, POLL_MOST = 1.5, 5.0
+"""Each wait is so much longer than the one before, up to so many times the first."""
 _FAILED = {"failed", "canceled"}
 
 
@@ -69,6 +71,7 @@ class Launcher:
     async def _followed(self, request: LaunchRequest, name: str, operation: str, *, first: bool) -> LaunchResult:
         """Look until Azure has the machines or has given up, or our time is over."""
         machines: list[Seen] = []
+        pause_s = self._config.poll_s
         end = self._clock.monotonic() + self._config.launch_timeout_s
         try:
             while True:
@@ -86,7 +89,8 @@ class Launcher:
                 if self._clock.monotonic() >= end:
                     message = f"{len(placed)} of {request.count} instances after {self._config.launch_timeout_s:g} s; Azure is still at it"
                     return _result(request, machines, fault_of(TIMEOUT, message))
-                await self._clock.sleep(self._config.poll_s)
+                await self._clock.sleep(pause_s)
+                pause_s = min(pause_s * POLL_GROWTH, self._config.poll_s * POLL_MOST)
         except ProviderError as error:
             return _result(request, machines, _unsure(error.fault))
 
@@ -126,7 +130,7 @@ class Launcher:
             if enough or (alive and not first):
                 await self._delete(name, litter)
             elif first or litter:
-                await self._release(name, wait=bool(alive))
+                await self._release(name, alive)
                 alive = []
             else:
                 why = fault_of(SPENT_LAUNCH, "no instance is left of this launch")
@@ -135,16 +139,18 @@ class Launcher:
             return _result(request, alive, why)
         return _result(request, alive, why)
 
-    async def _release(self, name: str, *, wait: bool) -> None:
+    async def _release(self, name: str, alive: Sequence[Seen]) -> None:
         """Delete a set; where machines of it ran, wait a little for their end, so that whoever looks finds none of them."""
         await self._arm.delete_set(name)
+        self._memory.asked(alive)
         end = self._clock.monotonic() + self._config.release_wait_s
-        while wait and self._clock.monotonic() < end and await self._arm.get_set(name) is not None:
+        while alive and self._clock.monotonic() < end and await self._arm.get_set(name) is not None:
             await self._clock.sleep(self._config.poll_s)
 
     async def _delete(self, name: str, machines: Sequence[Seen]) -> None:
         for at in range(0, len(machines), BATCH_MAX):
             await self._arm.delete_machines(name, [each.name for each in machines[at : at + BATCH_MAX]])
+        self._memory.asked(machines)
 
 
 def _state(said: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ SWEEP_EVERY_S = 60.0
 EMPTY_SET_S = 7200.0
 """For so long an empty set stands in the way of the same launch being made again."""
 LITTER_S = 600.0
+STOPPED_S = 300.0
+"""For so long a machine must have been stopped at every look: one that Azure restarts elsewhere is so for a while, too."""
 SWEEP_MAX = 16
 """Deletions of one sweep."""
 _SETTLED = {"succeeded", "failed", "canceled"}
@@ -46,6 +48,7 @@ class Listing:
         self._sets: dict[str, dict[str, Any]] = {}
         self._power: dict[str, str] = {}
         self._power_at = float("-inf")
+        self._stopped: dict[str, float] = {}
         self._swept_at = clock.monotonic()
 
     async def of_set(self, name: str, launch_id: str) -> tuple[Instance, ...]:
@@ -88,25 +91,32 @@ class Listing:
         said = await self._arm.states()
         self._power = {str(each.get("id", "")).lower(): power_of(table(each, "properties")) for each in said}
         self._power_at = self._clock.monotonic()
+        stopped = [key for key, power in self._power.items() if power == "stopped"]
+        self._stopped = {key: self._stopped.get(key, self._power_at) for key in stopped}
 
     async def _noted(self, seen: Sequence[Seen]) -> list[Seen]:
         """Note machines, with their addresses: an interface keeps its address for life, so that only new ones are asked for."""
-        self._memory.note((each for each in seen if not each.litter), self._clock.now())
+        self._memory.note(seen, self._clock.now())
         if any(not self._memory.address(each.instance.instance_id) and each.placed for each in seen):
             found = addresses(await self._arm.cards())
-            known = [_at(each, found[each.resource_id]) for each in seen if each.resource_id in found and not each.litter]
+            known = [_at(each, found[each.resource_id]) for each in seen if each.resource_id in found]
             self._memory.note(known, self._clock.now())
         return [_at(each, self._memory.address(each.instance.instance_id)) for each in seen]
 
     async def _sweep(self, seen: Sequence[Seen]) -> None:
-        """Delete what launches left behind, now and then. What cannot be deleted now is tried again in the next sweep."""
+        """Delete what is left behind, now and then: sets without machines, machines that were never made or have shut themselves down.
+
+        What cannot be deleted now is tried again in the next sweep.
+        """
         if self._clock.monotonic() - self._swept_at < SWEEP_EVERY_S:
             return
         self._swept_at = self._clock.monotonic()
         now = self._clock.now()
         litter = [each for each in seen if each.litter and each.instance.launched and now - each.instance.launched > LITTER_S]
+        long_ago = self._clock.monotonic() - STOPPED_S
+        stopped = [each for each in seen if each.shut_down and self._stopped.get(each.resource_id, float("inf")) <= long_ago]
         try:
-            for each in litter[:SWEEP_MAX]:
+            for each in (*stopped, *litter)[:SWEEP_MAX]:
                 await self._arm.delete_machine(each.name)
             await self._list_sets()
             empty = [name for name, said in self._sets.items() if self._is_empty(said, {each.set_name for each in seen}, now)]

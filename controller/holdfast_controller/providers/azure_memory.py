@@ -9,6 +9,8 @@ from holdfast_controller.providers.base import Instance, Market
 GONE_LISTED_S = 3600.0
 """For so long an ended machine is told of, as EC2 does."""
 ASKED = "deleted as asked"
+SHUT_DOWN = "its own guest shut it down"
+GONE = "Azure has it no longer, and nobody here asked for its end"
 TAKEN = "Azure has it no longer, and nobody here asked for its end: what is evicted is deleted"
 
 
@@ -54,6 +56,13 @@ class Memory:
         there = set(listed)
         return [each for each in self._known.values() if each.gone_at is None and each.since < before and _id(each) not in there]
 
+    def asked(self, machines: Iterable[Seen]) -> None:
+        """Note that the deletion of machines was asked for here."""
+        for seen in machines:
+            known = self._known.get(seen.instance.instance_id)
+            if known is not None:
+                known.asked = True
+
     def lost(self, known: Known, now: float) -> None:
         """Note that a machine is gone."""
         known.gone_at = now if known.gone_at is None else known.gone_at
@@ -67,9 +76,12 @@ class Memory:
 def ended(known: Known) -> Instance:
     """Return a machine's instance after its end. Azure does not say what ended it; we know what we asked for."""
     instance = known.seen.instance
-    taken = instance.pool.endswith(f"/{Market.SPOT.value}") and not known.asked
-    reason = ASKED if known.asked else TAKEN if taken else "Azure has it no longer, and nobody here asked for its end"
-    return replace(instance, state="gone", reclaimed=taken, state_reason=reason)
+    if known.asked:
+        return replace(instance, state="gone", state_reason=ASKED)
+    if known.seen.shut_down:
+        return replace(instance, state="gone", state_reason=SHUT_DOWN)
+    taken = instance.pool.endswith(f"/{Market.SPOT.value}") and not known.seen.litter
+    return replace(instance, state="gone", reclaimed=taken, state_reason=TAKEN if taken else GONE)
 
 
 def _id(known: Known) -> str:

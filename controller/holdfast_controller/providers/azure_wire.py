@@ -20,8 +20,8 @@ TAGS_MAX, TAG_VALUE_MAX = 50, 256
 """Of one resource ("Use tags to organize your Azure resources")."""
 TAG_REQUEST = "holdfast:request"
 """A hash of what was asked for, so that a launch id is not used for two different requests."""
-NETWORK_API = "2023-09-01"
-"""Of the network interfaces that a scale set makes for its machines."""
+NETWORK_API = "2022-11-01"
+"""Of the network interfaces that a scale set makes for its machines; there are two (azure-mgmt-compute's NetworkApiVersion)."""
 PREFIX = "holdfast-"
 _RESERVED = ("microsoft", "azure", "windows")
 _STOPPED = {"stopped", "stopping", "deallocated", "deallocating"}
@@ -106,6 +106,8 @@ def _profile(config: AzureConfig, request: LaunchRequest, name: str) -> dict[str
     }
     if request.user_data:
         profile["userData"] = base64.b64encode(request.user_data.encode()).decode()
+    if config.security_type is not None:
+        profile["securityProfile"] = {"securityType": config.security_type}
     if config.terminate_notice_minutes is not None:
         notice = {"enable": True, "notBeforeTimeout": f"PT{config.terminate_notice_minutes}M"}
         profile["scheduledEventsProfile"] = {"terminateNotificationProfile": notice}
@@ -163,6 +165,11 @@ class Seen:
     def placed(self) -> bool:
         """Whether Azure has found it a host: the rest is booting."""
         return self.power == "running" or self.provisioning == "succeeded"
+
+    @property
+    def shut_down(self) -> bool:
+        """Whether its own guest shut it down: Azure keeps such a machine on its host, and bills it."""
+        return self.power == "stopped" and self.provisioning == "succeeded"
 
     @property
     def litter(self) -> bool:
