@@ -2,6 +2,7 @@
 
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.reconcile import steady
+from holdfast_controller.records import LaunchRecord
 from holdfast_slurm.fake_model import ENDED, FakeJob, FakeNode
 from sim_edges import SimJournal
 from sim_world import World
@@ -59,11 +60,25 @@ def at_rest(world: World) -> list[str]:
             found.append(f"{machine.iid} is an orphan: {machine.name or 'no name'}, {node.view() if node else 'never registered'}")
     found += [fault for node in world.slurm.engine.fleet.values() if (fault := _fault_of(world, node))]
     found += [fault for job in world.slurm.engine.queue.values() if (fault := _left_on(job))]
+    found += [fault for launch in world.fleet.launches.values() if (fault := _unsettled(world, launch))]
     if not world.fleet.cloud_listed:
         found.append("the clouds have not been listed yet")
     if world.fleet.busy():
         found.append("the controller is busy without cause")
     return found
+
+
+def _unsettled(world: World, launch: LaunchRecord) -> str:
+    """Every launch ends as registered, refused or released."""
+    if not launch.ended:
+        return f"launch {launch.launch_id} has no end"
+    records = [record for iid in launch.instances if (record := world.fleet.instances.get(iid)) is not None]
+    living = [record for record in records if record.alive]
+    if any(not record.node for record in living):
+        return f"launch {launch.launch_id} has an instance that has no name and was not released"
+    if not launch.instances and not launch.faults and not launch.recovered:
+        return f"launch {launch.launch_id} brought nothing, and nobody knows why"
+    return ""
 
 
 def _left_on(job: FakeJob) -> str:

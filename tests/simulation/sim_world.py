@@ -15,6 +15,7 @@ from holdfast_controller import app
 from holdfast_controller.config import ControllerConfig, Timing
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.hooks import HookService
+from holdfast_controller.planning import Bounds
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.providers import fake_machines
 from holdfast_controller.providers.base import Pool
@@ -72,6 +73,7 @@ class World:
         timing: Timing = QUICK,
         slurm: FakeSettings | None = None,
         cloud: fake_machines.Timing | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.loop = VirtualLoop()
         self.clock = LoopClock(self.loop)
@@ -79,6 +81,7 @@ class World:
         """The controller's and slurmctld's: the same but for what it is set by."""
         self.faults: list[str] = []
         self.closed = False
+        self._bounds = {"fake": bounds} if bounds is not None else {}
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self._path = path
         self.journal_path = path / "journal.sqlite"
@@ -211,7 +214,7 @@ class World:
 
     async def _start(self) -> None:
         assert self.controller is None, "one controller at a time"
-        policies = PolicyStore(self._policy)
+        policies = PolicyStore(self._policy, bounds=self._bounds)
         self._journal = opened = SimJournal(self.journal_path, self)
         fleet = await opened.open(frozenset(policies.plans().by_node))
         policies.manage(fleet)

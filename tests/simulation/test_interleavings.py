@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 from holdfast_common.notice import NoticeKind
+from holdfast_controller.planning import Bounds
 from holdfast_controller.providers.base import FaultKind
 from holdfast_controller.providers.fake_faults import duplicate, hang, lost_answer, partial, refusal
 from hypothesis import HealthCheck, Phase, settings
@@ -21,7 +22,7 @@ from sim_invariants import always, settle
 from sim_kinds import KINDS
 from sim_promises import CALM_S
 from sim_slurm import DEEDS, Trouble
-from sim_world import POOL_A, POOL_B, World
+from sim_world import POLICY, POOL_A, POOL_B, World
 
 JUDGED: Counter[str] = Counter()
 """In all stories: a promise that is never held against anything cannot be broken."""
@@ -54,16 +55,24 @@ class Interleavings(RuleBasedStateMachine):
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False)
         self._set_back_s = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="hf-sim-")
-        self.world = World(Path(self._folder.name), nodes=NODES)
-        self.world.start()
 
     def _node(self, number: int) -> str | None:
         """A node with a machine, if there is one."""
         held = [machine.registered for machine in self.world.room.living() if machine.registered]
         return held[number % len(held)] if held else None
 
-    @initialize(nodes=st.integers(1, 3))
-    def begin(self, nodes: int) -> None:
+    @initialize(
+        nodes=st.integers(1, 3),
+        bounds=st.sampled_from([Bounds(8, 1), Bounds(8, 100), Bounds(1, 1), Bounds(1, 100)]),
+        order=st.sampled_from(["listed", "price", "scored"]),
+        gang=st.sampled_from(["zone", "any"]),
+    )
+    def begin(self, nodes: int, bounds: Bounds, order: str, gang: str) -> None:
+        policy = POLICY.replace('pools = ["a", "b"]', f'pools = ["a", "b"]\norder = "{order}"').replace(
+            "launch = {", f'launch = {{ gang = "{gang}",'
+        )
+        self.world = World(Path(self._folder.name), nodes=NODES, policy=policy, bounds=bounds)
+        self.world.start()
         self.world.submit(nodes, work=40.0)
         self.world.wait(9.0)
 
@@ -123,8 +132,15 @@ class Interleavings(RuleBasedStateMachine):
         if node is not None:
             self.world.reclaim(node, window_s)
 
-    @rule(nodes=st.integers(1, 2), window_s=st.sampled_from([60.0, 120.0]), number=st.integers(0, 1), save_s=st.sampled_from([0.5, 8.0]))
-    def reclaim_in_calm(self, nodes: int, window_s: float, number: int, save_s: float) -> None:
+    @rule(window_s=st.sampled_from([60.0, 120.0]), save_s=st.sampled_from([0.5, 8.0]))
+    def reclaim_in_calm(self, window_s: float, save_s: float) -> None:
+        self._reclaim_in_calm(1, window_s, 0, save_s)
+
+    @rule(window_s=st.sampled_from([60.0, 120.0]), number=st.integers(0, 1), save_s=st.sampled_from([0.5, 8.0]))
+    def reclaim_one_of_two_in_calm(self, window_s: float, number: int, save_s: float) -> None:
+        self._reclaim_in_calm(2, window_s, number, save_s)
+
+    def _reclaim_in_calm(self, nodes: int, window_s: float, number: int, save_s: float) -> None:
         """What was wrong ends, and nothing has been for a while: then the promises hold to the letter."""
         self._mend()
         job = self.world.submit(nodes, work=90.0, save_s=save_s)
@@ -300,6 +316,8 @@ class Interleavings(RuleBasedStateMachine):
 
     def _mend(self) -> None:
         world = self.world
+        if world.slurm.troubled:
+            world.disturbed()
         world.die_at = None
         world.provider.clear()
         world.provider.timing.listing_lag_s, world.provider.timing.shutdown_s = 0.0, 2.0
