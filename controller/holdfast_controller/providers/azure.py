@@ -81,8 +81,8 @@ class AzureProvider:
     async def instances(self) -> tuple[Instance, ...]:
         """Return all instances of the cluster, and those that this process has seen end within the hour.
 
-        Deletes, on the way, what is left behind: empty sets after two hours, machines that were never made after ten minutes, and those that
-        shut themselves down after five, as EC2 does where it is told to (Azure would go on billing them).
+        Deletes, on the way, what is left behind: empty sets after two hours, machines that were never made after ten minutes, and after
+        five those that shut themselves down, as EC2 does where it is told to (Azure would go on billing them).
         """
         begun = self._clock.now()
         listed = await self._listing.all()

@@ -3,18 +3,18 @@
 Nothing here waits for what a call set going: the SDK's pollers (`polling=False`) would hold a thread for minutes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast_controller.providers.azure_calls import ArmCalls, Clients
+from holdfast_controller.providers.azure_calls import ArmCalls, Clients, Json, sent
 from holdfast_controller.providers.azure_config import AzureConfig
 from holdfast_controller.providers.azure_errors import ABSENT
 from holdfast_controller.providers.base import ProviderError
 
-Json = dict[str, Any]
 BATCH_MAX = 100
 """Machines of one set that are deleted in one call."""
-SCORES_API = "2025-06-05"
+COMPUTE_API, SIZES_API, NETWORK_API, SCORES_API = "2026-04-01", "2021-07-01", "2026-03-01", "2025-06-05"
+"""Versions, as azure-mgmt-compute 39 and azure-mgmt-network 33 ask for them, and "Spot Placement Score"."""
 GONE_STATUS = 204
 """Azure's answer to the deletion of what is not there."""
 
@@ -25,7 +25,9 @@ class Resources:
     def __init__(self, calls: ArmCalls, config: AzureConfig) -> None:
         self._calls = calls
         self._group = config.resource_group
-        self._subscription = config.subscription
+        self._here = f"/subscriptions/{config.subscription}"
+        self._compute = f"{self._here}/resourceGroups/{config.resource_group}/providers/Microsoft.Compute"
+        self._network = f"{self._here}/resourceGroups/{config.resource_group}/providers/Microsoft.Network"
 
     def close(self) -> None:
         """Make no further call."""
@@ -49,13 +51,11 @@ class Resources:
 
     async def get_set(self, name: str) -> Json | None:
         """Return a scale set; None where there is none."""
-        return await self._absent_as_none(
-            "getting a scale set", lambda clients: clients.compute.virtual_machine_scale_sets.get(self._group, name).as_dict()
-        )
+        return await self._one("getting a scale set", f"virtualMachineScaleSets/{name}")
 
     async def sets(self) -> list[Json]:
         """Return all scale sets of the resource group."""
-        return await self._calls.pages("listing scale sets", lambda clients: clients.compute.virtual_machine_scale_sets.list(self._group))
+        return await self._list("listing scale sets", f"{self._compute}/virtualMachineScaleSets")
 
     async def delete_set(self, name: str) -> None:
         """Ask for the deletion of a set with all its machines."""
@@ -67,32 +67,18 @@ class Resources:
 
     async def operation(self, address: str) -> Json:
         """Return how an operation stands."""
-
-        def work(clients: Clients) -> Json:
-            from azure.core.rest import HttpRequest
-
-            response = clients.compute.send_request(HttpRequest("GET", address))
-            response.raise_for_status()
-            body = response.json()
-            if not isinstance(body, dict):
-                raise TypeError("the status of an operation is no object")
-            return body
-
-        return await self._calls.call("asking for an operation", work)
+        return await self._calls.get("asking for an operation", address)
 
     async def machines(self) -> list[Json]:
         """Return all machines of the resource group."""
-        return await self._calls.pages("listing machines", lambda clients: clients.compute.virtual_machines.list(self._group))
+        return await self._list("listing machines", f"{self._compute}/virtualMachines")
 
     async def machines_of(self, name: str) -> list[Json]:
         """Return the machines of a set, with their run-time states; none where there is no such set."""
-        place = f"/subscriptions/{self._subscription}/resourceGroups/{self._group}"
-        wanted = f"'virtualMachineScaleSet/id' eq '{place}/providers/Microsoft.Compute/virtualMachineScaleSets/{name}'"
+        wanted = f"'virtualMachineScaleSet/id' eq '{self._compute}/virtualMachineScaleSets/{name}'"
+        parameters = {"api-version": COMPUTE_API, "$filter": wanted, "$expand": "instanceView"}
         try:
-            return await self._calls.pages(
-                "listing a set's machines",
-                lambda clients: clients.compute.virtual_machines.list(self._group, filter=wanted, expand="instanceView"),
-            )
+            return await self._calls.pages("listing a set's machines", f"{self._compute}/virtualMachines", **parameters)
         except ProviderError as error:
             if error.fault.code in ABSENT:
                 return []
@@ -100,13 +86,12 @@ class Resources:
 
     async def states(self) -> list[Json]:
         """Return the run-time states of all machines of the subscription: no other listing has them for machines of several sets."""
-        return await self._calls.pages("listing states", lambda clients: clients.compute.virtual_machines.list_all(status_only="true"))
+        path = f"{self._here}/providers/Microsoft.Compute/virtualMachines"
+        return await self._calls.pages("listing states", path, **{"api-version": COMPUTE_API, "statusOnly": "true"})
 
     async def machine(self, name: str) -> Json | None:
         """Return a machine; None where Azure, asked for it by name, says that there is none."""
-        return await self._absent_as_none(
-            "getting a machine", lambda clients: clients.compute.virtual_machines.get(self._group, name).as_dict()
-        )
+        return await self._one("getting a machine", f"virtualMachines/{name}")
 
     async def delete_machines(self, name: str, machines: Sequence[str]) -> None:
         """Ask for the deletion of machines of one set."""
@@ -133,34 +118,28 @@ class Resources:
 
     async def cards(self) -> list[Json]:
         """Return the network interfaces of the resource group: machines themselves do not tell their addresses."""
-        return await self._calls.pages("listing network interfaces", lambda clients: clients.network.network_interfaces.list(self._group))
+        return await self._list("listing network interfaces", f"{self._network}/networkInterfaces", NETWORK_API)
 
     async def sizes(self, region: str) -> list[Json]:
         """Return the sizes that the subscription has in a region."""
-        return await self._calls.pages(
-            "listing sizes", lambda clients: clients.compute.resource_skus.list(filter=f"location eq '{region}'")
-        )
+        parameters = {"api-version": SIZES_API, "$filter": f"location eq '{region}'"}
+        return await self._calls.pages("listing sizes", f"{self._here}/providers/Microsoft.Compute/skus", **parameters)
 
     async def scores(self, region: str, body: Mapping[str, Any]) -> Json:
         """Return placement scores. Their package is a beta; the call is the plain one, through the pipeline of the client that we have."""
-        path = f"/subscriptions/{self._subscription}/providers/Microsoft.Compute/locations/{region}/placementScores/spot/generate"
+        path = f"{{endpoint}}{self._here}/providers/Microsoft.Compute/locations/{region}/placementScores/spot/generate"
 
         def work(clients: Clients) -> Json:
-            from azure.core.rest import HttpRequest
-
-            request = HttpRequest("POST", f"{{endpoint}}{path}", params={"api-version": SCORES_API}, json=dict(body))
-            response = clients.compute.send_request(request)
-            response.raise_for_status()
-            answer = response.json()
-            if not isinstance(answer, dict):
-                raise TypeError("the answer is no object")
-            return answer
+            return sent(clients, "POST", path, {"api-version": SCORES_API}, dict(body))
 
         return await self._calls.call("asking for placement scores", work)
 
-    async def _absent_as_none(self, what: str, work: Callable[[Clients], Json]) -> Json | None:
+    async def _list(self, what: str, path: str, version: str = COMPUTE_API) -> list[Json]:
+        return await self._calls.pages(what, path, **{"api-version": version})
+
+    async def _one(self, what: str, path: str) -> Json | None:
         try:
-            return await self._calls.call(what, work)
+            return await self._calls.get(what, f"{{endpoint}}{self._compute}/{path}", **{"api-version": COMPUTE_API})
         except ProviderError as error:
             if error.fault.code in ABSENT:
                 return None
