@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from holdfast_sandbox.demo.evidence import Evidence, JobRun, Reclaim, ReclaimKind, read_evidence
+from holdfast_sandbox.demo.evidence import Evidence, Reclaim, ReclaimKind, read_evidence
+from holdfast_sandbox.history.model import JobRun
 
 RECORDED = Path(__file__).parent / "recorded" / "evidence.json"
 

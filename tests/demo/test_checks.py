@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from holdfast_sandbox.demo.checks import PROMISES, failures
-from holdfast_sandbox.demo.evidence import Evidence, JobRun, Reclaim
+from holdfast_sandbox.demo.evidence import Evidence, Reclaim
+from holdfast_sandbox.history.model import JobRun
 
 Break = Callable[[Evidence], Evidence]
 BREAKS: list[tuple[str, str, Break]] = []

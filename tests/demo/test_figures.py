@@ -7,15 +7,16 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from holdfast_sandbox.demo.attempts import phases
 from holdfast_sandbox.demo.checks import Failure
 from holdfast_sandbox.demo.costs import costs
-from holdfast_sandbox.demo.evidence import KINDS, Evidence, JobRun, Reclaim, ReclaimKind
+from holdfast_sandbox.demo.evidence import KINDS, Evidence, Reclaim, ReclaimKind
 from holdfast_sandbox.demo.interruptions import interruption, interruptions
-from holdfast_sandbox.demo.machines import machines
 from holdfast_sandbox.demo.picture import picture
 from holdfast_sandbox.demo.report import result, table, text
 from holdfast_sandbox.demo.svg import render_svg
+from holdfast_sandbox.history.attempts import phases
+from holdfast_sandbox.history.machines import machines
+from holdfast_sandbox.history.model import JobRun
 
 
 def test_the_parts_of_an_interruption_add_up(evidence: Evidence) -> None:

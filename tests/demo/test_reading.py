@@ -5,11 +5,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from holdfast_sandbox.demo.collection import read_completions, read_lines, read_steps
-from holdfast_sandbox.demo.evidence import KINDS, Evidence, Start, read_evidence, write_evidence
-from holdfast_sandbox.demo.journal import read_journal
-from holdfast_sandbox.demo.live import read_starts
+from holdfast_sandbox.demo.evidence import KINDS, Evidence, read_evidence, write_evidence
 from holdfast_sandbox.demo.scenario import JOBS, PAIR, RECLAIMS, SINGLE, arguments, due, sbatch_options
+from holdfast_sandbox.history.journal import read_journal
+from holdfast_sandbox.history.model import Start
+from holdfast_sandbox.history.reading import read_completions, read_lines, read_starts, read_steps
 
 
 def test_evidence_survives_writing(tmp_path: Path, evidence: Evidence) -> None:

@@ -19,7 +19,7 @@ from holdfast_sandbox.cluster import Sandbox, SandboxError
 from holdfast_sandbox.cluster_config import SandboxConfig
 from holdfast_sandbox.defaults import default_controller
 from holdfast_sandbox.demo.checks import Failure, failures
-from holdfast_sandbox.demo.collection import collect, completion_log, journal_path, leftovers
+from holdfast_sandbox.demo.collection import collect, completion_log
 from holdfast_sandbox.demo.costs import Costs, costs
 from holdfast_sandbox.demo.director import DemoError, Director, example_folder
 from holdfast_sandbox.demo.evidence import Evidence, write_evidence
@@ -29,10 +29,10 @@ from holdfast_sandbox.demo.progress import Screen
 from holdfast_sandbox.demo.report import result, text
 from holdfast_sandbox.demo.scenario import BOOT_DELAY_S, NODES
 from holdfast_sandbox.demo.svg import render_svg
+from holdfast_sandbox.history.reading import journal_path, lasting_leftovers
 from holdfast_sandbox.layout import Layout
 
 TROUBLE = (DemoError, SandboxError, CloudControlError, subprocess.SubprocessError, sqlite3.Error, OSError, LookupError, ValueError)
-LINGER_S = 2.0
 WORK_UNDER = Path("/tmp")  # noqa: S108 - a fresh directory is made in it
 """A short path: unix sockets' paths are limited, and $TMPDIR may be long."""
 
@@ -88,7 +88,7 @@ def run(work: Path, example: Path) -> tuple[Evidence, list[Failure]]:
             evidence = collect(sandbox, director, began)
     finally:
         sandbox.stop(keep=True)
-    return replace(evidence, leftovers=_after_a_moment(root)), trouble
+    return replace(evidence, leftovers=lasting_leftovers(root)), trouble
 
 
 def judge(evidence: Evidence, trouble: Sequence[Failure], out: Path, *, as_json: bool) -> bool:
@@ -127,14 +127,6 @@ def sandbox_config(root: Path) -> SandboxConfig:
         extra_slurm_conf=f"JobCompType=jobcomp/filetxt\nJobCompLoc={log}",
         controller=default_controller(),
     )
-
-
-def _after_a_moment(root: Path) -> list[str]:
-    """Return what of the sandbox is alive still; the kernel may need a moment to bury the last."""
-    until = time.monotonic() + LINGER_S
-    while (left := leftovers(root)) and time.monotonic() < until:
-        time.sleep(0.1)
-    return left
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,38 +1,27 @@
 """Gathering the evidence from where each thing was recorded by whoever did it."""
 
 import json
-import re
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.demo.director import Director, node_states
-from holdfast_sandbox.demo.evidence import Evidence, JobRun
-from holdfast_sandbox.demo.journal import read_journal
-from holdfast_sandbox.demo.live import LiveJob, read_starts
+from holdfast_sandbox.demo.evidence import Evidence
+from holdfast_sandbox.demo.live import LiveJob
 from holdfast_sandbox.demo.outcome import digests
 from holdfast_sandbox.demo.scenario import GPUS_PER_NODE
+from holdfast_sandbox.history.journal import read_journal
+from holdfast_sandbox.history.model import JobRun
+from holdfast_sandbox.history.reading import KEPT_OF_SLURM, journal_path, read_completions, read_lines, read_starts, read_steps
 from holdfast_sandbox.layout import Layout
-from holdfast_sandbox.processes import command_line, with_environment
 from holdfast_sandbox.record import read_record
 from holdfast_sandbox.zones import ON_DEMAND_USD_H
-
-KEPT_OF_SLURM = ("JobState", "Reason", "ExitCode", "Restarts", "NodeList", "Partition", "StartTime", "EndTime", "Comment", "AdminComment")
-_STEP = re.compile(r"^step (\d+) attempt (\d+) ", re.MULTILINE)
-_COMPLETION = re.compile(r"^JobId=(\d+) .*?JobState=(\S+)", re.MULTILINE)
 
 
 def completion_log(layout: Layout) -> Path:
     """Where Slurm's jobcomp/filetxt writes a line for each job that ends."""
     return layout.log / "jobcomp.log"
-
-
-def journal_path(layout: Layout) -> Path:
-    """Where the controller keeps its journal."""
-    return layout.controller_state / "journal.sqlite"
 
 
 def collect(sandbox: Sandbox, director: Director, began: float) -> Evidence:
@@ -76,38 +65,3 @@ def _job(sandbox: Sandbox, job: LiveJob, completions: dict[int, list[str]]) -> J
         run.outcome.update(json.loads(job.out.with_name(f"{job.out.name}.json").read_text(encoding="utf-8")))
         run.tensors.update(digests(job.out))
     return run
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a JSON-lines file's objects; a last line that was cut off is left out. Raises OSError, ValueError."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-
-def read_steps(output: str) -> list[tuple[int, int, int]]:
-    """Return (attempt, first step, last step) of each unbroken run of `step N attempt A …` lines, in the order of printing."""
-    runs: list[tuple[int, int, int]] = []
-    for match in _STEP.finditer(output):
-        step, attempt = int(match[1]), int(match[2])
-        if runs and runs[-1][0] == attempt and runs[-1][2] == step - 1:
-            runs[-1] = (attempt, runs[-1][1], step)
-        else:
-            runs.append((attempt, step, step))
-    return runs
-
-
-def read_completions(path: Path) -> dict[int, list[str]]:
-    """Return the JobStates that Slurm's completion log has for each job, in order."""
-    found: dict[int, list[str]] = {}
-    with suppress(FileNotFoundError):
-        for match in _COMPLETION.finditer(path.read_text(encoding="utf-8")):
-            found.setdefault(int(match[1]), []).append(match[2])
-    return found
-
-
-def leftovers(root: Path) -> list[str]:
-    """Return the command lines of processes of the sandbox that was in `root`: each has its directory in its environment."""
-    return _told(with_environment("HOLDFAST_SANDBOX_DIR", str(root)))
-
-
-def _told(pids: Iterable[int]) -> list[str]:
-    return [f"{pid}: {' '.join(command_line(pid))[:200]}" for pid in pids if command_line(pid)]

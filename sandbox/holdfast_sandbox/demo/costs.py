@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from holdfast_sandbox.demo.attempts import first_line, moment
-from holdfast_sandbox.demo.evidence import Evidence, JobRun
+from holdfast_sandbox.demo.evidence import Evidence
 from holdfast_sandbox.demo.interruptions import interruptions
-from holdfast_sandbox.demo.machines import SECONDS_PER_HOUR, holder, machines, nodes_of
+from holdfast_sandbox.history.attempts import first_line, moment
+from holdfast_sandbox.history.machines import SECONDS_PER_HOUR, holder, machines, nodes_of
+from holdfast_sandbox.history.model import JobRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

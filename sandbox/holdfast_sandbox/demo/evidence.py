@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from holdfast_sandbox.history.model import JobRun, JournalEntry
+
 ReclaimKind = Literal["free", "saving", "one_of_two", "unnoticed"]
 KINDS: tuple[ReclaimKind, ...] = ("free", "saving", "one_of_two", "unnoticed")
 TITLES: dict[ReclaimKind, str] = {
@@ -32,52 +34,6 @@ class Reclaim:
     def noticed(self) -> bool:
         """Whether the cloud was to give notice first."""
         return self.kind != "unnoticed"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A line of starts.txt: the batch script began."""
-
-    t: float
-    attempt: int
-    node: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRun:
-    """One job as its own files and Slurm tell it."""
-
-    job_id: int
-    nodes: int
-    total_steps: int
-    every_steps: int
-    """A periodic checkpoint every so many steps."""
-    reference: str = ""
-    """The job that ran the same undisturbed; empty for a reference."""
-    slurm: dict[str, str] = field(default_factory=dict)
-    """`scontrol show job` at the end: JobState, ExitCode, Restarts …"""
-    completions: list[str] = field(default_factory=list)
-    """JobState of each line that Slurm's completion log has for it, in order."""
-    starts: list[Start] = field(default_factory=list)
-    timeline: list[dict[str, Any]] = field(default_factory=list)
-    """attempts.jsonl (see `holdfast.timeline`)."""
-    steps: list[tuple[int, int, int]] = field(default_factory=list)
-    """What its output says it trained: attempt, first and last step of each unbroken run of steps."""
-    outcome: dict[str, Any] = field(default_factory=dict)
-    """What train.py wrote beside its final state: hash, step, world_size."""
-    tensors: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of every tensor and value of its final state, computed from the file by the demo itself."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalEntry:
-    """One event or command of the controller's journal."""
-
-    seq: int
-    at: float
-    kind: str
-    text: str
-    body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from holdfast_sandbox.demo.attempts import first_line, moment, reached, step_of
-from holdfast_sandbox.demo.evidence import Evidence, JobRun, Reclaim, ReclaimKind
-from holdfast_sandbox.demo.machines import holder, machines, nodes_of, up_at
+from holdfast_sandbox.demo.evidence import Evidence, Reclaim, ReclaimKind
+from holdfast_sandbox.history.attempts import first_line, moment, reached, step_of
+from holdfast_sandbox.history.machines import holder, machines, nodes_of, up_at
+from holdfast_sandbox.history.model import JobRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast_sandbox.demo.evidence import Start
 from holdfast_sandbox.demo.scenario import JobSpec
+from holdfast_sandbox.history.model import Start
+from holdfast_sandbox.history.reading import read_starts
 from holdfast_sandbox.instances import Instances
 
 LONGEST_STATUS = 65536
@@ -78,13 +79,3 @@ class LiveJob:
     def over(self) -> bool:
         """Whether Slurm has ended it, well or not."""
         return self.state not in {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
-
-
-def read_starts(path: Path) -> list[Start]:
-    """Return the complete lines of a starts.txt; none where there is no such file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    words = [line.split() for line in lines if line.endswith("\n")]
-    return [Start(float(t), int(attempt), node) for t, attempt, node in words]

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from holdfast_sandbox.demo.attempts import PhaseKind, phases
 from holdfast_sandbox.demo.evidence import TITLES, Evidence
-from holdfast_sandbox.demo.machines import entries, machines
+from holdfast_sandbox.history.attempts import PhaseKind, phases
+from holdfast_sandbox.history.machines import entries, machines
 
 BarKind = PhaseKind | str
 WORDS = {

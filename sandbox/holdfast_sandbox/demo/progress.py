@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from holdfast_sandbox.demo.journal import read_journal
 from holdfast_sandbox.demo.live import LiveJob
+from holdfast_sandbox.history.journal import read_journal
 
 KEPT_LINES = 14
 TOLD = frozenset(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from holdfast_sandbox.demo.evidence import Evidence
-from holdfast_sandbox.demo.machines import Machine, entries, is_up, machines
+from holdfast_sandbox.history.machines import Machine, entries, is_up, machines
 
 BAD_FLAGS = frozenset(
     {"DRAIN", "DRAINING", "DRAINED", "DOWN", "FAIL", "FAILING", "NOT_RESPONDING", "COMPLETING", "POWERING_DOWN", "POWER_DOWN"}

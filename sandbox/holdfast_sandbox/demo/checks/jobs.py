@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from holdfast_sandbox.demo.attempts import events, saves, step_of
-from holdfast_sandbox.demo.evidence import Evidence, JobRun
+from holdfast_sandbox.demo.evidence import Evidence
 from holdfast_sandbox.demo.interruptions import interruption
+from holdfast_sandbox.history.attempts import events, saves, step_of
+from holdfast_sandbox.history.model import JobRun
 
 PARTS = ("parameters", "buffers", "optimizer")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from holdfast_sandbox.demo.attempts import events, moment, saves
 from holdfast_sandbox.demo.evidence import KINDS, TITLES, Evidence, Reclaim, ReclaimKind
-from holdfast_sandbox.demo.machines import Machine, entries, holder, machines, nodes_of
+from holdfast_sandbox.history.attempts import events, moment, saves
+from holdfast_sandbox.history.machines import Machine, entries, holder, machines, nodes_of
 
 
 def all_happened(evidence: Evidence) -> Iterator[str]:

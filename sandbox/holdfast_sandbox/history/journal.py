@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from holdfast_sandbox.demo.evidence import JournalEntry
+from holdfast_sandbox.history.model import JournalEntry
 
 
 def read_journal(path: Path, after_seq: int = 0) -> list[JournalEntry]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast_common.views import NodeView
 
-from holdfast_sandbox.demo.evidence import Evidence, JournalEntry
+from holdfast_sandbox.history.model import JournalEntry, Records
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -38,16 +38,16 @@ class Machine:
         return self.hours(now) * self.price_usd_h if self.charged_usd is None else self.charged_usd
 
 
-def machines(evidence: Evidence) -> dict[str, Machine]:
+def machines(records: Records) -> dict[str, Machine]:
     """Return every instance that was ever launched, by id, in the order of their launch."""
     found: dict[str, Machine] = {}
-    for line in evidence.cloud:
+    for line in records.cloud:
         instance_id = line.get("instance_id", "")
         if line["event"] == "requested":
             found[instance_id] = Machine(instance_id, line["t"], line["price_usd_h"], line["client_token"])
         elif instance_id in found:
             _note(found[instance_id], line)
-    for entry in entries(evidence, "BindInstance"):
+    for entry in entries(records, "BindInstance"):
         command = entry.body["command"]
         machine = found.get(command["instance_id"])
         if machine is not None and machine.bound is None:
@@ -66,29 +66,29 @@ def _note(machine: Machine, line: dict[str, Any]) -> None:
         machine.gone, machine.charged_usd = line["t"], line["cost_usd"]
 
 
-def entries(evidence: Evidence, kind: str) -> Iterator[JournalEntry]:
+def entries(records: Records, kind: str) -> Iterator[JournalEntry]:
     """Yield the journal's entries of a kind, in order."""
-    return (entry for entry in evidence.journal if entry.kind == kind)
+    return (entry for entry in records.journal if entry.kind == kind)
 
 
-def nodes_of(evidence: Evidence, job_id: int, attempt: int) -> tuple[str, ...]:
+def nodes_of(records: Records, job_id: int, attempt: int) -> tuple[str, ...]:
     """Return the nodes on which an attempt ran, by Slurm's word in the journal; empty where it never ran."""
-    for entry in entries(evidence, "JobChanged"):
+    for entry in entries(records, "JobChanged"):
         view = entry.body["view"]
         if view["job_id"] == job_id and view["restarts"] == attempt and view["state"] == "RUNNING":
             return tuple(view["nodes"])
     return ()
 
 
-def holder(evidence: Evidence, node: str, at: float) -> Machine | None:
+def holder(records: Records, node: str, at: float) -> Machine | None:
     """Return the machine that was `node` at a moment."""
-    held = [m for m in machines(evidence).values() if m.node == node and (m.bound or at + 1) <= at and (m.gone is None or m.gone > at)]
+    held = [m for m in machines(records).values() if m.node == node and (m.bound or at + 1) <= at and (m.gone is None or m.gone > at)]
     return max(held, key=lambda machine: machine.bound or 0.0, default=None)
 
 
-def up_at(evidence: Evidence, node: str, after: float) -> float | None:
+def up_at(records: Records, node: str, after: float) -> float | None:
     """Return when Slurm first had the node registered and usable after a moment."""
-    for entry in entries(evidence, "NodeChanged"):
+    for entry in entries(records, "NodeChanged"):
         view = entry.body["view"]
         if view["name"] == node and entry.at > after and is_up(view["state"], view["flags"]):
             return entry.at

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from holdfast_sandbox.demo.evidence import JobRun
+from holdfast_sandbox.history.model import JobRun
 
 BETWEEN_S = 0.1
 """From the end of a last save until the job says that it is parked or done; no training."""
