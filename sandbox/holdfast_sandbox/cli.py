@@ -10,16 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from holdfast_common.errors import ConfigError
 
+from holdfast_sandbox.cloud_config import Cloud
 from holdfast_sandbox.cloud_control import CloudControlError
 from holdfast_sandbox.cluster import Sandbox, SandboxError
-from holdfast_sandbox.cluster_config import SandboxConfig
+from holdfast_sandbox.cluster_config import CLOUDS, SandboxConfig
 from holdfast_sandbox.components import SLURMCTLD
 from holdfast_sandbox.defaults import default_controller
+from holdfast_sandbox.recordings import RECORDINGS, recording
 from holdfast_sandbox.registry import registered
 from holdfast_sandbox.state import StateError
 from holdfast_sandbox.supervisor_client import SupervisorError
@@ -34,6 +36,16 @@ app = typer.Typer(
 )
 
 Directory = Annotated[Path, typer.Option("--dir", help="The sandbox's directory.")]
+CloudName = Annotated[
+    Literal["aws", "gcp", "azure", "all"],
+    typer.Option("--cloud", help="Whose interfaces and metadata the zones have; all: they are dealt out to the three in turn."),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", parser=recording, metavar="FILE|NAME", help=f"A recorded spot market: a file, or one of {', '.join(RECORDINGS)}."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -42,8 +54,9 @@ def up(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     directory: Directory = DEFAULT_DIRECTORY,
     nodes: Annotated[int, typer.Option(help="CLOUD nodes spot-1 to spot-N.")] = 8,
     boot_delay: Annotated[float, typer.Option(help="Seconds from launch until an instance runs.")] = 1.0,
+    cloud: CloudName = "aws",
     zones: Annotated[int, typer.Option(help="Zones of the cloud, each with a spot instance for every node.")] = 3,
-    trace: Annotated[Path | None, typer.Option(help="A recorded spot market instead of fixed zones.")] = None,
+    trace: Trace = None,
     speed: Annotated[float, typer.Option(help="Recorded seconds that pass in one second.")] = 60.0,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and end the sandbox at Ctrl-C or kill.")] = False,
     controller: Annotated[bool, typer.Option(help="Start Holdfast's controller; without it Slurm and the cloud only.")] = True,
@@ -54,6 +67,7 @@ def up(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         config = SandboxConfig(
             nodes=nodes,
             boot_delay_s=boot_delay,
+            clouds=clouds_of(cloud),
             zones=zones,
             trace=trace,
             trace_speed=speed,
@@ -73,6 +87,11 @@ def up(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         sandbox.stop()
         if not foreground:
             raise
+
+
+def clouds_of(name: Literal["aws", "gcp", "azure", "all"]) -> tuple[Cloud, ...]:
+    """Return the clouds that --cloud means."""
+    return CLOUDS if name == "all" else (name,)
 
 
 def _start(sandbox: Sandbox, foreground: bool, as_json: bool) -> None:

@@ -42,13 +42,14 @@ class TraceConfig(Strict):
     """Zones whose spot capacity and price follow a recorded market.
 
     `speed` is how many recorded seconds pass in one real second; `instances_per_unit` is how many of our instances one
-    recorded unit is worth (the V100 recording says 0 or 1, the H100 one 0 to 16).
+    recorded unit is worth (the V100 recording says 0 or 1, the H100 one 0 to 16). The first step lasts `lead_s` real seconds longer.
     """
 
     path: Path
     provider: Cloud = "aws"
     speed: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     start_step: Annotated[int, Field(ge=0)] = 0
+    lead_s: Seconds = 0.0
     instances_per_unit: Annotated[int, Field(ge=1, le=1000)] = 1
     instance_type: str | None = None
     zones: list[ZoneName] | None = None

@@ -7,12 +7,14 @@ from typing import Protocol
 
 from holdfast_common.errors import ConfigError
 
+from holdfast_sandbox.cloud_config import Cloud
 from holdfast_sandbox.layout import Layout
 from holdfast_sandbox.ports import Ports
 
 MOST_NODES = 1000
 INSTANCE_TYPE = "sim1.node"
 REGION = "us-east-1"
+CLOUDS: tuple[Cloud, ...] = ("aws", "gcp", "azure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class SandboxConfig:
     oversubscribe: str = "NO"
     """slurm.conf OverSubscribe= of the spot partition. NO: jobs share a node by CPUs. EXCLUSIVE: one job for each node."""
     boot_delay_s: float = 1.0
+    clouds: tuple[Cloud, ...] = ("aws",)
+    """Whose interfaces the zones are reached through: dealt out in turn, where there are several."""
     zones: int = 3
     zone_capacity: int | None = None
     """Spot instances for each zone; None: as many as there are nodes."""
@@ -89,6 +93,14 @@ class SandboxConfig:
     trace: Path | None = None
     """A recorded spot market instead of fixed zones."""
     trace_speed: float = 60.0
+    trace_zones: tuple[str, ...] | None = None
+    """Which zones of the recording, in order of preference; None: all."""
+    trace_start: int = 0
+    """The step with which it begins."""
+    trace_units: int = 1
+    """Instances for each that was recorded: some recordings only say whether there was one."""
+    trace_lead_s: float = 0.0
+    """How much longer than the others its first step lasts, in real seconds."""
     resume_timeout_s: int = 60
     suspend_timeout_s: int = 20
     suspend_time_s: int = 300
@@ -109,6 +121,10 @@ class SandboxConfig:
             faults.append(f"nodes must be 1 to {MOST_NODES}, not {self.nodes}")
         if not 1 <= self.zones <= 26:
             faults.append(f"zones must be 1 to 26, not {self.zones}")
+        if not self.clouds or len(set(self.clouds)) != len(self.clouds) or not set(self.clouds) <= set(CLOUDS):
+            faults.append(f"clouds must be some of {', '.join(CLOUDS)}, not {', '.join(self.clouds) or 'none'}")
+        elif self.zones < len(self.clouds):
+            faults.append(f"zones must be {len(self.clouds)} at least, one for each of {', '.join(self.clouds)}, not {self.zones}")
         if not 0 <= self.boot_delay_s <= 3600:
             faults.append(f"boot_delay_s must be 0 to 3600, not {self.boot_delay_s}")
         if not 0 < self.trace_speed <= 1e6:

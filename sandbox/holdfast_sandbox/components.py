@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from holdfast_sandbox.cluster_config import INSTANCE_TYPE, REGION, AgentSpec, Site
+from holdfast_sandbox.cluster_config import REGION, AgentSpec, Site
 from holdfast_sandbox.component import ComponentSpec
 from holdfast_sandbox.layout import LOCAL_NODE
-from holdfast_sandbox.zones import ON_DEMAND_USD_H, zones_of
+from holdfast_sandbox.zones import SandboxZone, market_of, zones_of
 
 MUNGED = "munged"
 SLURMCTLD = "slurmctld"
@@ -71,31 +71,47 @@ def cloud_config(site: Site, agent: AgentSpec) -> dict[str, object]:
     shape = {"vcpus": config.cpus_per_node, "memory_mib": config.memory_mb_per_node}
     if config.gpus_per_node:
         shape["gpu_count"] = config.gpus_per_node
-    zones: list[dict[str, object]] = [
-        {
-            "name": zone.name,
-            "region": zone.region,
-            "capacity": {INSTANCE_TYPE: capacity},
-            "spot_price_usd_h": zone.spot_usd_h,
-            "on_demand_usd_h": ON_DEMAND_USD_H,
-        }
-        for zone in zones_of(config)
-    ]
-    market: dict[str, object] = {"zones": zones}
-    if config.trace is not None:
-        trace = {"path": str(config.trace.resolve()), "speed": config.trace_speed, "instance_type": INSTANCE_TYPE}
-        market = {"trace": trace}
+    zones = zones_of(config)
     return {
         "state_dir": str(site.layout.cloud),
         "ready_file": str(site.layout.cloud_ready),
         "port": site.ports.cloud,
-        "instance_types": {INSTANCE_TYPE: shape},
+        "instance_types": {zone.instance_type: shape for zone in zones},
         "boot_delay_s": config.boot_delay_s,
         "notice_s": config.notice_s,
         "instance_command": instance_command(),
         "instance_env": instance_environment(site, agent),
-        **market,
+        **(_fixed(zones, capacity) if config.trace is None else _followed(site)),
         **config.cloud_overrides,
+    }
+
+
+def _fixed(zones: Sequence[SandboxZone], capacity: int) -> dict[str, object]:
+    return {
+        "zones": [
+            {
+                "name": zone.name,
+                "region": zone.region,
+                "provider": zone.provider,
+                "capacity": {zone.instance_type: capacity},
+                "spot_price_usd_h": zone.spot_usd_h,
+                "on_demand_usd_h": zone.on_demand_usd_h,
+            }
+            for zone in zones
+        ]
+    }
+
+
+def _followed(site: Site) -> dict[str, object]:
+    config = site.config
+    return {
+        "trace": {
+            "path": str(site.layout.market),
+            "speed": config.trace_speed,
+            "start_step": config.trace_start,
+            "lead_s": config.trace_lead_s,
+            "instances_per_unit": config.trace_units,
+        }
     }
 
 
@@ -141,7 +157,10 @@ def _local_slurmd(site: Site) -> ComponentSpec:
 
 
 def write_cloud_config(site: Site, agent: AgentSpec) -> None:
-    """Write etc/cloud.json. Raises OSError, ValueError."""
+    """Write etc/cloud.json, and the market that it follows. Raises OSError, ValueError."""
+    if site.config.trace is not None:
+        market = market_of(site.config, zones_of(site.config))
+        site.layout.market.write_text(json.dumps(market), encoding="utf-8")
     text = json.dumps(cloud_config(site, agent), indent=2)
     (site.layout.etc / "cloud.json").write_text(text, encoding="utf-8")
 

@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from holdfast_sandbox.cluster_config import INSTANCE_TYPE, AgentSpec, ControllerSpec, Site
+from holdfast_sandbox.cluster_config import AgentSpec, ControllerSpec, Site
 from holdfast_sandbox.components import NODE_SCRIPTS
 from holdfast_sandbox.layout import PARTITION, RUN_HOLDFAST
-from holdfast_sandbox.zones import ON_DEMAND_USD_H, zones_of
+from holdfast_sandbox.provider_tables import provider_tables
+from holdfast_sandbox.zones import zones_of
 
 CLUSTER = "sandbox"
-IMAGE = "ami-0123456789abcdef0"
 
 _CONTROLLER = """\
 cluster = {cluster}
@@ -33,12 +33,7 @@ munge_socket = {munge}
 cloud_poll_s = 2.0
 cloud_poll_busy_s = 0.5
 
-[providers.aws]
-endpoint_url = {cloud_url}
-regions = {regions}
-images = {{ {images} }}
-on_demand_usd_h = {{ {instance_type} = {on_demand} }}
-"""
+{providers}"""
 
 _AGENT = """\
 controller = "127.0.0.1:{port}"
@@ -89,24 +84,24 @@ def default_controller(*, policy: Callable[[Site], str] | None = None, env: Mapp
     return ControllerSpec(command, files, dict(env or {}))
 
 
-def default_policy(site: Site) -> str:
-    """Return a policy with one spot pool for each zone, cheapest first."""
+def default_policy(site: Site, **launch: float) -> str:
+    """Return a policy with one spot pool for each zone, in the zones' order; `launch` are more keys of the partition's table."""
     zones = zones_of(site.config)
     pools = [
-        f'[pools.{zone.name}]\nprovider = "aws"\nregion = "{zone.region}"\nzone = "{zone.name}"\n'
-        f'instance_type = "{INSTANCE_TYPE}"\nmarket = "spot"\n'
+        f'[pools.{zone.name}]\nprovider = "{zone.provider}"\nregion = "{zone.region}"\nzone = "{zone.own_name}"\n'
+        f'instance_type = "{zone.instance_type}"\nmarket = "spot"\n'
         for zone in zones
     ]
+    patience = {"registration_timeout_s": site.config.resume_timeout_s * 0.75, **launch}
     group = f'[node_groups.sim]\nnodes = "{PARTITION}-[1-{site.config.nodes}]"\ncpus = {site.config.cpus_per_node}\n'
     partition = (
         f'[partitions.{PARTITION}]\nnode_groups = ["sim"]\npools = {json.dumps([zone.name for zone in zones])}\n'
-        f"launch = {{ registration_timeout_s = {site.config.resume_timeout_s * 0.75:g} }}\n"
+        f"launch = {{ {', '.join(f'{key} = {value:g}' for key, value in patience.items())} }}\n"
     )
     return "\n".join(["version = 1\n", *pools, group, partition])
 
 
 def _controller_config(site: Site) -> str:
-    regions = sorted({zone.region for zone in zones_of(site.config)})
     return _CONTROLLER.format(
         cluster=_quoted(CLUSTER),
         state=_quoted(site.layout.controller_state),
@@ -116,11 +111,7 @@ def _controller_config(site: Site) -> str:
         socket=_quoted(site.layout.controller_socket),
         port=site.ports.controller,
         munge=_quoted(site.layout.munge_socket),
-        cloud_url=_quoted(site.cloud_url),
-        regions=json.dumps(regions),
-        images=", ".join(f"{region} = {_quoted(IMAGE)}" for region in regions),
-        instance_type=_quoted(INSTANCE_TYPE),
-        on_demand=ON_DEMAND_USD_H,
+        providers=provider_tables(site),
     )
 
 

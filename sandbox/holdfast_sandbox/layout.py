@@ -99,6 +99,11 @@ class Layout:
         return self.etc / "controller.toml"
 
     @property
+    def market(self) -> Path:
+        """The recorded market that the cloud follows, with this sandbox's names for the zones."""
+        return self.etc / "market.json"
+
+    @property
     def state_file(self) -> Path:
         """What the next command must know: ports, pids, settings."""
         return self.root / "sandbox.json"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from holdfast_sandbox.cloud_config import CloudConfig, TraceConfig, ZoneConfig
+from holdfast_sandbox.cloud_config import Cloud, CloudConfig, TraceConfig, ZoneConfig
 from holdfast_sandbox.market import Market, Pool, PoolState, Zone
 from holdfast_sandbox.timeline import Timeline
 
@@ -24,6 +24,10 @@ class TracePool(BaseModel):
     available: str | list[Annotated[int, Field(ge=0)]]
     spot_usd_h: float | None = None
     spot_usd_h_runs: list[tuple[int, float]] | None = None
+    provider: Cloud | None = None
+    """Through whose interfaces the zone is reached; None: all those of the recording through the same."""
+    instance_type: str | None = None
+    """What is sold in it; None: in all zones of the recording the same."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TracePool":
@@ -51,6 +55,7 @@ class TraceFile(BaseModel):
 
     step_s: Annotated[float, Field(gt=0)]
     instance: str
+    provider: Cloud = "aws"
     pools: Annotated[dict[str, TracePool], Field(min_length=1)]
 
 
@@ -70,7 +75,7 @@ def build_market(config: CloudConfig, now: float) -> Market:
         for name in config.trace.zones if config.trace.zones is not None else trace.pools:
             if name not in trace.pools or any(zone.name == name for zone in zones):
                 raise ValueError(f"zone {name} is not in the trace, or is named twice")
-            zones.append(Zone(name, trace.pools[name].region, config.trace.provider))
+            zones.append(Zone(name, trace.pools[name].region, trace.pools[name].provider or config.trace.provider))
             pools |= _trace_pools(name, trace, config, config.trace, now)
     return Market(zones, pools)
 
@@ -92,15 +97,15 @@ def _fixed_pools(zone: ZoneConfig, now: float) -> dict[Pool, PoolState]:
 
 
 def _trace_pools(name: str, trace: TraceFile, config: CloudConfig, chosen: TraceConfig, now: float) -> dict[Pool, PoolState]:
-    instance_type = chosen.instance_type or trace.instance
+    recorded = trace.pools[name]
+    instance_type = recorded.instance_type or chosen.instance_type or trace.instance
     if instance_type not in config.all_instance_types():
         raise ValueError(f"the trace's instance type {instance_type} is unknown; describe it in instance_types")
-    recorded = trace.pools[name]
     step_s = trace.step_s / chosen.speed
 
     def line(values: list[float]) -> Timeline:
         rest = values[chosen.start_step :] or values[-1:]
-        return Timeline((now + step * step_s, value) for step, value in enumerate(rest))
+        return Timeline((now + step * step_s + (chosen.lead_s if step else 0.0), value) for step, value in enumerate(rest))
 
     counts = [float(count * chosen.instances_per_unit) for count in recorded.counts()]
     spot = PoolState(line(counts), line(recorded.prices()))
