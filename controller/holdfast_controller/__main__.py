@@ -31,6 +31,10 @@ def main() -> int:
     try:
         config = load_config(arguments.config)
         policies = PolicyStore(Path(config.policy), config.providers.names)
+        if arguments.check and config.nodes is not None:
+            from holdfast_controller.bootstrap import prepare
+
+            prepare(config.nodes, config.providers.names, config.cluster, config.slurm.user, str(arguments.config))
     except ConfigError as error:
         for fault in error.faults:
             print(f"{error.where}: {fault}", file=sys.stderr)

@@ -28,6 +28,8 @@ _AS_IT_IS = (
     "queue_urls",
     "spot_strategy",
     "score_instances",
+    "rates",
+    "fleets",
 )
 
 
@@ -77,6 +79,10 @@ class AwsSettings(CloudBounds):
     """How CreateFleet chooses, where a launch names several pools."""
     score_instances: int = 8
     """For how many instances placement scores are asked."""
+    fleets: bool = True
+    """Ask several pools in one CreateFleet, where the policy combines them."""
+    rates: Mapping[str, tuple[float, float]] = Field(default={}, strict=False)
+    """EC2 operation → [calls at once, more each second], where the account's limits are not the published ones."""
 
     def with_cluster(self, cluster: str) -> AwsConfig:
         """Return what the AWS provider must be told. Raises pydantic's ValidationError where its own demands are stricter than ours."""

@@ -138,6 +138,7 @@ class Control:
         machine = self._find(wanted)
         machine.rebalance = self._datacenter.now()
         self._datacenter.record.write("rebalance", instance_id=machine.instance_id)
+        self._datacenter.tell("rebalance", machine)
         return {"instance_id": machine.instance_id, "notice": machine.rebalance}
 
     def _maintenance(self, wanted: requests.Maintenance) -> Reply:

@@ -20,6 +20,7 @@ from holdfast_sandbox.cloud_control import CloudControl
 
 T = TypeVar("T")
 REGION, ZONE, TYPE = "us-east-1", "us-east-1a", "p4d.24xlarge"
+UNBOUNDED = ("run_instances", "run_instances.instances", "create_fleet", "terminate_instances", "terminate_instances.instances")
 
 
 def make_pool(provider: str = "aws", market: Market = Market.SPOT, *, zone: str = ZONE, type_: str = TYPE) -> Pool:
@@ -41,6 +42,7 @@ def aws_config(endpoint_url: str, **more: object) -> AwsConfig:
         "connect_timeout_s": 2.0,
         "read_timeout_s": 20.0,
         "on_demand_usd_h": {TYPE: 32.77},
+        "rates": dict.fromkeys(UNBOUNDED, (1e6, 1e6)),
     }
     return AwsConfig.model_validate(settings | more)
 

@@ -28,19 +28,19 @@ async def drawn(buckets: Buckets, clock: VirtualClock, count: int, api: str = "R
 
 
 async def test_a_burst_goes_at_once_and_the_rest_at_the_refill_rate(clock) -> None:
-    times = await drawn(Buckets({"Run": Rate(5, 2)}, clock), clock, 9)
+    times = await drawn(Buckets({"Run": Rate(5, 2)}.get, clock), clock, 9)
     assert times == pytest.approx([0, 0, 0, 0, 0, 0.5, 1.0, 1.5, 2.0])
 
 
 async def test_other_regions_and_apis_are_not_held_up(clock) -> None:
-    buckets = Buckets({"Run": Rate(1, 0.1)}, clock)
+    buckets = Buckets({"Run": Rate(1, 0.1)}.get, clock)
     await drawn(buckets, clock, 1)
     assert await drawn(buckets, clock, 1, region="r2") == [0]
     assert await drawn(buckets, clock, 50, api="Describe") == [0] * 50
 
 
 async def test_who_cannot_wait_so_long_is_told_at_once_and_takes_nothing(clock) -> None:
-    buckets = Buckets({"Run": Rate(1, 0.1)}, clock)
+    buckets = Buckets({"Run": Rate(1, 0.1)}.get, clock)
     await buckets.draw("r1", "Run", patience_s=5)
     with pytest.raises(ProviderError) as raised:
         await buckets.draw("r1", "Run", patience_s=5)
@@ -51,14 +51,14 @@ async def test_who_cannot_wait_so_long_is_told_at_once_and_takes_nothing(clock) 
 
 
 async def test_after_a_throttle_the_bucket_counts_as_empty(clock) -> None:
-    buckets = Buckets({"Run": Rate(5, 2)}, clock)
+    buckets = Buckets({"Run": Rate(5, 2)}.get, clock)
     buckets.throttled("r1", "Run")
     assert await drawn(buckets, clock, 2) == pytest.approx([0.5, 1.0])
     buckets.throttled("r1", "Describe")
 
 
 async def test_more_than_a_bucket_holds_is_waited_for_once(clock) -> None:
-    buckets = Buckets({"instances": Rate(1000, 2)}, clock)
+    buckets = Buckets({"instances": Rate(1000, 2)}.get, clock)
     await buckets.draw("r1", "instances", 1500, patience_s=0)
     with pytest.raises(ProviderError):
         await buckets.draw("r1", "instances", 10, patience_s=1)
@@ -67,7 +67,7 @@ async def test_more_than_a_bucket_holds_is_waited_for_once(clock) -> None:
 
 
 async def test_a_clock_that_is_set_back_takes_no_tokens_away(clock) -> None:
-    buckets = Buckets({"Run": Rate(2, 1)}, clock)
+    buckets = Buckets({"Run": Rate(2, 1)}.get, clock)
     await buckets.draw("r1", "Run", patience_s=0)
     clock.step(-3600)
     await buckets.draw("r1", "Run", patience_s=0)

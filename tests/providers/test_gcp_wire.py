@@ -155,6 +155,13 @@ def test_the_body_of_a_spot_launch():
     assert {"locationPolicy", "instanceFlexibilityPolicy", "sourceInstanceTemplate"}.isdisjoint(body)
 
 
+@pytest.mark.parametrize(("market", "notice_s", "item"), [(Market.SPOT, 90, ["90"]), (Market.SPOT, None, []), (Market.ON_DEMAND, 90, [])])
+def test_a_spot_machine_is_told_its_window(market, notice_s, item):
+    body = body_of(gcp_config(None, preemption_notice_s=notice_s), ask(gcp_pool(market)))
+    items = body["instanceProperties"]["metadata"]["items"]
+    assert [each["value"] for each in items if each["key"] == "holdfast-notice-s"] == item
+
+
 def test_the_body_of_an_on_demand_launch_with_everything():
     config = gcp_config(
         None,

@@ -70,7 +70,7 @@ def test_a_trace_of_counts_under_another_instance_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trace", "settings", "message"),
     [
-        (H100, {}, "instance type a3-highgpu-1g is unknown"),
+        (H100 | {"instance": "a9-highgpu-1g"}, {}, "instance type a9-highgpu-1g is unknown"),
         (V100, {"zones": ["nowhere-1a"]}, "not in the trace"),
         (V100 | {"step_s": 0}, {}, "step_s"),
         (V100 | {"pools": {}}, {}, "pools"),

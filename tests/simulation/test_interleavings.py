@@ -141,7 +141,12 @@ class Interleavings(RuleBasedStateMachine):
         self._reclaim_in_calm(2, window_s, number, save_s)
 
     def _reclaim_in_calm(self, nodes: int, window_s: float, number: int, save_s: float) -> None:
-        """What was wrong ends, and nothing has been for a while: then the promises hold to the letter."""
+        """What was wrong ends, and nothing has been for a while: then the promises hold to the letter.
+
+        Not where the controller's clock is not the cloud's: by a clock that is minutes ahead a deadline has passed when it is told.
+        """
+        if self.world.host_clock.set_by:
+            return
         self._mend()
         job = self.world.submit(nodes, work=90.0, save_s=save_s)
         self.world.wait(20.0)

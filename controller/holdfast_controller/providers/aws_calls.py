@@ -9,9 +9,13 @@ from collections.abc import Awaitable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from holdfast_common.clock import Clock, SystemClock
+
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import error_of, timeout_error
+from holdfast_controller.providers.aws_rates import instances_of, rate_of
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
+from holdfast_controller.providers.buckets import Buckets
 
 T = TypeVar("T")
 MAX_PAGES = 1000
@@ -21,7 +25,13 @@ class AwsCalls:
     """One service of one account, in all regions. Safe to use from one event loop."""
 
     def __init__(
-        self, config: AwsConfig, service: str = "ec2", *, threads: int | None = None, endpoints: Mapping[str, str] | None = None
+        self,
+        config: AwsConfig,
+        service: str = "ec2",
+        *,
+        threads: int | None = None,
+        endpoints: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """`threads`: the settings' number unless given; `endpoints`: by region, before the settings' one."""
         self._config = config
@@ -33,6 +43,8 @@ class AwsCalls:
         self._session: Any = None
         self._clients: dict[str, Any] = {}
         self._closed = False
+        # SQS has no such limits
+        self._buckets = Buckets(rate_of(config.rates) if service == "ec2" else lambda _: None, clock or SystemClock())
 
     async def call(self, region: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make one call, once; raises ProviderError.
@@ -41,11 +53,23 @@ class AwsCalls:
         """
         if self._closed:
             raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
+        await self._spread(region, operation, parameters)
         future = asyncio.wrap_future(self._threads.submit(self._run, region, operation, parameters))
         try:
             return await asyncio.wait_for(future, self._config.call_timeout_s)
         except TimeoutError:
             raise timeout_error(operation, self._config.call_timeout_s) from None
+        except ProviderError as error:
+            if error.fault.kind is FaultKind.THROTTLE:
+                self._buckets.throttled(region, operation)
+            raise
+
+    async def _spread(self, region: str, operation: str, parameters: Mapping[str, Any]) -> None:
+        """Wait for the tokens of a call, for as long as a call may take; raises ProviderError where that would not do."""
+        bucket, instances = instances_of(operation, parameters)
+        if instances:
+            await self._buckets.draw(region, bucket, instances, patience_s=self._config.call_timeout_s)
+        await self._buckets.draw(region, operation, patience_s=self._config.call_timeout_s)
 
     async def pages(self, region: str, operation: str, key: str, page_size: int | None = None, **parameters: Any) -> list[Any]:
         """Return what all pages hold under `key`, or raise ProviderError: a listing is whole or it is none."""

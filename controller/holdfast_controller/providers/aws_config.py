@@ -75,6 +75,9 @@ class AwsConfig(BaseModel):
     product: str = "Linux/UNIX"
     """Whose spot prices are asked for."""
 
+    rates: dict[str, tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]] = {}
+    """How often EC2 may be asked, where the account's limits are not the published ones: by boto3's name of the operation (and
+    `run_instances.instances`, `terminate_instances.instances`): [most at once, more each second]."""
     connect_timeout_s: Seconds = 5.0
     read_timeout_s: Seconds = 30.0
     call_timeout_s: Seconds = 60.0

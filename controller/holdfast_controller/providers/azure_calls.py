@@ -12,13 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from holdfast_common.clock import Clock, SystemClock
+
 from holdfast_controller.providers.azure_config import AzureConfig
 from holdfast_controller.providers.azure_errors import MALFORMED, error_of, fault_of, timeout_error
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
+from holdfast_controller.providers.buckets import Buckets, Rate
 
 T = TypeVar("T")
 Json = dict[str, Any]
 MAX_PAGES = 1000
+RATES = {"creating": Rate(200, 10), "deleting": Rate(200, 10), "reading": Rate(250, 25)}
+"""Resource Manager's buckets of a subscription per region and kind of call, by Azure's documentation; one for all regions here."""
 PUBLIC = "https://management.azure.com"
 
 
@@ -99,10 +104,11 @@ def _policies(endpoint: str, credential: Any) -> list[Any]:
 class ArmCalls:
     """One subscription. Safe to use from one event loop."""
 
-    def __init__(self, config: AzureConfig) -> None:
+    def __init__(self, config: AzureConfig, clock: Clock | None = None) -> None:
         self._config = config
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix=f"holdfast-{config.name}")
         self._clients = Clients(config)
+        self._buckets = Buckets(RATES.get, clock or SystemClock())
         self._closed = False
 
     async def call(self, what: str, work: Callable[[Clients], T]) -> T:
@@ -112,11 +118,17 @@ class ArmCalls:
         """
         if self._closed:
             raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
+        kind = next((word for word in ("creating", "deleting") if what.startswith(word)), "reading")
+        await self._buckets.draw(self._config.subscription, kind, patience_s=self._config.call_timeout_s)
         future = asyncio.wrap_future(self._threads.submit(self._run, work))
         try:
             return await asyncio.wait_for(future, self._config.call_timeout_s)
         except TimeoutError:
             raise timeout_error(what, self._config.call_timeout_s) from None
+        except ProviderError as error:
+            if error.fault.kind is FaultKind.THROTTLE:
+                self._buckets.throttled(self._config.subscription, kind)
+            raise
 
     async def get(self, what: str, address: str, **parameters: str) -> Json:
         """Return what is at an address: one of an answer's, or `{endpoint}/…`. Raises ProviderError."""

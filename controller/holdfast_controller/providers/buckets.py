@@ -3,7 +3,7 @@
 The cloud's own buckets are the account's: others draw from them as well, so a throttle can still come. Then ours is taken for empty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast_common.clock import Clock
@@ -29,9 +29,9 @@ class _Level:
 class Buckets:
     """The buckets of one account. Calls wait in the order of their coming."""
 
-    def __init__(self, rates: Mapping[str, Rate], clock: Clock) -> None:
-        """`rates` by API; an API without one is not held back."""
-        self._rates = rates
+    def __init__(self, rate_of: Callable[[str], Rate | None], clock: Clock) -> None:
+        """`rate_of` tells an API's rate; one without is not held back."""
+        self._rate_of = rate_of
         self._clock = clock
         self._levels: dict[tuple[str, str], _Level] = {}
 
@@ -40,7 +40,7 @@ class Buckets:
 
         More tokens than a bucket holds are waited for as if it held them: the cloud answers such a call as it likes.
         """
-        rate = self._rates.get(api)
+        rate = self._rate_of(api)
         if rate is None:
             return
         level = self._level(region, api, rate)
@@ -55,7 +55,7 @@ class Buckets:
 
     def throttled(self, region: str, api: str) -> None:
         """The cloud throttled a call all the same: somebody else has emptied its bucket."""
-        rate = self._rates.get(api)
+        rate = self._rate_of(api)
         if rate is not None:
             level = self._level(region, api, rate)
             level.tokens = min(level.tokens, 0.0)

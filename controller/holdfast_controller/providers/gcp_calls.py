@@ -14,12 +14,17 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from holdfast_common.clock import Clock, SystemClock
+
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
+from holdfast_controller.providers.buckets import Buckets, Rate
 from holdfast_controller.providers.gcp_config import GcpConfig
 from holdfast_controller.providers.gcp_errors import error_of, timeout_error
 
 MAX_PAGES = 1000
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+RATE = Rate(100, 20)
+"""Of each method, per region or zone: Compute Engine's default is 1,500 calls a minute, of a project, for most groups of methods."""
 EMPTY_SCOPE = "NO_RESULTS_ON_PAGE"
 """The warning of a scope that has nothing to tell; any other means that it could not tell."""
 
@@ -27,7 +32,7 @@ EMPTY_SCOPE = "NO_RESULTS_ON_PAGE"
 class ComputeCalls:
     """Compute Engine in one project. Safe to use from one event loop."""
 
-    def __init__(self, config: GcpConfig) -> None:
+    def __init__(self, config: GcpConfig, clock: Clock | None = None) -> None:
         self._config = config
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix=f"holdfast-{config.name}")
         self._waiters = ThreadPoolExecutor(config.waiters, thread_name_prefix=f"holdfast-{config.name}-wait")
@@ -35,6 +40,7 @@ class ComputeCalls:
         self._credentials: Any = None
         self._clients: dict[str, Any] = {}
         self._closed = False
+        self._buckets = Buckets(lambda _: RATE, clock or SystemClock())
 
     async def call(self, service: str, method: str, **request: Any) -> Any:
         """Make one call, once, and return the bare protobuf message (of a listing: one page); raises ProviderError.
@@ -51,12 +57,18 @@ class ComputeCalls:
     async def _submitted(self, threads: ThreadPoolExecutor, service: str, method: str, request: Mapping[str, Any], within_s: float) -> Any:
         if self._closed:
             raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
+        where = str(request.get("region") or request.get("zone") or "global")
+        await self._buckets.draw(where, f"{service}.{method}", patience_s=within_s)
         silence_s = within_s if threads is self._waiters else self._config.request_timeout_s
         future = asyncio.wrap_future(threads.submit(self._run, service, method, request, silence_s))
         try:
             return await asyncio.wait_for(future, within_s)
         except TimeoutError:
             raise timeout_error(f"{service}.{method}", within_s) from None
+        except ProviderError as error:
+            if error.fault.kind is FaultKind.THROTTLE:
+                self._buckets.throttled(where, f"{service}.{method}")
+            raise
 
     async def pages(self, service: str, method: str, **request: Any) -> list[Any]:
         """Return all pages, or raise ProviderError: a listing is whole or it is none."""

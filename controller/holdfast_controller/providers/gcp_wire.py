@@ -168,7 +168,13 @@ def bulk_resource(config: GcpConfig, request: LaunchRequest, place: Place, part:
 
 def _metadata(config: GcpConfig, request: LaunchRequest) -> list[dict[str, str]]:
     items = {TAGS_ITEM: tags_text(config.cluster, request)} | ({USER_DATA_ITEM: request.user_data} if request.user_data else {})
+    if request.pool.market is Market.SPOT and config.preemption_notice_s is not None:
+        items[NOTICE_ITEM] = str(config.preemption_notice_s)
     return [{"key": key, "value": value} for key, value in items.items()]
+
+
+NOTICE_ITEM = "holdfast-notice-s"
+"""Tells the agent its window, which the guest's metadata does not."""
 
 
 def tags_text(cluster: str, request: LaunchRequest) -> str:
