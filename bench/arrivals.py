@@ -1,6 +1,11 @@
-"""1,000 agents that come at once: streams of the agent's own client, as `bench/idle` makes them, all from this process."""
+"""1,000 agents that come at once: streams of the agent's own client, as `bench/idle` makes them, all from this process.
+
+Each has its own connection. So many at a time are on their way: more in one process would wait for munged, which the agents of 1,000
+machines do not.
+"""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +24,8 @@ from holdfast_sandbox.cluster import Sandbox
 
 LONGEST_S = 240.0
 LOOKS_S = 0.05
+AT_A_TIME = 200
+GIVEN_UP_S = 10.0
 
 
 class _Stand:
@@ -26,12 +33,14 @@ class _Stand:
 
     def __init__(self, hello: pb.Hello) -> None:
         self._hello = hello
+        self.welcomed = asyncio.Event()
 
     def hello(self) -> pb.Hello:
         return self._hello
 
     def on_welcome(self, welcome: pb.Welcome) -> None:
         self._hello.node = welcome.node
+        self.welcomed.set()
 
     def on_prepare(self, prepare: pb.Prepare) -> None: ...
 
@@ -49,7 +58,10 @@ async def arrive(sandbox: Sandbox, instances: Iterable[Mapping[str, Any]], over:
     secret = (layout.controller_state / "secret").read_bytes()
     authenticator = MungeAuthenticator(Munge(str(layout.munge_socket)), SystemClock(), frozenset({0}))
 
-    def link(instance: Mapping[str, Any]) -> Link:
+    places = asyncio.Semaphore(AT_A_TIME)
+    logging.getLogger("holdfast_nodeagent.link").setLevel(logging.ERROR)  # a stream that is made again is no news here
+
+    async def come(instance: Mapping[str, Any]) -> None:
         hello = pb.Hello(
             instance_id=instance["instance_id"],
             boot_id=secrets.token_hex(16),
@@ -57,9 +69,18 @@ async def arrive(sandbox: Sandbox, instances: Iterable[Mapping[str, Any]], over:
             address=instance["address"],
             provider="aws",
         )
-        return Link(lambda: agent_channel(address, authenticator), _Stand(hello), Outbox(), SystemClock(), lambda: False, 30.0)
+        stand = _Stand(hello)
+        link = Link(lambda: agent_channel(address, authenticator), stand, Outbox(), SystemClock(), lambda: False, 30.0)
+        async with places:
+            running = asyncio.create_task(link.run())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stand.welcomed.wait(), GIVEN_UP_S)
+        try:
+            await running
+        finally:
+            running.cancel()
 
-    tasks = [asyncio.create_task(link(instance).run()) for instance in instances]
+    tasks = [asyncio.create_task(come(instance)) for instance in instances]
     try:
         ends = time.monotonic() + LONGEST_S
         while not over():

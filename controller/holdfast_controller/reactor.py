@@ -24,6 +24,10 @@ from holdfast_controller.plan import Plans
 
 MAX_ROUNDS = 4
 """How often decisions are asked again within one batch: a binding, say, makes the next step due."""
+LARGE = 200
+PAUSE_S = 2e-5
+"""For each node of a fleet of more than `LARGE`, seconds between a batch and the next: what comes meanwhile shares a round of decisions, which
+costs up to 10 ms at 1,000 nodes. When 1,000 agents came at once, deciding for each of them took most of the time (measured)."""
 
 log = structlog.get_logger()
 
@@ -63,6 +67,7 @@ class Reactor:
         self.on_busy: Callable[[], None] = lambda: None
         """Called when something begins for which Slurm is to be asked often: the next look may be seconds away."""
         self._busy = False
+        self._next_batch = 0.0
         self.seq = 0
 
     def post(self, event: Event) -> None:
@@ -95,10 +100,7 @@ class Reactor:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _batch(self) -> None:
-        items = [await self._queue.get()]
-        with contextlib.suppress(asyncio.QueueEmpty):
-            while True:
-                items.append(self._queue.get_nowait())
+        items = await self._next_items()
         rows: list[Event] = []
         for event, _ in items:
             self.fleet.apply(event)
@@ -120,8 +122,19 @@ class Reactor:
         if rows:
             self._note_busy()
             await self.journal.snapshot_if_due(self.fleet, self.seq, self._clock.now())
+        if len(self.fleet.nodes) > LARGE:
+            self._next_batch = self._clock.monotonic() + PAUSE_S * len(self.fleet.nodes)
         async with self._changed:
             self._changed.notify_all()
+
+    async def _next_items(self) -> list[tuple[Event, asyncio.Future[None] | None]]:
+        items = [await self._queue.get()]
+        if (pause_s := self._next_batch - self._clock.monotonic()) > 0:
+            await self._clock.sleep(pause_s)
+        with contextlib.suppress(asyncio.QueueEmpty):
+            while True:
+                items.append(self._queue.get_nowait())
+        return items
 
     def _note_busy(self) -> None:
         before, self._busy = self._busy, self.fleet.busy()

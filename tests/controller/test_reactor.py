@@ -115,3 +115,28 @@ async def test_what_came_of_a_command_is_known_after_a_restart(tmp_path, state) 
     async with running(tmp_path / "j") as (reactor, effects, clock):
         assert [deed.state for deed in reactor.fleet.commands.values()] == [state]
         assert effects.asked == []
+
+
+async def test_in_a_large_fleet_what_comes_soon_after_shares_a_round_of_decisions_and_what_comes_alone_waits_for_nothing(
+    tmp_path, monkeypatch
+) -> None:
+    rounds: list[float] = []
+    async with running(tmp_path / "j") as (reactor, _, clock):
+        monkeypatch.setattr("holdfast_controller.reactor.LARGE", 0)
+        monkeypatch.setattr("holdfast_controller.reactor.PAUSE_S", 0.5)
+        monkeypatch.setattr("holdfast_controller.reactor.decide", lambda fleet, plans, now: rounds.append(now) or ())
+        began = clock.now()
+        await reactor.record(e.JobForgotten(clock.now(), 1))
+        assert rounds == [began]
+        later = [asyncio.create_task(reactor.record(e.JobForgotten(clock.now(), job_id))) for job_id in (2, 3)]
+        await clock.advance(0.25)
+        later.append(asyncio.create_task(reactor.record(e.JobForgotten(clock.now(), 4))))
+        await clock.advance(0.2)
+        assert not any(task.done() for task in later)
+        await clock.advance(0.1)
+        await asyncio.gather(*later)
+        assert len(rounds) == 2
+        assert rounds[1] == pytest.approx(began + 0.5, abs=0.06)
+        await clock.advance(5.0)
+        await reactor.record(e.JobForgotten(clock.now(), 5))
+        assert rounds[2:] == [clock.now()]
