@@ -26,8 +26,8 @@ MAX_ROUNDS = 4
 """How often decisions are asked again within one batch: a binding, say, makes the next step due."""
 LARGE = 200
 PAUSE_S = 2e-5
-"""For each node of a fleet of more than `LARGE`, seconds between a batch and the next: what comes meanwhile shares a round of decisions, which
-costs up to 10 ms at 1,000 nodes. When 1,000 agents came at once, deciding for each of them took most of the time (measured)."""
+"""Seconds for each node of a fleet of more than `LARGE`, between a batch and the next: what comes meanwhile shares a round of decisions,
+which costs up to 10 ms at 1,000 nodes. When 1,000 agents came at once, deciding for each of them took most of the time (measured)."""
 
 log = structlog.get_logger()
 
