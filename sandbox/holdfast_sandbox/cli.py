@@ -158,17 +158,79 @@ def status(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> N
         raise typer.Exit(1)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def run(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
-    directory: Directory = DEFAULT_DIRECTORY,
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(  # noqa: PLR0913, PLR0917 - each is an option of the command line
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")] = None,
+    directory: Annotated[Path | None, typer.Option("--dir", help="For a command: the sandbox's directory (.sandbox).")] = None,
+    cloud: Annotated[
+        Literal["aws", "gcp", "azure", "all"] | None, typer.Option("--cloud", help="Walk: whose interfaces the zones have (aws).")
+    ] = None,
+    zones: Annotated[int | None, typer.Option(help="Walk: zones of the recording, those where most is going on (3).")] = None,
+    trace: Trace = None,
+    speed: Annotated[float | None, typer.Option(help="Walk: recorded seconds in one second (a recorded step: 4 s).")] = None,
+    start: Annotated[int | None, typer.Option(metavar="STEP", help="Walk: the recorded step to begin with (the liveliest).")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Walk: CLOUD nodes spot-1 to spot-N (6).")] = None,
+    job_nodes: Annotated[int | None, typer.Option(metavar="K", help="Walk: nodes of the job (1).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Walk: steps of the job, ten a second (600).")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Walk: leave logs and the job's files, also where all went well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Walk: print one JSON object at its end, and nothing else.")] = False,
 ) -> None:
-    """Run a command in the sandbox's environment: sbatch, squeue and `holdfast nodes` just work in it."""
+    """Run a command in a sandbox; or, with a walk's options instead of one, the whole walk.
+
+    \b
+    A command runs in the environment of the sandbox that `up` has started:
+    sbatch, squeue and `holdfast nodes` just work.
+      holdfast sandbox run -- sbatch --partition=spot train.sh
+
+    \b
+    The walk starts a throw-away sandbox whose zones follow a recorded spot
+    market, submits a job, shows each refusal, purchase, notice, save and move
+    as it comes, and ends with what each attempt did and cost. It takes about
+    a minute and a half. Exit code 0: the job is done, and no reclaim with
+    notice cost it a step.
+      holdfast sandbox run --zones 3 --trace v100
+      holdfast sandbox run --cloud all --trace h100 --job-nodes 2
+    """
+    given = {
+        "clouds": None if cloud is None else clouds_of(cloud),
+        "zones": zones,
+        "trace": trace,
+        "speed": speed,
+        "start": start,
+        "nodes": nodes,
+        "job_nodes": job_nodes,
+        "steps": steps,
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    if command:
+        if options or keep or as_json:
+            _fail("a walk's options and a command exclude each other; a command's own options stand behind it", as_json, code=2)
+        _run_command(command, directory or DEFAULT_DIRECTORY)
+    if not options:
+        _fail("give a command behind --, or one of the walk's options, such as --zones 3", as_json, code=2)
+    if directory is not None:
+        _fail("--dir is for a command: a walk starts a sandbox of its own", as_json, code=2)
+    _walk(options, as_json, keep)
+
+
+def _run_command(command: list[str], directory: Path) -> NoReturn:
     sandbox = _opened(directory, as_json=False)
     try:
         os.execvpe(command[0], command, sandbox.env)  # noqa: S606 - the user's own command, without a shell
     except OSError as fault:
         _fail(f"{command[0]}: {fault.strerror}", as_json=False)
+
+
+def _walk(options: dict[str, Any], as_json: bool, keep: bool) -> NoReturn:
+    from holdfast_sandbox.walk import run_walk
+    from holdfast_sandbox.walk_plan import WalkOptions
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the sandbox is ended
+    try:
+        raise typer.Exit(run_walk(WalkOptions(**options), as_json=as_json, keep=keep))
+    except ConfigError as fault:
+        _fail("; ".join(fault.faults), as_json, code=2)
 
 
 @app.command()

@@ -46,6 +46,11 @@ class SandboxZone:
         return INSTANCE_TYPES[self.provider]
 
     @property
+    def label(self) -> str:
+        """Cloud and zone, for people."""
+        return f"{self.provider} {self.name}"
+
+    @property
     def own_name(self) -> str:
         """What its cloud calls it: Azure numbers the zones of each region."""
         return self.name.removeprefix(f"{self.region}-") if self.provider == "azure" else self.name

@@ -20,6 +20,7 @@ class Machine:
     price_usd_h: float
     token: str
     """The client token of the launch call that it came from."""
+    zone: str = ""
     node: str = ""
     bound: float | None = None
     running: float | None = None
@@ -44,7 +45,7 @@ def machines(records: Records) -> dict[str, Machine]:
     for line in records.cloud:
         instance_id = line.get("instance_id", "")
         if line["event"] == "requested":
-            found[instance_id] = Machine(instance_id, line["t"], line["price_usd_h"], line["client_token"])
+            found[instance_id] = Machine(instance_id, line["t"], line["price_usd_h"], line["client_token"], line.get("zone", ""))
         elif instance_id in found:
             _note(found[instance_id], line)
     for entry in entries(records, "BindInstance"):
