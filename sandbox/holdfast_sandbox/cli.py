@@ -169,7 +169,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     trace: Trace = None,
     speed: Annotated[float | None, typer.Option(help="Walk: recorded seconds in one second (a recorded step: 4 s).")] = None,
     start: Annotated[int | None, typer.Option(metavar="STEP", help="Walk: the recorded step to begin with (the liveliest).")] = None,
-    nodes: Annotated[int | None, typer.Option(help="Walk: CLOUD nodes spot-1 to spot-N (6).")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Walk: CLOUD nodes spot-1 to spot-N (8).")] = None,
     job_nodes: Annotated[int | None, typer.Option(metavar="K", help="Walk: nodes of the job (1).")] = None,
     steps: Annotated[int | None, typer.Option(help="Walk: steps of the job, ten a second (600).")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Walk: leave logs and the job's files, also where all went well.")] = False,

@@ -34,6 +34,8 @@ class _Walked:
     """What happens to a job in a window."""
 
     moves: int = 0
+    hasty: int = 0
+    """Moves out of a zone in which it had but one step: the show would be of little else."""
     stalls: int = 0
     """Steps in which no zone has room."""
     refusals: int = 0
@@ -44,7 +46,7 @@ class _Walked:
     @property
     def worth(self) -> tuple[int, ...]:
         """More is better."""
-        return (min(self.moves, MOST_MOVES) - self.stalls, self.used, min(self.refusals, MOST_MOVES))
+        return (min(self.moves, MOST_MOVES) - self.hasty - self.stalls, self.used, min(self.refusals, MOST_MOVES))
 
 
 def choose(trace: TraceFile, zones: int, nodes: int, job_nodes: int, steps: int, start: int | None = None) -> Choice:
@@ -84,17 +86,17 @@ def _candidates(window: Mapping[str, Sequence[bool]], zones: int) -> Iterator[tu
 def _walk(lines: Sequence[Sequence[bool]]) -> _Walked:
     """Put a job into the first zone that has room, again whenever it loses its place."""
     here: int | None = None
-    moves = stalls = refusals = 0
+    moves = hasty = stalls = refusals = since = 0
     used: set[int] = set()
-    for now in zip(*lines, strict=True):
+    for step, now in enumerate(zip(*lines, strict=True)):
         if here is not None and not now[here]:
-            here, moves = None, moves + 1
+            here, moves, hasty = None, moves + 1, hasty + (step - since < 2)
         if here is None:
-            here = next((zone for zone, room in enumerate(now) if room), None)
+            here, since = next((zone for zone, room in enumerate(now) if room), None), step
             refusals += here or 0
             stalls += here is None
             used |= set() if here is None else {here}
-    return _Walked(moves, stalls, refusals, len(used))
+    return _Walked(moves, hasty, stalls, refusals, len(used))
 
 
 def _at(values: Sequence[float], step: int) -> float:

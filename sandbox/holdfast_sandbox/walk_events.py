@@ -40,6 +40,7 @@ class Narrator:
         self._pool_of_instance: dict[str, str] = {}
         self._pool_of_node: dict[str, str] = {}
         self._bought: set[str] = set()
+        self._ahead: set[str] = set()
         self._told: set[tuple[Any, ...]] = set()
         self.ended = ""
         """The job's last state, once it is over."""
@@ -85,10 +86,12 @@ class Narrator:
 
     def _released(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         self._bought -= set(body["nodes"])
+        self._ahead -= set(body["nodes"])
         yield from ()
 
     def _bought_ahead(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-        if body["for_job"] == self.job_id:
+        if body["for_job"] == self.job_id and body["node"] not in self._ahead:
+            self._ahead.add(body["node"])
             yield "", "requested", f"{body['node']} is asked for ahead, while the job still saves"
 
     def _launch(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -69,6 +69,6 @@ async def _progress(stub: Any, narrator: Narrator, say: Tell, told: _Told, total
             reply = await stub.ListJobs(admin_pb2.ListJobsRequest(ids=[str(narrator.job_id)]), timeout=CALL_TIMEOUT_S)
             for job in reply.jobs:
                 where = " + ".join(dict.fromkeys(narrator.zone_of(node) for node in job.nodes))
-                text = f"step {job.step} of {total_steps}" if job.phase == "running" else f"{job.phase}, step {job.step} of {total_steps}"
+                text = f"step {job.step} of {total_steps}" if job.phase == "running" and job.step >= 0 else f"the job is {job.phase}"
                 say(Line(clock.now(), where, "progress", text))
         told.at = clock.monotonic()

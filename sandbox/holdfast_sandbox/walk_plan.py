@@ -38,7 +38,7 @@ class WalkOptions:
     """Recorded seconds that pass in one second; None: a recorded step takes `MARKET_STEP_S`."""
     start: int | None = None
     """The recorded step with which it begins; None: where most is going on."""
-    nodes: int = 6
+    nodes: int = 8
     job_nodes: int = 1
     steps: int = 600
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from holdfast_sandbox.history.attempts import moment, reached, step_of
@@ -67,10 +68,11 @@ def attempts(walked: Walked) -> list[Attempt]:
     money = _money(walked, ends)
     labels = {zone.name: zone.label for zone in walked.zones}
     found = []
-    for number in sorted(begins):
+    for number, after in pairwise([*sorted(begins), None]):  # some attempts of Slurm's counting never begin
+        assert number is not None
         here = step_of(run, number, "resumed") or 0
         at = max(here, reached(run, number) or 0)
-        following = step_of(run, number + 1, "resumed")
+        following = None if after is None else step_of(run, after, "resumed")
         found.append(
             Attempt(
                 number=number,
