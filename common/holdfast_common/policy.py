@@ -116,6 +116,8 @@ class Launch(Section):
     """A pool that refused is left alone for so long, twice as long with each further refusal …"""
     refusal_memory_s: Seconds = 1800.0
     """… up to this: zones recover over about half an hour."""
+    probe_s: Seconds = 120.0
+    """Where every pool has refused lately, each is asked again after this at the latest."""
     orphan_grace_s: Seconds = 300.0
     """An instance that belongs to nothing is terminated after this."""
     gang: Literal["zone", "any"] = "zone"

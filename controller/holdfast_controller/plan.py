@@ -66,6 +66,8 @@ class Plan:
     refusal_backoff_s: float = 30.0
     """A pool that refused is not asked again before this, doubling per refusal up to `refusal_memory_s`."""
     refusal_memory_s: float = 1800.0
+    probe_s: float = 120.0
+    """Where no pool may be asked, each is after this at the latest."""
     orphan_grace_s: float = 300.0
     signal: str = ""
     """Sent to jobs that opted in (`checkpoint=auto`) without naming one."""

@@ -71,6 +71,7 @@ def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
         registration_timeout_s=launch.registration_timeout_s,
         refusal_backoff_s=launch.refusal_backoff_s,
         refusal_memory_s=launch.refusal_memory_s,
+        probe_s=min(launch.probe_s, launch.refusal_memory_s),
         orphan_grace_s=launch.orphan_grace_s,
         signal=partition.checkpoint.signal,
         max_attempts=partition.requeue.max_attempts,

@@ -74,6 +74,20 @@ def test_a_pool_that_refused_comes_last_until_that_has_faded(world, order: str) 
     assert zones(ranked(world)) == "ab"
 
 
+def test_where_all_have_refused_often_each_is_still_asked_every_two_minutes(world) -> None:
+    pools = (pool("a"), pool("b"))
+    plans_of(world, pools, refusal_backoff_s=400.0)
+    refuse(world, pools[0].name)
+    assert zones(ranked(world)) == "b"
+    memory = world.fleet.pools[pools[0].name]
+    world.fleet.pools[pools[1].name] = replace(memory)
+    assert zones(ranked(world)) == ""
+    world.later(121)
+    assert zones(ranked(world)) == "ab"
+    del world.fleet.pools[pools[1].name]
+    assert zones(ranked(world)) == "b", "while another may be asked, the one that refused is left alone"
+
+
 def test_a_smaller_gang_is_not_barred_by_the_refusal_of_a_larger_one(world) -> None:
     pools = (pool("a"), pool("b"))
     plans_of(world, pools)

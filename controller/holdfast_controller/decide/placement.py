@@ -32,6 +32,8 @@ def domain(pool: str) -> str:
 def rank(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> list[Pool]:
     """Return the pools that may be asked at `now`, best first; those that cannot serve, or refused lately, are left out."""
     usable = [pool for pool in plan.pools if not why_not(fleet, plans, plan, pool, want, now)]
+    if not usable:  # each refused lately: nothing is lost by asking, and a zone may be back long before its wait is over
+        usable = [pool for pool in plan.pools if not why_not(fleet, plans, plan, pool, want, now, most_s=plan.probe_s)]
     if plan.order != "listed":
         usable.sort(key=lambda pool: cost_usd_h(fleet, plans, plan, pool, want.nodes, now))
     usable.sort(key=lambda pool: _doubt(fleet, pool, want.nodes, now) >= SCARCE)
@@ -55,14 +57,14 @@ def cost_usd_h(fleet: Fleet, plans: Plans, plan: Plan, pool: Pool, nodes: int, n
     return capacity.expected_usd_h(price, hazard, nodes, plan.setback_s)
 
 
-def why_not(fleet: Fleet, plans: Plans, plan: Plan, pool: Pool, want: Want, now: float) -> str:
-    """Return why the pool is not asked at `now`; empty if it may be."""
+def why_not(fleet: Fleet, plans: Plans, plan: Plan, pool: Pool, want: Want, now: float, most_s: float | None = None) -> str:
+    """Return why the pool is not asked at `now`; empty if it may be. After a refusal it is left alone for `most_s` at the most."""
     return (
         _never(plans, plan, pool)
         or _elsewhere(pool, want)
         or _too_soon_on_demand(plan, pool, want, now)
         or _out_of_quota(fleet, pool, want.nodes, now)
-        or _lately(fleet, plan, pool, want.nodes, now)
+        or _lately(fleet, plan, pool, want.nodes, now, plan.refusal_memory_s if most_s is None else most_s)
     )
 
 
@@ -94,7 +96,7 @@ def _out_of_quota(fleet: Fleet, pool: Pool, nodes: int, now: float) -> str:
     return f"quota: {quota.code}, the account had {quota.limit}, asked again in {quota.until - now:.0f} s"
 
 
-def _lately(fleet: Fleet, plan: Plan, pool: Pool, nodes: int, now: float) -> str:
+def _lately(fleet: Fleet, plan: Plan, pool: Pool, nodes: int, now: float, most_s: float) -> str:
     memory = fleet.pools.get(pool.name)
     if memory is None:
         return ""
@@ -102,7 +104,7 @@ def _lately(fleet: Fleet, plan: Plan, pool: Pool, nodes: int, now: float) -> str
         return f"{memory.last_kind}: {memory.last_code}, for {memory.blocked_until - now:.0f} s more"
     if not memory.heat or nodes < memory.refused_nodes:
         return ""  # a smaller request may fit where a larger one did not
-    left_s = memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, plan.refusal_memory_s) - now
+    left_s = memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, most_s) - now
     return f"refused {now - memory.refused_at:.0f} s ago, asked again in {left_s:.0f} s" if left_s > 0 else ""
 
 
@@ -131,5 +133,5 @@ def _openings(fleet: Fleet, plan: Plan, pool: Pool, want: Want) -> Iterable[floa
     if memory is not None:
         moments.append(memory.blocked_until)
         if memory.heat:
-            moments.append(memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, plan.refusal_memory_s))
+            moments.append(memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, plan.probe_s))
     yield max(moments)

@@ -114,7 +114,7 @@ def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set
     if ranked:
         orders.add(Order(job_id, tuple(node.name for node in missing), plan, want, ranked, who))
         return
-    whys = "; ".join(f"{pool.name}: {why_not(fleet, plans, plan, pool, want, now)}" for pool in plan.pools)
+    whys = "; ".join(f"{pool.name}: {why_not(fleet, plans, plan, pool, want, now, plan.probe_s)}" for pool in plan.pools)
     yield _give_up(fleet, plans, plan, job_id, nodes, want, now, f"no capacity for {who} ({whys})")
     yield from _leave(fleet, job_id, want)
 
