@@ -16,7 +16,6 @@ from typing import Any
 import boto3
 from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.cluster_config import INSTANCE_TYPE, REGION, SandboxConfig
-from holdfast_sandbox.defaults import IMAGE
 from holdfast_sandbox.record import read_record
 from holdfast_slurm.conf_settings import HOOKS
 
@@ -29,6 +28,8 @@ APIS = ("run-instances", "create-fleet")
 """How it launches: the former where its cluster's configuration names one instance type, the latter where it names a list."""
 QUEUE, RESOURCE, CLUSTER = "queue1", "sim", "pc"
 ZONE = f"{REGION}a"
+IMAGE = "ami-0123456789abcdef0"
+SIDES = {f"ParallelCluster {VERSION}, {api}": api for api in APIS}
 SETTINGS = {
     "update_node_address": "true",
     "use_private_hostname": "false",
@@ -49,12 +50,7 @@ exec unshare --mount /bin/sh -c 'mount --bind {folder}/log /var/log && exec "$0"
 """
 
 
-def side(api: str) -> str:
-    """Return the name of a column."""
-    return f"ParallelCluster {VERSION}, {api}"
-
-
-def launch(directory: Path, setting: Setting, nodes: int, api: str) -> Launch:
+def launch(directory: Path, setting: Setting, nodes: int, side: str) -> Launch:
     """Make one request. Raises as Sandbox does, TimeoutError, ValueError where the launcher failed, FileNotFoundError without it."""
     directory.mkdir()
     folder = directory / "pc"
@@ -73,7 +69,7 @@ def launch(directory: Path, setting: Setting, nodes: int, api: str) -> Launch:
     )
     with table_service(setting.table_latency_s) as tables, Sandbox(directory / "s", config) as sandbox:
         sandbox.cloud.fail_boot()
-        _configure(folder, sandbox, tables, api)
+        _configure(folder, sandbox, tables, SIDES[side])
         sandbox.slurm.submit("-p", QUEUE, "--exclusive", f"--nodes={nodes}", "-o", "/dev/null", "--wrap", "sleep 1")
         began = hook_began(sandbox.layout.hooks / "resume.log")
         lines = log_lines((folder / "log" / "parallelcluster" / "slurm_resume.log").read_text(encoding="utf-8"))
@@ -81,7 +77,7 @@ def launch(directory: Path, setting: Setting, nodes: int, api: str) -> Launch:
         check_addresses(sandbox, nodes)
         throttled = sum(line["event"] == "throttled" for line in read_record(sandbox.layout.cloud / "cloud.jsonl"))
     ids, addresses = (max(at for at, text in lines if text.startswith(words)) - began for words in (LAUNCHED, CONFIGURED))
-    return Launch(side(api), setting.name, nodes, ids, addresses, phases, throttled)
+    return Launch(side, setting.name, nodes, ids, addresses, phases, throttled)
 
 
 STARTED, LOOKED, LAUNCHING = "ResumeProgram startup", "Current state of Slurm nodes", "Launching all-or-nothing"

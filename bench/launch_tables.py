@@ -17,7 +17,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         said = f"target {name} <= {found['targets'][name]:g}: {found['values'][name]:.3f}, {'met' if met else 'MISSED'}"
         console.print(said, highlight=False)
     for setting, sides in found["by_setting"].items():
-        for side, one in list(sides.items())[1:]:
+        for side, one in ((side, one) for side, one in sides.items() if "ratio_ids" in one):
             met = "met" if one["ratio_ids"] >= found["wanted_ratio"] else "MISSED, the phases say where the time goes"
             said = f"wanted: {found['wanted_ratio']:g} times as quick as {side} at {setting}: ids {one['ratio_ids']:.1f}, "
             console.print(f"{said}addresses {one['ratio_addresses']:.1f}: {met}", highlight=False)
@@ -26,13 +26,13 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def _launches(found: Mapping[str, Any]) -> Table:
-    title = f"A {found['nodes']}-node request, seconds from ResumeProgram's start (medians), and how many times ours"
+    title = f"A {found['nodes']}-node request, seconds from ResumeProgram's start (medians); x: as a multiple of ours"
     table = Table(title=title)
     for name in ("EC2", "", "n", "last instance id", "x", "slurmctld knows\nall addresses", "x", "throttled\ncalls"):
         table.add_column(name, justify="right" if name not in {"EC2", ""} else "left")
     for setting, sides in found["by_setting"].items():
         for number, (side, one) in enumerate(sides.items()):
-            ratios = [f"{one[name]:.1f}" if number else "" for name in ("ratio_ids", "ratio_addresses")]
+            ratios = [f"{one[name]:.1f}" if name in one else "" for name in ("ratio_ids", "ratio_addresses")]
             cells = [f"{one['ids_s']:.2f}", ratios[0], f"{one['addresses_s']:.2f}", ratios[1], str(one["throttled"])]
             table.add_row("" if number else setting, side, str(one["count"]), *cells, end_section=number == len(sides) - 1)
     return table
@@ -42,7 +42,7 @@ def _sides(found: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the sides by what their phases are called: one table each."""
     grouped: dict[str, list[str]] = {}
     for side in next(iter(found["by_setting"].values())):
-        grouped.setdefault(side.partition(" ")[0], []).append(side)
+        grouped.setdefault(side.split(",")[0], []).append(side)
     return grouped
 
 

@@ -12,7 +12,7 @@ import pytest
 from holdfast_controller import cli
 from rich.console import Console
 
-from bench import launch_tables, launches
+from bench import launch_holdfast, launch_peer, launch_tables, launches
 from bench.failover import gaps
 from bench.launch_holdfast import marks
 from bench.launch_peer import log_lines, phases_of
@@ -49,13 +49,12 @@ def test_a_start_loads_no_library_that_it_does_not_use(modules: str, unwanted: t
 
 def test_figures_and_tables() -> None:
     launched = [
-        Launch("Holdfast", "fast", 1000, ids, 2 * ids, {"hook": 0.1, "RunInstances": ids - 0.1}, throttled)
+        Launch(side, "fast", 1000, ids * share, 2 * ids * share, {"hook": 0.1, "launch calls": ids - 0.1}, throttled)
+        for side, share in zip(launch_holdfast.SIDES, (1.0, 0.5), strict=True)
         for ids, throttled in ((1.0, 0), (9.0, 0), (2.0, 3))
     ]
-    peers = [
-        Launch("ParallelCluster 3, x", "fast", 1000, 11.0, 12.0, {"start": 11.0}),
-        Launch("ParallelCluster 3, y", "fast", 1000, 3.0, 4.0, {"start": 3.0}),
-    ]
+    taken = zip(launch_peer.SIDES, ((11.0, 12.0), (3.0, 4.0)), strict=True)
+    peers = [Launch(side, "fast", 1000, ids, addresses, {"start": ids}) for side, (ids, addresses) in taken]
     looks = [Pass(0.1, 0.01, 0.2, 0.05), Pass(0.3, 0.01, 0.3, 0.05), Pass(0.1, 0.01, 0.1, 0.05)]
     found = launches.figures([*launched, *peers], [0.01, 0.3, 0.02], looks, {"holdfast --help": [0.1, 0.5, 0.2]})
     assert found["values"] == {
@@ -67,8 +66,8 @@ def test_figures_and_tables() -> None:
     }
     assert [name for name, met in found["targets_met"].items() if not met] == ["failover_worst_s"]
     x, y = (found["by_setting"]["fast"][peer.side] for peer in peers)
-    assert (x["ratio_ids"], x["ratio_addresses"], y["ratio_ids"]) == (5.5, 3.0, 1.5)
-    assert found["by_setting"]["fast"]["Holdfast"]["throttled"] == 3
+    assert (x["ratio_ids"], x["ratio_addresses"], y["ratio_ids"]) == (5.5, 3.0, 3.0), "like with like"
+    assert found["by_setting"]["fast"][next(iter(launch_holdfast.SIDES))]["throttled"] == 3
     assert json.loads(json.dumps(found)) == found
     text = io.StringIO()
     launch_tables.show({**found, "setup": {"machine": "2 cores"}}, Console(file=text, width=200))
@@ -109,7 +108,7 @@ def test_our_phases_come_from_the_journal_and_the_cloud() -> None:
     assert {name: round(at - T, 3) for name, at in marks(rows, record, T).items()} == {
         "hook": 0.1,
         "deciding": 0.2,
-        "RunInstances": 0.8,
+        "launch calls": 0.8,
         "answer, price": 1.0,
         "journal": 1.1,
         "agents' arrival": 2.0,
@@ -159,11 +158,13 @@ def test_the_whole_of_it_small(tmp_path: Path) -> None:
     done = subprocess.run([COMMAND, *sizes, "--no-targets", "--output", output], capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     found = json.loads(output.read_text())
-    assert [(one["side"], one["setting"], one["nodes"]) for one in found["launches"]] == [("Holdfast", one.name, 3) for one in SETTINGS[:2]]
+    assert [(one["side"], one["setting"], one["nodes"]) for one in found["launches"]] == [
+        (side, one.name, 3) for one in SETTINGS[:2] for side in launch_holdfast.SIDES
+    ]
     for one in found["launches"]:
         assert 0.02 < one["ids_s"] < one["addresses_s"] < 60
         assert sum(one["phases_s"].values()) == pytest.approx(one["addresses_s"], abs=0.2)
-    assert found["launches"][1]["phases_s"]["RunInstances"] > 0.1, "the latency that was set is there"
+    assert all(one["phases_s"]["launch calls"] > 0.1 for one in found["launches"][2:]), "the latency that was set is there"
     assert found["failover_s"]["count"] == 3
     assert 0 < found["failover_s"]["worst"] < 10
     assert 0 < found["reconcile_cpu_s"]["own_s"] < 10
