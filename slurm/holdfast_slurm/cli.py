@@ -46,6 +46,7 @@ def slurm_conf(  # noqa: PLR0913, PLR0917  # one option each
     setting: Annotated[list[str] | None, typer.Option("--set", help="A time in seconds, as resume_timeout_s=900; repeat.")] = None,
     munge_socket: Annotated[Path | None, typer.Option(help="Where munged listens, if not at its default.")] = None,
     cloud_dns: Annotated[bool, typer.Option("--cloud-dns", help="Node names are in DNS.")] = False,
+    configless: Annotated[bool, typer.Option("--configless", help="Nodes fetch slurm.conf from slurmctld.")] = False,
     chain: Annotated[list[str] | None, typer.Option(help="A site's own script to run first: prolog=/etc/slurm/prolog.sh; repeat.")] = None,
     socket: _Socket = SOCKET,
     run_dir: Annotated[Path, typer.Option(help="Holdfast's directory on the nodes.")] = RUN_DIR,
@@ -63,6 +64,7 @@ def slurm_conf(  # noqa: PLR0913, PLR0917  # one option each
             partition=partition,
             munge_socket=munge_socket,
             cloud_dns=cloud_dns,
+            configless=configless,
             **options.times(setting or []),
         )
         if install_hooks:

@@ -83,7 +83,7 @@ def _auth_words(settings: SlurmSettings) -> list[str]:
 
 def _slurmctld_words(settings: SlurmSettings) -> list[str]:
     words = ["idle_on_node_suspend", "power_save_interval=1", "power_save_min_interval=0"]
-    return [*words, "cloud_dns"] if settings.cloud_dns else words
+    return [*words, *(["cloud_dns"] if settings.cloud_dns else []), *(["enable_configless"] if settings.configless else [])]
 
 
 def _why(key: str, settings: SlurmSettings) -> str:
@@ -92,8 +92,8 @@ def _why(key: str, settings: SlurmSettings) -> str:
         keys.append("requeue_delay")
     if key == "AuthInfo" and not settings.has_requeue_delay:
         keys = ["cred_expire"]
-    if key == "SlurmctldParameters" and settings.cloud_dns:
-        keys.append("cloud_dns")
+    if key == "SlurmctldParameters":
+        keys += [word for word, asked in (("cloud_dns", settings.cloud_dns), ("enable_configless", settings.configless)) if asked]
     text = " ".join(_reasons()[each] for each in keys)
     return " ".join(text.format(kill_wait_s=settings.kill_wait_s, least_suspend_timeout_s=settings.least_suspend_timeout_s).split())
 

@@ -109,6 +109,8 @@ class SlurmSettings:
     munge_socket: Path | None = None
     cloud_dns: bool = False
     """Whether node names are in DNS. If not, the controller tells slurmctld each node's address."""
+    configless: bool = False
+    """Whether nodes fetch slurm.conf from slurmctld (`slurmd --conf-server`)."""
     sandbox: bool = False
     """Accept nodes that have less than they declare (several slurmd on one machine)."""
     oversubscribe: str = "NO"

@@ -30,6 +30,13 @@ def test_fragment_is_as_agreed(settings: SlurmSettings, name: str) -> None:
     assert render_slurm_conf(settings) == (GOLDEN / name).read_text()
 
 
+def test_configless_is_asked_for_with_its_reason() -> None:
+    text = render_slurm_conf(replace(OLD, configless=True))
+    assert lines(replace(OLD, configless=True))["SlurmctldParameters"].endswith(",enable_configless")
+    assert "relative path" in text
+    assert "configless" not in render_slurm_conf(OLD)
+
+
 def test_gres_is_as_agreed() -> None:
     assert render_gres_conf(OLD) == (GOLDEN / "gres.conf").read_text()
     assert render_gres_conf(replace(OLD, node_groups=GROUPS[2:])) == ""
