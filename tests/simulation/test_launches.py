@@ -1,12 +1,13 @@
 """Launches, from a request to a job that runs: refusals, partial and lost answers, silent machines, hooks that are lost or come twice."""
 
 import pytest
+from holdfast_controller.planning import Bounds
 from holdfast_controller.providers.base import FaultKind
 from holdfast_controller.providers.fake_faults import hang, lost_answer, partial, refusal
 from holdfast_slurm.fake_model import FakeSettings
 from sim_invariants import settle
 from sim_training import running
-from sim_world import POOL_A, POOL_B
+from sim_world import CALM_S, POLICY, POOL_A, POOL_B
 
 
 def pools_of(world):
@@ -182,3 +183,51 @@ def test_a_job_whose_prolog_is_slow_is_not_taken_for_one_that_was_never_launched
     world.until(lambda: job.done_at, 260)
     assert len(job.attempts) == 1
     settle(world)
+
+
+def zones_of(world, job):
+    """The zones in which the job's machines stand."""
+    return {world.machine_of(node).cloud.pool.split("/")[2] for node in job.running.nodes}
+
+
+def test_a_gang_whose_zone_has_no_more_goes_to_another_as_a_whole(world):
+    job = world.submit(2, work=400)
+    world.until(running(job), 60)
+    assert zones_of(world, job) == {"a"}
+    world.wait(CALM_S)
+    world.provider.pools[POOL_A].capacity = 1
+    world.reclaim(job.running.nodes[0], 60)
+    world.until(running(job, 2), 400)  # attempt 1 had the survivor, and never began
+    assert zones_of(world, job) == {"b"}
+    settle(world)
+    assert world.training.jobs[job.key].done_at is not None
+
+
+def test_with_gang_any_the_survivor_stays_and_its_peer_stands_elsewhere(make_world):
+    world = make_world(policy=POLICY.replace("launch = {", 'launch = { gang = "any",'))
+    job = world.submit(2, work=400)
+    world.until(running(job), 60)
+    world.wait(CALM_S)
+    world.provider.pools[POOL_A].capacity = 1
+    world.reclaim(job.running.nodes[0], 60)
+    world.until(running(job, 1), 400)
+    assert zones_of(world, job) == {"a", "b"}
+    settle(world)
+
+
+def test_many_jobs_of_one_node_are_few_calls(make_world):
+    world = make_world(nodes=12, bounds=Bounds(1, 100))
+    jobs = [world.submit(work=20) for _ in range(12)]
+    world.until(lambda: all(job.running is not None or job.done_at for job in jobs), 120)
+    assert len(world.requests) <= 4
+    settle(world)
+    assert all(len(job.attempts) == 1 for job in jobs)
+
+
+def test_a_shared_call_that_brings_less_is_made_up_in_the_next_pool(make_world):
+    world = make_world(nodes=6, bounds=Bounds(1, 100))
+    world.provider.pools[POOL_A].capacity = 2
+    jobs = [world.submit(work=20) for _ in range(6)]
+    world.until(lambda: all(job.running is not None or job.done_at for job in jobs), 200)
+    settle(world)
+    assert {machine.cloud.pool for machine in world.room.machines.values()} == {POOL_A, POOL_B}
