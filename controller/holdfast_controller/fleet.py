@@ -3,16 +3,14 @@ on replay of the journal and in the simulator. It changes the fleet in place (a 
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast_common.evacuation import REASON_PREFIX
-from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import NodeView
 
-from holdfast_controller import attempts, capacity, index, unrest
+from holdfast_controller import attempts, dooms, index, machines, unrest
 from holdfast_controller import events as e
 from holdfast_controller.commands import (
     BindInstance,
@@ -30,12 +28,9 @@ from holdfast_controller.commands import (
     UnreserveNodes,
     replacement_key,
 )
-from holdfast_controller.launch_tags import job_of, nodes_of
 from holdfast_controller.moments import shift
-from holdfast_controller.providers.base import Fault, FaultKind, Instance
 from holdfast_controller.records import (
     CommandRecord,
-    Doom,
     Evacuation,
     InstanceRecord,
     JobRecord,
@@ -53,8 +48,6 @@ FORGET_EVERY_S = 60.0
 LISTS_LAG_S = 30.0
 """So old a cloud's list may be: after the loss of the journal, nothing is bought any sooner for a name that Slurm had asked for before."""
 MAX_EARLY = 10_000
-MAX_NOTICES = 64
-"""Of one node: no cloud gives so many."""
 MOST_STEPS = 100_000
 BEATS_GAP_S = 20.0
 """Heartbeats that are further apart than this (they come every 5 s) leave a time of which nothing is known."""
@@ -113,17 +106,9 @@ class Fleet(State):
             if not self.nodes[name].instance_id:
                 del self.nodes[name]
 
-    def jobs_on(self, node: str) -> Iterator[JobRecord]:
-        """Yield the jobs that Slurm has on the node (running, configuring or completing)."""
-        return (self.jobs[job_id] for job_id in sorted(self.held.get(node, index.NO_JOBS)))
-
     def reindex(self) -> None:
         """Build what a snapshot leaves out."""
         self.held, self.seen = index.build(self.jobs)
-
-    def instance_of(self, node: Node) -> InstanceRecord | None:
-        """Return the instance that holds the name, if any."""
-        return self.instances.get(node.instance_id) if node.instance_id else None
 
     def bought_for(self, job: str, attempt: int, places: int) -> tuple[str, ...]:
         """Return the nodes that were ordered for an attempt which must leave, in the place of so many."""
@@ -134,10 +119,6 @@ class Fleet(State):
     def holder(self, name: str) -> str:
         """Return the id of the instance that holds the node name; empty: none."""
         return self.nodes[name].instance_id if name in self.nodes else ""
-
-    def given_up(self, instance_id: str) -> bool:
-        """Whether the instance's end has been ordered."""
-        return bool(instance_id) and f"terminate:{instance_id}" in self.commands
 
     def may_issue(self, key: str, now: float) -> bool:
         """Whether the deed is not under way, nor done lately, nor waiting for its next try."""
@@ -172,7 +153,7 @@ class Fleet(State):
                     # Nothing of the name's last life counts in this one. (A hook that comes late finds the node up: then it stays doomed.)
                     node.doom = None
                     node.notices.clear()
-                    self._unbind(node, only_gone=True)
+                    machines.unbind(self, node, only_gone=True)
             node.wanted_by = event.job_id or node.wanted_by
 
     def _node_changed(self, event: e.NodeChanged) -> None:
@@ -193,10 +174,10 @@ class Fleet(State):
         if anew:
             node.doom, node.power_down_at = None, None
             node.notices.clear()
-            self._vacate(node)
-            self._unbind(node, only_gone=True)
+            dooms.vacate(self, node)
+            machines.unbind(self, node, only_gone=True)
         if not node.instance_id and event.view.address not in {"", node.name} and any(each.recovered for each in self.launches.values()):
-            self._recognise(node, event.at)
+            machines.recognise(self, node, event.at)
 
     def _job_changed(self, event: e.JobChanged) -> None:
         view = event.view
@@ -218,7 +199,7 @@ class Fleet(State):
         job.view, job.changed_at = view, event.at
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_for = None, ""
-        self._doom_job(job, event.at)
+        dooms.doom_job(self, job, event.at)
         if job.evacuation is None and view.nodes and attempts.ends_on_our_signal(job):
             # The notice was withdrawn after the signal was sent.
             job.evacuation = Evacuation(view.restarts, view.nodes, dict.fromkeys(view.nodes, event.at), began=event.at)
@@ -258,195 +239,6 @@ class Fleet(State):
             index.remove(self.seen, job.present, event.job_id)
         self.stepped.pop(event.job_id, None)
 
-    # -- clouds -----------------------------------------------------------------------------------------------------------------
-
-    def _instance_changed(self, event: e.InstanceChanged) -> None:
-        self._see(event.instance, event.at)
-
-    def _see(self, instance: Instance, at: float) -> None:
-        record = self.instances.get(instance.instance_id)
-        if record is None:
-            if instance.state == "gone":
-                return
-            record = self.instances[instance.instance_id] = InstanceRecord(instance, at)
-        record.instance = instance
-        launch = self._launch_of(instance, at)
-        if launch is not None and instance.instance_id not in launch.instances:
-            launch.instances = (*launch.instances, instance.instance_id)
-        if instance.state == "gone":
-            self._instance_gone(record, at)
-        elif launch is not None and launch.recovered and not record.node:
-            for node in self.nodes.values():
-                if node.view is not None and node.view.address == instance.address:
-                    self._recognise(node, at)
-
-    def _recognise(self, node: Node, at: float) -> None:
-        """After the loss of the journal: the instance at a node's address is the node's, though its agent may never say so any more.
-
-        Else another would be bought for the name while that one lives.
-        """
-        view = node.view
-        if node.instance_id or view is None or view.address in {"", node.name}:
-            return
-        for record in self.instances.values():
-            if record.instance.address != view.address or record.node or record.gone_at is not None:
-                continue
-            launch = self.launches.get(record.instance.launch_id)
-            if launch is not None and launch.recovered and (node.name in launch.nodes or view.up):
-                record.node, node.instance_id, node.bound_at = node.name, record.instance.instance_id, at
-                return
-
-    def _launch_of(self, instance: Instance, at: float) -> LaunchRecord | None:
-        """Return the launch that an instance came from; after the loss of the journal, as its tags tell it."""
-        launch = self.launches.get(instance.launch_id)
-        if launch is not None or not instance.launch_id or instance.state == "gone":
-            return launch
-        names = tuple(name for name in nodes_of(instance.tags) if name in self.nodes)
-        if not names:
-            return None
-        launch = LaunchRecord(instance.launch_id, instance.pool, names, job_of(instance.tags), at, ended=True, recovered=True)
-        self.launches[instance.launch_id] = launch
-        return launch
-
-    def _instance_gone(self, record: InstanceRecord, at: float) -> None:
-        if record.gone_at is None:
-            record.gone_at = at
-            capacity.ended(self.pools, record.instance, record.instance.launched or record.first_seen, at)
-        node = self.nodes.get(record.node)
-        if node is None or node.instance_id != record.instance.instance_id:
-            if not record.node and record.instance.reclaimed:
-                capacity.refuse(self.pools, record.instance.pool, at, "reclaimed before it had a name")
-            return
-        booting = node.wanted_since is not None
-        if booting or node.view is None or node.view.powered_down:
-            if booting and record.instance.reclaimed:
-                capacity.refuse(self.pools, record.instance.pool, at, "reclaimed while it booted")
-            self._unbind(node)
-            self._vacate(node)
-            return
-        reason = record.instance.state_reason or "the cloud says that the instance is gone"
-        self._lose(node, f"gone-{record.instance.instance_id}", reason, "cloud", at)
-
-    def _lose(self, node: Node, notice_id: str, reason: str, source: str, at: float) -> None:
-        """What ran on the node is lost, at this moment."""
-        if node.doom is None:
-            node.doom = Doom(Notice(notice_id, NoticeKind.PREEMPT, at, at, reason), source=source)
-        node.doom.dead = True
-        self._vacate(node)
-        for job in self.jobs_on(node.name):
-            self._doom_job(job, at)
-
-    def _vacate(self, node: Node) -> None:
-        """No process is left of those that its agent saw: the machine is gone, and nobody says so of each."""
-        for job_id in self.seen.pop(node.name, index.NO_JOBS):
-            self.jobs[job_id].present.pop(node.name, None)
-
-    def _launch_ended(self, event: e.LaunchEnded) -> None:
-        launch = self.launches.get(event.launch_id)
-        if launch is None:
-            return
-        launch.ended, launch.faults = True, event.faults
-        for instance in event.instances:
-            self._see(instance, event.at)
-            record = self.instances.get(instance.instance_id)
-            if record is not None:
-                record.price_usd_h, record.on_demand_usd_h = event.price_usd_h, event.on_demand_usd_h
-        launch.void = launch.void or len(event.instances) < launch.minimum
-        for node in (self.nodes[name] for name in launch.nodes[: len(event.instances)] if name in self.nodes):
-            node.launches += not launch.void
-        for pool, count in Counter(instance.pool for instance in event.instances).items():
-            capacity.grant(self.pools, pool, count)
-        for fault in event.faults:
-            self._fault(fault.pool or event.pool, fault, event.at, launch.minimum)
-
-    def _fault(self, pool: str, fault: Fault, at: float, nodes: int) -> None:
-        if fault.kind is FaultKind.CAPACITY:
-            capacity.refuse(self.pools, pool, at, fault.code, nodes)
-        elif fault.kind is FaultKind.QUOTA:
-            capacity.meet_quota(self.quotas, self.instances, pool, fault, at)
-        else:
-            capacity.block(self.pools, pool, fault, at)
-
-    def _unbind(self, node: Node, *, only_gone: bool = False) -> None:
-        record = self.instance_of(node)
-        if record is not None and only_gone and record.alive:
-            return
-        node.instance_id = ""
-
-    # -- agents -----------------------------------------------------------------------------------------------------------------
-
-    def _agent_arrived(self, event: e.AgentArrived) -> None:
-        record = self.instances.get(event.instance_id)
-        if record is None:
-            # The launch's answer, or the cloud's next listing, will say more of it.
-            pending = Instance(event.instance_id, event.launch_id, "", "pending", event.address)
-            record = self.instances[event.instance_id] = InstanceRecord(pending, event.at)
-        record.agent, record.connected, record.arrivals = event, True, record.arrivals + 1
-        self.steps.pop(event.instance_id, None)
-
-    def _agent_lost(self, event: e.AgentLost) -> None:
-        if event.instance_id in self.instances:
-            self.instances[event.instance_id].connected = False
-        self.steps.pop(event.instance_id, None)
-
-    def _agent_rebooted(self, event: e.AgentRebooted) -> None:
-        record = self.instances.get(event.instance_id)
-        if record is None or record.rebooted:
-            return
-        record.rebooted, record.connected = True, False
-        node = self.nodes.get(record.node)
-        held = node is not None and node.instance_id == event.instance_id and node.wanted_since is None  # else it only booted
-        if node is not None and held and node.view is not None and not node.view.powered_down:
-            self._lose(node, f"rebooted-{event.instance_id}", "the machine was rebooted, and what ran on it is lost", "agent", event.at)
-
-    def _machine_missing(self, event: e.MachineMissing) -> None:
-        node = self.nodes.get(event.node)
-        if node is not None and not node.instance_id and node.doom is None:
-            self._lose(node, f"missing-{event.node}-{event.at:.0f}", f"no cloud lists an instance at {event.address}", "cloud", event.at)
-
-    def _bind(self, command: BindInstance, at: float) -> None:
-        node, record = self.nodes.get(command.node), self.instances.get(command.instance_id)
-        if node is None or record is None or (record.node == node.name and node.instance_id == command.instance_id):
-            return
-        record.node, node.instance_id, node.bound_at = node.name, command.instance_id, at
-        if node.doom is not None and node.doom.dead:
-            node.doom = None  # that was the machine before
-
-    def _notice(self, event: e.NoticeReceived) -> None:
-        node = self.nodes.get(event.node)
-        if node is None or event.notice is None or self.given_up(node.instance_id):
-            return  # a notice for a machine whose end we have ordered, while Slurm may want the name again, says nothing of its next life
-        node.notices[event.notice.id] = Doom(event.notice, event.source)
-        if len(node.notices) > MAX_NOTICES:  # what is due last is let go: whatever else was said, the next one to leave for stays
-            del node.notices[max(node.notices, key=lambda known: node.notices[known].notice.deadline)]
-        self._weigh(node, event.at)
-
-    def _weigh(self, node: Node, at: float) -> None:
-        """Let the earliest notice count that must be left for at `at`. A machine that is known to be gone stays so."""
-        if node.doom is not None and node.doom.dead:
-            return
-        pressing = [doom for doom in node.notices.values() if doom.notice.evacuates(at)]
-        strongest = min(pressing, key=lambda doom: doom.notice.deadline, default=None)
-        if strongest is node.doom:
-            return
-        node.doom = strongest
-        for job in self.jobs_on(node.name):
-            if strongest is None:
-                for part in self._parts(job):
-                    attempts.stay(part, node.name)
-            else:
-                self._doom_job(job, at)
-
-    def _ticked(self, event: e.Ticked) -> None:
-        for node in self.nodes.values():
-            if node.notices:
-                self._weigh(node, event.at)
-
-    def _withdrawn(self, event: e.NoticeWithdrawn) -> None:
-        node = self.nodes.get(event.node)
-        if node is not None and node.notices.pop(event.notice_id, None) is not None:
-            self._weigh(node, event.at)
-
     def _job_reported(self, event: e.JobReported) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
@@ -462,25 +254,6 @@ class Fleet(State):
             del job.present[event.node]
             index.remove(self.seen, (event.node,), event.job_id)
 
-    def _doom_job(self, job: JobRecord, at: float) -> None:
-        """Note the attempt that sits on a doomed node: it must leave, with all its parts."""
-        parts = [part for part in self._parts(job) if part.view.active and not part.view.completing]
-        nodes = (self.nodes[name] for part in parts for name in part.view.nodes if name in self.nodes)
-        doomed = {node.name: node.doom for node in nodes if node.doom is not None}
-        for part in parts if doomed else ():
-            evacuation = part.evacuation
-            if evacuation is None or evacuation.attempt != part.view.restarts:
-                evacuation = part.evacuation = Evacuation(part.view.restarts, part.view.nodes, began=at)
-            for name, doom in doomed.items():
-                evacuation.doomed[name] = doom.notice.deadline
-                if doom.notice.id not in evacuation.notice_ids:
-                    evacuation.notice_ids = (*evacuation.notice_ids, doom.notice.id)
-
-    def _parts(self, job: JobRecord) -> list[JobRecord]:
-        """Return the job, and the other components of a heterogeneous one: Slurm requeues them together only."""
-        leader = job.view.het_job_id
-        return [job] if not leader else [other for other in self.jobs.values() if other.view.het_job_id == leader]
-
     # -- commands ---------------------------------------------------------------------------------------------------------------
 
     def _issued(self, event: e.CommandIssued) -> None:
@@ -494,7 +267,7 @@ class Fleet(State):
                 command.launch_id, command.pool, command.nodes, command.job_id, event.at, minimum=command.minimum or len(command.nodes)
             )
         elif isinstance(command, BindInstance):
-            self._bind(command, event.at)
+            machines.bind(self, command, event.at)
         elif isinstance(command, GiveUp):
             self._given_up(command, event.at)
         elif isinstance(command, RedirectLaunch):
@@ -630,16 +403,16 @@ _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
     e.NodeChanged: Fleet._node_changed,
     e.JobChanged: Fleet._job_changed,
     e.JobForgotten: Fleet._job_forgotten,
-    e.InstanceChanged: Fleet._instance_changed,
+    e.InstanceChanged: machines.instance_changed,
     e.CloudListed: Fleet._cloud_listed,
-    e.LaunchEnded: Fleet._launch_ended,
-    e.AgentArrived: Fleet._agent_arrived,
-    e.AgentLost: Fleet._agent_lost,
-    e.AgentRebooted: Fleet._agent_rebooted,
-    e.MachineMissing: Fleet._machine_missing,
-    e.NoticeReceived: Fleet._notice,
-    e.Ticked: Fleet._ticked,
-    e.NoticeWithdrawn: Fleet._withdrawn,
+    e.LaunchEnded: machines.launch_ended,
+    e.AgentArrived: machines.agent_arrived,
+    e.AgentLost: machines.agent_lost,
+    e.AgentRebooted: machines.agent_rebooted,
+    e.MachineMissing: machines.machine_missing,
+    e.NoticeReceived: dooms.noticed,
+    e.Ticked: dooms.ticked,
+    e.NoticeWithdrawn: dooms.withdrawn,
     e.JobReported: Fleet._job_reported,
     e.JobLeftNode: Fleet._job_left,
     e.JobRequeued: Fleet._requeued,

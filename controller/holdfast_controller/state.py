@@ -1,7 +1,9 @@
 """Everything that the controller knows, as plain data: `fleet` changes it, by events alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from holdfast_controller import index
 from holdfast_controller.commands import GiveUp
 from holdfast_controller.events import JobReported
 from holdfast_controller.index import JobIds
@@ -51,3 +53,15 @@ class State:
     """Instance → the processes that its agent's heartbeats told of (a sample, as the next)."""
     stepped: dict[int, int] = field(default_factory=dict)
     """Job → the newest attempt of which a heartbeat named a process."""
+
+    def jobs_on(self, node: str) -> Iterator[JobRecord]:
+        """Yield the jobs that Slurm has on the node (running, configuring or completing)."""
+        return (self.jobs[job_id] for job_id in sorted(self.held.get(node, index.NO_JOBS)))
+
+    def instance_of(self, node: Node) -> InstanceRecord | None:
+        """Return the instance that holds the name, if any."""
+        return self.instances.get(node.instance_id) if node.instance_id else None
+
+    def given_up(self, instance_id: str) -> bool:
+        """Whether the instance's end has been ordered."""
+        return bool(instance_id) and f"terminate:{instance_id}" in self.commands

@@ -83,7 +83,7 @@ def test_after_an_outage_silent_instances_have_their_time_again(world) -> None:
 
 
 def test_what_one_agent_says_is_bounded(world) -> None:
-    from holdfast_controller.fleet import MAX_NOTICES
+    from holdfast_controller.dooms import MAX_NOTICES
 
     world.running(7, "n1")
     for number in range(2 * MAX_NOTICES):

@@ -1,0 +1,90 @@
+"""Nodes that go away, and the jobs that must leave them: what notices and losses change in the fleet."""
+
+from holdfast_common.notice import Notice, NoticeKind
+
+from holdfast_controller import attempts, index
+from holdfast_controller import events as e
+from holdfast_controller.records import Doom, Evacuation, JobRecord, Node
+from holdfast_controller.state import State
+
+MAX_NOTICES = 64
+"""Of one node: no cloud gives so many."""
+
+
+def noticed(fleet: State, event: e.NoticeReceived) -> None:
+    """Take a notice in, and let the earliest that must be left for count."""
+    node = fleet.nodes.get(event.node)
+    if node is None or event.notice is None or fleet.given_up(node.instance_id):
+        return  # a notice for a machine whose end we have ordered, while Slurm may want the name again, says nothing of its next life
+    node.notices[event.notice.id] = Doom(event.notice, event.source)
+    if len(node.notices) > MAX_NOTICES:  # what is due last is let go: whatever else was said, the next one to leave for stays
+        del node.notices[max(node.notices, key=lambda known: node.notices[known].notice.deadline)]
+    _weigh(fleet, node, event.at)
+
+
+def withdrawn(fleet: State, event: e.NoticeWithdrawn) -> None:
+    """Take a notice back."""
+    node = fleet.nodes.get(event.node)
+    if node is not None and node.notices.pop(event.notice_id, None) is not None:
+        _weigh(fleet, node, event.at)
+
+
+def ticked(fleet: State, event: e.Ticked) -> None:
+    """With time, what was far ahead must be left for."""
+    for node in fleet.nodes.values():
+        if node.notices:
+            _weigh(fleet, node, event.at)
+
+
+def _weigh(fleet: State, node: Node, at: float) -> None:
+    """Let the earliest notice count that must be left for at `at`. A machine that is known to be gone stays so."""
+    if node.doom is not None and node.doom.dead:
+        return
+    pressing = [doom for doom in node.notices.values() if doom.notice.evacuates(at)]
+    strongest = min(pressing, key=lambda doom: doom.notice.deadline, default=None)
+    if strongest is node.doom:
+        return
+    node.doom = strongest
+    for job in fleet.jobs_on(node.name):
+        if strongest is None:
+            for part in _components(fleet, job):
+                attempts.stay(part, node.name)
+        else:
+            doom_job(fleet, job, at)
+
+
+def lose(fleet: State, node: Node, notice_id: str, reason: str, source: str, at: float) -> None:
+    """What ran on the node is lost, at this moment."""
+    if node.doom is None:
+        node.doom = Doom(Notice(notice_id, NoticeKind.PREEMPT, at, at, reason), source=source)
+    node.doom.dead = True
+    vacate(fleet, node)
+    for job in fleet.jobs_on(node.name):
+        doom_job(fleet, job, at)
+
+
+def vacate(fleet: State, node: Node) -> None:
+    """No process is left of those that its agent saw: the machine is gone, and nobody says so of each."""
+    for job_id in fleet.seen.pop(node.name, index.NO_JOBS):
+        fleet.jobs[job_id].present.pop(node.name, None)
+
+
+def doom_job(fleet: State, job: JobRecord, at: float) -> None:
+    """Note the attempt that sits on a doomed node: it must leave, with all its parts."""
+    parts = [part for part in _components(fleet, job) if part.view.active and not part.view.completing]
+    nodes = (fleet.nodes[name] for part in parts for name in part.view.nodes if name in fleet.nodes)
+    doomed = {node.name: node.doom for node in nodes if node.doom is not None}
+    for part in parts if doomed else ():
+        evacuation = part.evacuation
+        if evacuation is None or evacuation.attempt != part.view.restarts:
+            evacuation = part.evacuation = Evacuation(part.view.restarts, part.view.nodes, began=at)
+        for name, doom in doomed.items():
+            evacuation.doomed[name] = doom.notice.deadline
+            if doom.notice.id not in evacuation.notice_ids:
+                evacuation.notice_ids = (*evacuation.notice_ids, doom.notice.id)
+
+
+def _components(fleet: State, job: JobRecord) -> list[JobRecord]:
+    """Return the job, and the other components of a heterogeneous one: Slurm requeues them together only."""
+    leader = job.view.het_job_id
+    return [job] if not leader else [other for other in fleet.jobs.values() if other.view.het_job_id == leader]
