@@ -63,7 +63,7 @@ def choose(trace: TraceFile, zones: int, nodes: int, job_nodes: int, steps: int,
     units = -(-nodes // max(1, *map(max, counts.values())))
     room = {name: [count * units >= job_nodes for count in line] for name, line in counts.items()}
     prices = {name: pool.prices() for name, pool in trace.pools.items()}
-    starts = [start] if start is not None else range(0, max(1, length - steps), max(1, steps // 2))
+    starts = [start] if start is not None else range(0, max(1, length - steps + 1), max(1, steps // 2))
     best: tuple[tuple[int, ...], Choice] | None = None
     for first in starts:
         window = {name: line[first : first + steps] for name, line in room.items()}

@@ -232,4 +232,5 @@ def _sums(seen: Sequence[Attempt]) -> tuple[str, str]:
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in plain.items()}

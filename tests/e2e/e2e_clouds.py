@@ -59,7 +59,7 @@ def give_all_back(bed: Bed) -> None:
     bed.sandbox.run(["scontrol", "update", f"nodename={','.join(switched_on(bed))}", "state=POWER_DOWN", "reason=end of the test"])
     until(lambda: all(each["state"] == "terminated" for each in bed.cloud.instances()), 40, "the end of every machine")
     until(lambda: not listed(bed, "virtualMachines"), 10, "the end of every machine's resource")
-    assert {each["sku"]["capacity"] for each in listed(bed, "virtualMachineScaleSets")} == {0}
+    assert {each["sku"]["capacity"] for each in listed(bed, "virtualMachineScaleSets")} <= {0}
 
 
 def listed(bed: Bed, kind: str) -> list[Any]:
