@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from holdfast_common.auth import MungeAuthenticator
@@ -50,6 +51,12 @@ class _Stand:
 
     def heartbeat(self) -> pb.Heartbeat:
         return pb.Heartbeat()
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """Return the one loop that all streams of this process are for: gRPC's threads go on calling the first that it was used with."""
+    return asyncio.new_event_loop()
 
 
 async def arrive(sandbox: Sandbox, instances: Iterable[Mapping[str, Any]], over: Callable[[], bool]) -> None:

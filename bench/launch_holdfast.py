@@ -2,7 +2,6 @@
 streams come from the bench's process, all at the moment when the last id is durable, as if every machine had booted in no time.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,7 +14,7 @@ from holdfast_sandbox.defaults import default_controller, default_policy
 from holdfast_sandbox.layout import PARTITION
 from holdfast_sandbox.record import read_record
 
-from bench.arrivals import arrive
+from bench.arrivals import arrive, loop
 from bench.launch_types import JournalTail, Launch, Setting, await_, check_addresses, hook_began
 from bench.requests import own_timing, write_timed_hooks
 
@@ -65,7 +64,7 @@ def _launch(sandbox: Sandbox, tail: JournalTail, setting: Setting, nodes: int, s
         tail.new()
         return len(_bound(tail)) >= nodes
 
-    asyncio.run(arrive(sandbox, machines, all_bound))
+    loop().run_until_complete(arrive(sandbox, machines, all_bound))
     began = hook_began(sandbox.layout.hooks / "resume.log")
     moments = marks(tail.rows, record, began)
     phases = dict(zip(moments, _steps([began, *moments.values()]), strict=True))
