@@ -78,7 +78,7 @@ def test_the_formula_is_that_of_the_code() -> None:
 def test_how_long_ahead_a_notice_comes() -> None:
     ahead = {what: (when, kind.strip("`")) for _, what, when, kind in rows(ADMINISTRATION, "notices")}
     assert ahead["interruption of a spot instance"] == (f"{NOTICE_S:g} s", "preempt")
-    assert NOTICE_S == aws.AwsMetadata.window_s
+    assert aws.AwsMetadata.window_s == NOTICE_S
     when, kind = ahead["`preempted`: a Spot VM is taken back"]
     assert f"({GcpConfig.model_fields['preemption_notice_s'].default} s), and {SOFT_OFF_S:g} s more" in when
     assert SOFT_OFF_S == gcp.SOFT_OFF_S

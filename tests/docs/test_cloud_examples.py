@@ -1,4 +1,4 @@
-"""The example settings and policies are taken by the providers themselves; the rights that a role is to have are those of the calls made."""
+"""Example settings and policies are taken by the providers themselves; the rights that a role is to have are those of the calls made."""
 
 import json
 import re
