@@ -49,7 +49,7 @@ def ask(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") ->
         connection.request(method, parts.path + (f"?{parts.query}" if parts.query else ""), body or None, dict(headers))
         answer = connection.getresponse()
         content = answer.read(MAX_BODY_BYTES + 1)
-    except http.client.HTTPException as error:
+    except (http.client.HTTPException, ValueError) as error:  # ValueError: a header that is none, and it quotes the token
         raise Refused(f"{where}: {type(error).__name__}") from None
     finally:
         connection.close()
@@ -70,10 +70,11 @@ def fetch(reference: str, request: Ask, now: Callable[[], datetime]) -> bytes:
 
 
 def _aws(arn: str, region: str, suffix: str, request: Ask, now: datetime) -> object:
-    token = request("PUT", f"{METADATA}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, b"").decode("ascii")
-    base, headers = f"{METADATA}/latest/meta-data/iam/security-credentials/", {"X-aws-ec2-metadata-token": token}
-    role = request("GET", base, headers, b"").decode("ascii").strip()
-    credentials = _object(request("GET", base + quote(role), headers, b""))
+    answer = request("PUT", f"{METADATA}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, b"")
+    base, headers = f"{METADATA}/latest/meta-data/iam/security-credentials/", {"X-aws-ec2-metadata-token": _word(answer)}
+    role = _word(request("GET", base, headers, b""))
+    granted = _object(request("GET", base + quote(role), headers, b""))
+    credentials = {name: _word(granted.get(name)) for name in ("AccessKeyId", "SecretAccessKey", "Token")}
     host = f"secretsmanager.{region}.amazonaws.com{suffix}"
     body = json.dumps({"SecretId": arn}).encode()
     signed = aws_headers(host, region, body, credentials, now)
@@ -117,6 +118,13 @@ def _azure(reference: str, vaults: str, request: Ask) -> object:
     query = f"api-version=2018-02-01&resource={quote(f'https://{vaults}', safe='')}"
     token = _object(request("GET", f"{METADATA}/metadata/identity/oauth2/token?{query}", {"Metadata": "true"}, b"")).get("access_token")
     return _object(request("GET", f"{reference}?api-version=7.4", {"Authorization": f"Bearer {token}"}, b"")).get("value")
+
+
+def _word(value: object) -> str:
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str) or not text.isascii() or not text.strip():
+        raise Refused("an answer is empty, or no ASCII text")
+    return text.strip()
 
 
 def _object(body: bytes) -> dict[str, object]:

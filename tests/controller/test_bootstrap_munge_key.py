@@ -165,6 +165,27 @@ def test_a_strange_answer_is_refused(answer: object) -> None:
         fetch(GCP, clouds)
 
 
+BASE = "http://169.254.169.254/latest"
+ROLE = f"{BASE}/meta-data/iam/security-credentials/holdfast-node"
+
+
+@pytest.mark.parametrize(
+    ("url", "answer"),
+    [
+        (f"{BASE}/api/token", b"\xff\xfe"),
+        (f"{BASE}/meta-data/iam/security-credentials/", b"r\xc3\xb4le"),
+        (ROLE, {**CREDENTIALS, "SecretAccessKey": "\ud800"}),
+        (ROLE, {**CREDENTIALS, "Token": "\ud800"}),
+        (ROLE, {"Code": "Success"}),
+    ],
+)
+def test_a_garbled_answer_about_the_role_is_refused_and_so_tried_again(url: str, answer: object) -> None:
+    clouds = aws()
+    clouds.answers = {**clouds.answers, url: answer}
+    with pytest.raises(munge_key.Refused):
+        fetch(ARN, clouds)
+
+
 @pytest.mark.parametrize("size", [32, 1024])
 def test_every_key_that_munged_takes_is_installed(size: int, tmp_path: Path) -> None:
     assert fetch(GCP, gcp(encoded(b"x" * size))) == b"x" * size
@@ -214,6 +235,13 @@ def test_over_http_only_a_whole_200_is_an_answer(url: str, monkeypatch: pytest.M
             munge_key.ask("GET", url + path, {})
     with pytest.raises(OSError, match="refused"):
         munge_key.ask("GET", "http://127.0.0.1:9/", {})
+
+
+@pytest.mark.parametrize("token", ["se\ncret", "secret\u2028"])
+def test_what_is_no_header_is_refused_without_being_shown(token: str, url: str) -> None:
+    with pytest.raises(munge_key.Refused, match="/ok") as caught:
+        munge_key.ask("GET", f"{url}/ok", {"Authorization": f"Bearer {token}"})
+    assert "cret" not in str(caught.value)
 
 
 def test_it_tries_until_the_key_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
