@@ -159,7 +159,7 @@ async def test_less_than_the_minimum_is_deleted_as_a_whole(arm, provider):
 async def test_what_a_failed_launch_deleted_was_not_reclaimed(arm, provider):
     arm.accepts(NAME)
     arm.say("operation", {"status": "Failed", "error": {"code": "AllocationFailed", "message": "none left"}})
-    arm.lists("machines_of", machine(1, power="running"), machine(2, "Failed"))
+    arm.lists("machines_of", machine(1, power="running"), machine(2, "Failed", failed="AllocationFailed"))
     arm.say("delete_set", "", status=202)
     await provider.launch(ask())
     assert [(each.instance_id, each.state, each.reclaimed) for each in await provider.instances()] == [(ident(1), "gone", False)]
@@ -192,11 +192,26 @@ async def test_repeat_of_a_launch_of_which_nothing_ever_ran_begins_anew_after_th
     request = ask()
     arm.refuse("put_set", "PreconditionFailed", status=412)
     arm.say("get_set", earlier(request, state="Failed", capacity=2))
-    arm.lists("machines_of", machine(1, "Failed", failed="QuotaExceeded"), machine(2, "Failed"))
+    arm.lists("machines_of", machine(1, "Failed", failed="QuotaExceeded"), machine(2, "Failed", failed="AllocationFailed"))
     arm.say("delete_set", "", status=202)
     result = await provider.launch(request)
     assert (result.instances, kinds(result)) == ((), [(FaultKind.QUOTA, "QuotaExceeded")])
     assert len(arm.asked("delete_set")) == 1
+
+
+@pytest.mark.parametrize("power", ["unknown", "starting", ""])
+async def test_repeat_of_a_failed_launch_deletes_no_machine_whose_power_is_not_known(arm, provider, power):
+    request = ask()
+    arm.refuse("put_set", "ConditionNotMet", status=412)
+    arm.say("get_set", earlier(request, state="Failed", capacity=2))
+    arm.lists("machines_of", machine(1, "Failed", power=power), machine(2, "Failed", failed="SkuNotAvailable"))
+    arm.say("delete_machines", "", status=202)
+    arm.say("delete_set", "", status=202)
+    result = await provider.launch(request)
+    assert [(each.instance_id, each.state) for each in result.instances] == [(ident(1), "running")]
+    assert kinds(result) == [(FaultKind.CAPACITY, "SkuNotAvailable")]
+    assert [body for _, _, body in arm.asked("delete_machines")] == [{"instanceIds": ["vm2"]}]
+    assert not arm.asked("delete_set")
 
 
 @pytest.mark.parametrize("state", ["Succeeded", "Failed"])
@@ -239,7 +254,7 @@ async def test_lost_answer_then_find(arm, make_provider):
     assert [fault.kind for fault in result.faults] == [FaultKind.TRANSIENT]
     assert len(arm.asked("put_set")) == 1
     arm.released.set()
-    arm.lists("machines_of", machine(1, power="running"), machine(2, "Failed"))
+    arm.lists("machines_of", machine(1, power="running"), machine(2, "Failed", failed="AllocationFailed"))
     found = await provider.find("launch-1")
     assert [each.instance_id for each in found] == [ident(1)], "what could not be made is no instance"
     assert NAME in arm.asked("machines_of")[0][1]["$filter"]

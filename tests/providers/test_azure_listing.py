@@ -50,6 +50,11 @@ def again(arm, kind, *items):
     arm.lists(kind, *items)
 
 
+def deleted(arm):
+    """The machines whose deletion was asked for, one by one."""
+    return [path.rpartition("/")[2] for path, _, _ in arm.asked("delete_machine")]
+
+
 def told(instances):
     return {each.instance_id: (each.state, each.reclaimed) for each in instances}
 
@@ -100,7 +105,7 @@ async def test_addresses_come_from_the_interfaces_and_are_asked_for_once(arm, pr
 async def test_machine_that_shut_itself_down_is_told_of(arm, provider):
     arm.lists("machines", machine(1), machine(2), machine(3, "Failed"), machine(4, "Failed"), machine(5, "Deleting"))
     states = {1: "running", 2: "stopped", 3: "running"}
-    arm.lists("states", *(machine(number, power=power) for number, power in states.items()))
+    arm.lists("states", machine(4, failed="AllocationFailed"), *(machine(number, power=power) for number, power in states.items()))
     found = {each.instance_id: each.state for each in await provider.instances()}
     assert found == {ident(1): "running", ident(2): "stopping", ident(3): "running", ident(4): "stopping", ident(5): "stopping"}
     assert arm.asked("states")[0][1]["statusOnly"] == "true"
@@ -264,15 +269,66 @@ async def test_set_of_a_listed_machine_is_not_deleted_whatever_it_says_of_itself
 
 
 async def test_machine_that_was_never_made_is_deleted_and_never_running(arm, provider, clock):
-    arm.lists("machines", machine(1, "Failed"), machine(2, "Failed", created="2023-11-14T22:13:00Z"), machine(3, "Failed"))
-    arm.lists("states", machine(3, power="running"))
-    await clock.advance(90)
-    assert told(await provider.instances()) == {
-        ident(1): ("stopping", False),
-        ident(2): ("stopping", False),
-        ident(3): ("running", False),
-    }
-    assert [path.rpartition("/")[2] for path, _, _ in arm.asked("delete_machine")] == ["vm1"], "a launch may still be at work on the others"
+    arm.say("delete_machine", "", status=202)
+    arm.lists("machines", *(machine(number, "Failed") for number in (1, 2, 3, 4)))
+    without = machine(1, failed="AllocationFailed")
+    arm.lists("states", without, machine(2, power="unknown"), machine(3, power="running"))
+    for _ in range(10):
+        assert told(await provider.instances()) == {
+            ident(1): ("stopping", False),
+            ident(2): ("running", False),
+            ident(3): ("running", False),
+            ident(4): ("running", False),
+        }
+        assert not arm.asked("delete_machine"), "a launch may still be at work on it"
+        await clock.advance(65)
+    await provider.instances()
+    assert deleted(arm) == ["vm1"]
+
+
+@pytest.mark.parametrize("interlude", [machine(1, power="unknown"), machine(2)], ids=["unknown", "left out"])
+async def test_machine_must_look_never_made_at_every_look(arm, provider, clock, interlude):
+    arm.lists("machines", machine(1, "Failed"))
+    without = machine(1, failed="AllocationFailed")
+    for said in (without, interlude, without):
+        again(arm, "states", said)
+        for _ in range(9):
+            await provider.instances()
+            await clock.advance(65)
+    assert deleted(arm) == []
+    for _ in range(2):
+        await provider.instances()
+        await clock.advance(65)
+    assert deleted(arm) == ["vm1"]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [machine(1, power="unknown"), machine(1, failed="OSProvisioningInternalError"), machine(2)],
+    ids=["unknown", "without", "left out"],
+)
+async def test_machine_that_was_once_seen_to_run_is_never_taken_for_one_that_was_never_made(arm, provider, clock, later):
+    arm.lists("machines", machine(1))
+    arm.lists("states", machine(1, power="running"))
+    await provider.instances()
+    again(arm, "machines", machine(1, "Failed"))
+    again(arm, "states", later)
+    for _ in range(20):
+        await clock.advance(65)
+        assert told(await provider.instances()) == {ident(1): ("running", False)}
+    assert deleted(arm) == []
+
+
+async def test_failed_machine_that_shut_itself_down_is_deleted_as_such(arm, provider, clock):
+    arm.lists("machines", machine(1))
+    await provider.instances()
+    again(arm, "machines", machine(1, "Failed"))
+    again(arm, "states", machine(1, power="stopped"))
+    arm.say("delete_machine", "", status=202)
+    for _ in range(7):
+        await clock.advance(65)
+        assert told(await provider.instances()) == {ident(1): ("stopping", False)}
+    assert deleted(arm)
 
 
 async def test_machine_that_shut_itself_down_is_deleted_and_its_end_is_no_reclaim(arm, provider, clock):

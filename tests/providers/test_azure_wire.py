@@ -6,17 +6,13 @@ from dataclasses import replace
 import pytest
 from azure_scripted import card, ident, machine
 from bed_azure import SUBNET, azure_config, azure_pool
+from holdfast_controller.providers.azure_machines import addresses, power_of, reason_of, remembered, seen_of, state_of
 from holdfast_controller.providers.azure_offers import gpu_of, offer_of
 from holdfast_controller.providers.azure_wire import (
-    addresses,
     all_tags,
     fingerprint,
-    power_of,
-    reason_of,
-    seen_of,
     set_body,
     set_name,
-    state_of,
     tags_fault,
 )
 from holdfast_controller.providers.base import LaunchRequest, Market, Offer
@@ -166,7 +162,11 @@ def test_machine_without_an_id_is_none(vm_id):
         ("succeeded", "stopped", "stopping"),
         ("succeeded", "deallocated", "stopping"),
         ("deleting", "running", "stopping"),
-        ("failed", "", "stopping"),
+        ("failed", "", "running"),
+        ("failed", "unknown", "running"),
+        ("failed", "starting", "running"),
+        ("failed", "none", "stopping"),
+        ("failed", "stopped", "stopping"),
         ("failed", "running", "running"),
     ],
 )
@@ -177,9 +177,23 @@ def test_states(provisioning, power, state):
 def test_failure_of_a_machine_says_why():
     failed = machine(1, "Failed", failed="AllocationFailed")["properties"]
     assert reason_of(failed) == "AllocationFailed: none left"
-    assert power_of(failed) == ""
-    assert seen_of(machine(1, "Failed"), "azure").litter
-    assert not seen_of(machine(1, "Failed", power="running"), "azure").litter
+    assert power_of(failed) == "none"
+    assert power_of(machine(1, "Failed")["properties"]) == ""
+
+
+@pytest.mark.parametrize("power", ["", "running", "unknown", "starting", "stopping", "deallocating"])
+def test_failed_machine_that_is_not_shown_to_be_without_power_is_alive(power):
+    assert not seen_of(machine(1, "Failed", power=power), "azure").litter
+
+
+def test_failed_machine_without_power_was_never_made_unless_it_has_been_seen():
+    for told in (machine(1, "Failed", failed="AllocationFailed"), machine(1, "Failed", power="deallocated")):
+        seen = seen_of(told, "azure")
+        assert (seen.litter, seen.instance.state) == (True, "stopping")
+        assert not remembered(seen).litter
+    assert remembered(seen_of(machine(1, "Failed", failed="AllocationFailed"), "azure")).instance.state == "running"
+    stopped = seen_of(machine(1, "Failed", power="stopped"), "azure")
+    assert (stopped.shut_down, remembered(stopped).shut_down) == (False, True)
 
 
 def test_addresses_are_those_of_the_primary_interface():

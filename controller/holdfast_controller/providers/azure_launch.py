@@ -11,14 +11,13 @@ from holdfast_common.clock import Clock
 
 from holdfast_controller.providers.azure_config import AzureConfig
 from holdfast_controller.providers.azure_errors import EXISTS, FEWER, SPENT_LAUNCH, TIMEOUT, fault_of, of_pool, said_fault
+from holdfast_controller.providers.azure_machines import Seen, seen_of
 from holdfast_controller.providers.azure_memory import Memory
 from holdfast_controller.providers.azure_resources import BATCH_MAX, Resources
 from holdfast_controller.providers.azure_wire import (
     TAG_REQUEST,
-    Seen,
     all_tags,
     fingerprint,
-    seen_of,
     set_body,
     set_name,
     strings,
@@ -109,7 +108,7 @@ class Launcher:
         tags = all_tags(self._config, request)
         said = await self._arm.machines_of(name)
         seen = (seen_of(each, self._config.name, tags=tags, launch_id=request.launch_id) for each in said)
-        machines = [each for each in seen if each is not None]
+        machines = [self._memory.recalled(each) for each in seen if each is not None]
         self._memory.note((each for each in machines if not each.litter), self._clock.now())
         return machines
 
@@ -122,15 +121,19 @@ class Launcher:
     async def _fallen_short(
         self, request: LaunchRequest, name: str, machines: Sequence[Seen], why: Fault | None, *, first: bool
     ) -> LaunchResult:
-        """Keep what there is if that will do; delete the rest. Only whoever made the set may delete machines that run: they are new."""
-        alive, litter = [each for each in machines if each.placed], [each for each in machines if not each.placed]
+        """Keep what there is if that will do; delete the rest. Only whoever made the set may delete machines that run: they are new.
+
+        Whoever comes later deletes nothing but what looks as if it had never been made, and takes the others for alive.
+        """
+        alive = [each for each in machines if each.placed or (not first and not each.litter)]
+        litter = [each for each in machines if each not in alive]
         why = why or _told_by(litter, request) or fault_of(FEWER, f"{len(alive)} of {request.count} instances", pool=request.pool.name)
         enough = len(alive) >= request.minimum
         try:
             if enough or (alive and not first):
                 await self._delete(name, litter)
             elif first or litter:
-                await self._release(name, alive)
+                await self._release(name, machines)
                 alive = []
             else:
                 why = fault_of(SPENT_LAUNCH, "no instance is left of this launch")
@@ -139,12 +142,13 @@ class Launcher:
             return _result(request, alive, why)
         return _result(request, alive, why)
 
-    async def _release(self, name: str, alive: Sequence[Seen]) -> None:
+    async def _release(self, name: str, machines: Sequence[Seen]) -> None:
         """Delete a set; where machines of it ran, wait a little for their end, so that whoever looks finds none of them."""
         await self._arm.delete_set(name)
-        self._memory.asked(alive)
+        self._memory.asked(machines)
+        ran = any(each.placed for each in machines)
         end = self._clock.monotonic() + self._config.release_wait_s
-        while alive and self._clock.monotonic() < end and await self._arm.get_set(name) is not None:
+        while ran and self._clock.monotonic() < end and await self._arm.get_set(name) is not None:
             await self._clock.sleep(self._config.poll_s)
 
     async def _delete(self, name: str, machines: Sequence[Seen]) -> None:

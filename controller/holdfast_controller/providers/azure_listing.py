@@ -7,16 +7,13 @@ from typing import Any
 from holdfast_common.clock import Clock
 
 from holdfast_controller.providers.azure_config import AzureConfig
+from holdfast_controller.providers.azure_machines import Seen, addresses, power_of, seen_of
 from holdfast_controller.providers.azure_memory import Memory
 from holdfast_controller.providers.azure_resources import Resources
 from holdfast_controller.providers.azure_wire import (
     PREFIX,
-    Seen,
-    addresses,
     last_part,
     ours,
-    power_of,
-    seen_of,
     strings,
     table,
     unix,
@@ -30,6 +27,7 @@ SWEEP_EVERY_S = 60.0
 EMPTY_SET_S = 7200.0
 """For so long an empty set stands in the way of the same launch being made again."""
 LITTER_S = 600.0
+"""For so long a machine must have looked at every look as if it had never been made."""
 STOPPED_S = 300.0
 """For so long a machine must have been stopped at every look: one that Azure restarts elsewhere is so for a while, too."""
 SWEEP_MAX = 16
@@ -49,6 +47,7 @@ class Listing:
         self._power: dict[str, str] = {}
         self._power_at = float("-inf")
         self._stopped: dict[str, float] = {}
+        self._litter: dict[str, float] = {}
         self._swept_at = clock.monotonic()
 
     async def of_set(self, name: str, launch_id: str) -> tuple[Instance, ...]:
@@ -56,8 +55,8 @@ class Listing:
         said = await self._arm.machines_of(name)
         tags = {TAG_CLUSTER: self._config.cluster}
         seen = (seen_of(each, self._config.name, tags=tags, launch_id=launch_id) for each in said)
-        found = [each for each in seen if each is not None and not each.litter and each.instance.launch_id == launch_id]
-        return tuple(each.instance for each in await self._noted(found))
+        found = [self._memory.recalled(each) for each in seen if each is not None and each.instance.launch_id == launch_id]
+        return tuple(each.instance for each in await self._noted([each for each in found if not each.litter]))
 
     async def all(self) -> tuple[Instance, ...]:
         """Return all machines of the cluster that the resource group lists. Whole, or raises ProviderError."""
@@ -66,6 +65,8 @@ class Listing:
         await self._learn_power()
         seen = [found for each in said if (found := self._seen(each)) is not None and ours(found.instance.tags, self._config.cluster)]
         noted = await self._noted(seen)
+        now = self._clock.monotonic()
+        self._litter = {each.resource_id: self._litter.get(each.resource_id, now) for each in noted if each.litter}
         await self._sweep(noted)
         return tuple(each.instance for each in noted)
 
@@ -96,12 +97,11 @@ class Listing:
 
     async def _noted(self, seen: Sequence[Seen]) -> list[Seen]:
         """Note machines, with their addresses: an interface keeps its address for life, so that only new ones are asked for."""
-        self._memory.note(seen, self._clock.now())
-        if any(not self._memory.address(each.instance.instance_id) and each.placed for each in seen):
+        noted = self._memory.note(seen, self._clock.now())
+        if any(not each.instance.address and each.placed for each in noted):
             found = addresses(await self._arm.cards())
-            known = [_at(each, found[each.resource_id]) for each in seen if each.resource_id in found]
-            self._memory.note(known, self._clock.now())
-        return [_at(each, self._memory.address(each.instance.instance_id)) for each in seen]
+            noted = self._memory.note([_at(each, found.get(each.resource_id, "")) for each in noted], self._clock.now())
+        return noted
 
     async def _sweep(self, seen: Sequence[Seen]) -> None:
         """Delete what is left behind, now and then: sets without machines, machines that were never made or have shut themselves down.
@@ -112,8 +112,8 @@ class Listing:
             return
         self._swept_at = self._clock.monotonic()
         now = self._clock.now()
-        litter = [each for each in seen if each.litter and each.instance.launched and now - each.instance.launched > LITTER_S]
-        long_ago = self._clock.monotonic() - STOPPED_S
+        litter = [each for each in seen if each.litter and self._litter[each.resource_id] <= self._swept_at - LITTER_S]
+        long_ago = self._swept_at - STOPPED_S
         stopped = [each for each in seen if each.shut_down and self._stopped.get(each.resource_id, float("inf")) <= long_ago]
         try:
             for each in (*stopped, *litter)[:SWEEP_MAX]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from holdfast_controller.providers.azure_wire import Seen
+from holdfast_controller.providers.azure_machines import Seen, remembered
 from holdfast_controller.providers.base import Instance, Market
 
 GONE_LISTED_S = 3600.0
@@ -32,24 +32,26 @@ class Memory:
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
 
-    def note(self, machines: Iterable[Seen], now: float) -> None:
-        """Note machines that Azure told of."""
-        for seen in machines:
+    def note(self, machines: Iterable[Seen], now: float) -> list[Seen]:
+        """Note machines that Azure told of; returns them with what is known of each: its address, and whether it has ever run."""
+        noted = []
+        for told in machines:
+            seen = self.recalled(told)
             known = self._known.setdefault(seen.instance.instance_id, Known(seen, now))
-            if seen.instance.address or not known.seen.instance.address:
-                known.seen = seen
-            else:
-                known.seen = replace(seen, instance=replace(seen.instance, address=known.seen.instance.address))
-            known.gone_at = None
+            if known.seen.instance.address and not seen.instance.address:
+                seen = replace(seen, instance=replace(seen.instance, address=known.seen.instance.address))
+            known.seen, known.gone_at = seen, None
+            noted.append(seen)
+        return noted
+
+    def recalled(self, seen: Seen) -> Seen:
+        """Return a machine that Azure told of with whether it has ever run, by this look or an earlier one."""
+        known = self._known.get(seen.instance.instance_id)
+        return remembered(seen) if seen.placed or (known is not None and known.seen.ran) else seen
 
     def get(self, instance_id: str) -> Known | None:
         """Return what is known of a machine."""
         return self._known.get(instance_id)
-
-    def address(self, instance_id: str) -> str:
-        """Return a machine's address; empty where it is not known."""
-        known = self._known.get(instance_id)
-        return known.seen.instance.address if known else ""
 
     def missing(self, listed: Iterable[str], before: float) -> list[Known]:
         """Return the machines that a listing begun at `before` lacks and should have had."""

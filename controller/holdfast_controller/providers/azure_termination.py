@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from holdfast_common.clock import Clock
 
 from holdfast_controller.providers.azure_errors import ABSENT
+from holdfast_controller.providers.azure_machines import Seen, seen_of
 from holdfast_controller.providers.azure_memory import Known, Memory
 from holdfast_controller.providers.azure_resources import BATCH_MAX, Resources
-from holdfast_controller.providers.azure_wire import Seen, seen_of
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
 
 CONFIRM_MAX = 64

@@ -1,17 +1,16 @@
-"""Between our words and Azure's: the body of a scale set, and what Azure says of sets, machines and interfaces. Pure."""
+"""Between our words and Azure's: names, tags, the body of a scale set, and how to read what Azure says. Pure."""
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from holdfast_controller.providers.azure_config import AzureConfig
-from holdfast_controller.providers.base import Instance, LaunchRequest, Market, Pool
-from holdfast_controller.providers.tags import TAG_CLUSTER, TAG_LAUNCH, own_tags
+from holdfast_controller.providers.base import LaunchRequest, Market, Pool
+from holdfast_controller.providers.tags import TAG_CLUSTER, own_tags
 
 COUNT_MAX = 1000
 """Machines of one flexible scale set ("Orchestration modes for Virtual Machine Scale Sets")."""
@@ -24,7 +23,6 @@ NETWORK_API = "2022-11-01"
 """Of the network interfaces that a scale set makes for its machines; there are two (azure-mgmt-compute's NetworkApiVersion)."""
 PREFIX = "holdfast-"
 _RESERVED = ("microsoft", "azure", "windows")
-_STOPPED = {"stopped", "stopping", "deallocated", "deallocating"}
 _VM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Json = Mapping[str, Any]
@@ -143,113 +141,6 @@ def _card(config: AzureConfig, pool: Pool) -> dict[str, Any]:
 def pool_name(provider: str, region: str, zone: str, instance_type: str, market: Market) -> str:
     """Return a pool's name: `azure/eastus/1/Standard_ND96isr_H100_v5/spot`."""
     return f"{provider}/{region}/{zone}/{instance_type}/{market.value}"
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A machine as Azure told it, with what its instance does not hold."""
-
-    instance: Instance
-    name: str
-    """Of the resource; with its set, what it is deleted by."""
-    set_name: str
-    """Empty for a machine of no set."""
-    resource_id: str
-    """In lower case."""
-    provisioning: str
-    """In lower case: creating, succeeded, failed, deleting…"""
-    power: str
-    """Running, stopped, deallocated…; empty: not told."""
-
-    @property
-    def placed(self) -> bool:
-        """Whether Azure has found it a host: the rest is booting."""
-        return self.power == "running" or self.provisioning == "succeeded"
-
-    @property
-    def shut_down(self) -> bool:
-        """Whether its own guest shut it down: Azure keeps such a machine on its host, and bills it."""
-        return self.power == "stopped" and self.provisioning == "succeeded"
-
-    @property
-    def litter(self) -> bool:
-        """Whether it is what Azure leaves of a machine that it could not make. A failed one that runs is none: Failed says many things."""
-        return self.provisioning == "failed" and self.power != "running"
-
-
-def seen_of(
-    said: Json, provider: str, *, tags: Mapping[str, str] | None = None, power: str = "", address: str = "", launch_id: str = ""
-) -> Seen | None:
-    """Return a machine as Azure describes it; None for one without a vmId.
-
-    `tags` are its set's, `launch_id` the one that was asked for: whether Azure copies a set's tags to its machines does not matter.
-    """
-    properties = table(said, "properties")
-    vm_id = str(properties.get("vmId") or "").lower()
-    if not is_vm_id(vm_id):
-        return None
-    own = {**(tags or {}), **strings(table(said, "tags"))}
-    power = power_of(properties) or power
-    provisioning = str(properties.get("provisioningState") or "").lower()
-    zones = said.get("zones")
-    market = Market.SPOT if str(properties.get("priority", "")).lower() == "spot" else Market.ON_DEMAND
-    region, size = region_of(said.get("location")), str(table(properties, "hardwareProfile").get("vmSize", ""))
-    instance = Instance(
-        instance_id=vm_id,
-        launch_id=own.get(TAG_LAUNCH, launch_id),
-        pool=pool_name(provider, region, str(zones[0]) if isinstance(zones, list) and zones else "", size, market),
-        state=state_of(provisioning, power),
-        address=address,
-        launched=unix(properties.get("timeCreated")),
-        state_reason=reason_of(properties),
-        tags=own,
-    )
-    owner = last_part(table(properties, "virtualMachineScaleSet").get("id"))
-    return Seen(instance, str(said.get("name", "")), owner, str(said.get("id", "")).lower(), provisioning, power)
-
-
-def state_of(provisioning: str, power: str) -> str:
-    """Return our word for a provisioning and a power state. What Azure may invent later counts as running: unknown is not gone."""
-    if provisioning == "deleting" or power in _STOPPED:
-        return "stopping"
-    if provisioning == "failed" and power != "running":
-        return "stopping"
-    return "pending" if provisioning == "creating" else "running"
-
-
-def statuses(properties: Json) -> list[Json]:
-    """Return the statuses of a machine's instance view."""
-    found = table(properties, "instanceView").get("statuses")
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
-
-
-def power_of(properties: Json) -> str:
-    """Return what comes after `PowerState/`, in lower case; empty where the answer has no instance view."""
-    codes = (str(each.get("code", "")) for each in statuses(properties))
-    return next((code.partition("/")[2].lower() for code in codes if code.lower().startswith("powerstate/")), "")
-
-
-def reason_of(properties: Json) -> str:
-    """Return why a machine could not be made, as its instance view says: `AllocationFailed: …`."""
-    for each in statuses(properties):
-        code = str(each.get("code", ""))
-        if code.lower().startswith("provisioningstate/failed/"):
-            return f"{code.split('/')[2]}: {each.get('message', '')}"[:2000]
-    return ""
-
-
-def addresses(cards: Iterable[Json]) -> dict[str, str]:
-    """Return machine's resource id (lower case) → private address of its primary interface."""
-    found: dict[str, str] = {}
-    for card in cards:
-        properties = table(card, "properties")
-        machine = str(table(properties, "virtualMachine").get("id", "")).lower()
-        settings = properties.get("ipConfigurations")
-        first = next((each for each in settings if isinstance(each, Mapping)), {}) if isinstance(settings, list) else {}
-        address = table(first, "properties").get("privateIPAddress")
-        if machine and isinstance(address, str) and (properties.get("primary") is not False or machine not in found):
-            found[machine] = address
-    return found
 
 
 def is_vm_id(text: str) -> bool:
