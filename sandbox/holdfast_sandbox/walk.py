@@ -45,15 +45,23 @@ exec {srun}{python} -m holdfast_sandbox.walk_job --steps {steps} --step-s {step_
 
 
 def run_walk(options: WalkOptions, *, as_json: bool = False, keep: bool = False) -> int:
-    """Walk, and tell it. Returns 0 where the job was done and no step was lost at a reclaim with notice, else 1. Raises ConfigError."""
+    """Walk, and tell it. Returns 0 where the job was done and no step was lost at a reclaim with notice, 130 if interrupted, else 1.
+
+    Raises ConfigError.
+    """
     planned = plan(options)
     work = Path(tempfile.mkdtemp(prefix="holdfast-walk-", dir=WORK_UNDER))
     work.chmod(0o755)
     try:
         walked = _Walk(planned, work, quiet=as_json).run()
     except TROUBLE as fault:
+        if as_json:
+            typer.echo(json.dumps({"error": told(fault)}))
         typer.echo(f"holdfast sandbox: {told(fault)}\nholdfast sandbox: what it left is in {work}", err=True)
         return 1
+    except KeyboardInterrupt:
+        typer.echo(f"holdfast sandbox: interrupted; the sandbox is down, and what it left is in {work}", err=True)
+        return 130
     seen = attempts(walked)
     broken = failures(walked, seen)
     if as_json:

@@ -131,5 +131,6 @@ def introduction(planned: Plan) -> str:
         f"{planned.options.trace.name} from step {planned.choice.start}: one step, {planned.step_s:g} recorded seconds, takes"
         f" {planned.step_s / planned.speed:g} s ({planned.speed:g} times as fast).\n"
         f"Zones, cheapest first: {zones}.\n"
-        f"Real seconds: notices ({NOTICE_S:g} s), boots, the job. Shortened in the policy: {times}."
+        f"Real seconds: notices ({NOTICE_S:g} s), boots, the job. Shortened in the policy: {times}.\n"
+        "Not shortened: how a refusal is forgotten (half of it in 30 minutes), so that a zone that has refused is asked last from then on."
     )
