@@ -15,7 +15,7 @@ from holdfast_nodeagent.fakes import http_answer
 from holdfast_nodeagent.notices import azure
 from holdfast_nodeagent.notices.azure import EVENTS, INSTANCE, SOURCE, AzureMetadata, parse_document, parse_instance
 from holdfast_nodeagent.notices.base import Answer, Change, Seen, Unclear, follow
-from holdfast_nodeagent.notices.http import MAX_BODY_BYTES, MetadataHttp
+from holdfast_nodeagent.notices.http import MetadataHttp
 from holdfast_nodeagent.notices.reading import rfc1123_date
 
 NOW = 1_650_000_000.0
@@ -142,12 +142,55 @@ def test_a_malformed_event_hides_no_other_and_withdraws_none(bad: Any) -> None:
         text(incarnation=True),
         b'{"DocumentIncarnation": 2}',
         b'{"DocumentIncarnation": 2, "Events": {}}',
-        text(*[event()] * 101),
     ],
 )
 def test_what_is_no_document_is_refused(body: bytes) -> None:
     with pytest.raises(InputError):
         parse_document(body, "vm1", NOW)
+
+
+BIG_SET = [f"nodes-abcdefghijk_{number:06d}" for number in range(1000)]
+
+
+def reclaim(ours: int, **more: Any) -> list[dict[str, Any]]:
+    """Return what a reclaim of a whole region tells a scale set of 1,000: an event for each VM, ours at that place."""
+    ids = [f"A123BC45-1234-5678-AB90-{number:012d}" for number in range(1000)]
+    events = [event(EventId=ids[number], Resources=[name], **more) for number, name in enumerate(BIG_SET)]
+    events[ours]["Resources"] = ["vm1"]
+    return events
+
+
+@pytest.mark.parametrize("ours", [0, 99, 100, 999])
+def test_the_reclaim_of_a_whole_region_hides_our_own_event_nowhere(ours: int) -> None:
+    (seen,) = seen_of(text(*reclaim(ours)))
+    assert (seen.kind, seen.at) == (NoticeKind.PREEMPT, AT)
+
+
+def test_an_event_for_more_vms_than_a_set_may_have_is_ours_all_the_same() -> None:
+    (seen,) = seen_of(text(event("Reboot", Resources=[*BIG_SET, *BIG_SET, "vm1"])))
+    assert seen.kind is NoticeKind.MAINTENANCE
+
+
+@pytest.mark.parametrize("odd", [{"Resources": ["vm2", 3]}, {"EventType": None}, {"EventId": 7}, {"NotBefore": "soon"}])
+def test_what_is_odd_about_another_vms_event_does_not_concern_us(odd: dict[str, Any]) -> None:
+    assert seen_of(text(event(**{"Resources": ["vm2"], **odd}))) == ()
+
+
+def test_strange_entries_are_many_and_hide_our_event_nowhere() -> None:
+    began = time.monotonic()
+    document = parse_document(text(*[3] * 1_000_000, event()), "vm1", NOW)
+    assert time.monotonic() - began < 5
+    assert isinstance(document.answer, Unclear)
+    assert [seen.kind for seen in document.answer.seen] == [NoticeKind.PREEMPT]
+    assert len(document.faults) == 1
+
+
+def test_of_more_events_of_our_own_than_can_be_a_preempt_is_kept() -> None:
+    reboots = [event("Reboot", EventId=f"E-{number}") for number in range(2 * azure.MAX_OURS)]
+    document = parse_document(text(*reboots, event()), "vm1", NOW)
+    assert isinstance(document.answer, Unclear)
+    assert len(document.events) == azure.MAX_OURS
+    assert document.events[0].seen.kind is NoticeKind.PREEMPT
 
 
 def test_dates_are_read_as_they_are_written_and_no_other_way() -> None:
@@ -197,6 +240,14 @@ def test_an_odd_instance_document_is_not_believed(body: bytes) -> None:
 
 
 # The thin poll
+
+
+async def test_the_reclaim_of_a_whole_region_is_heard_of(source: AzureMetadata, server: FakeAzure, look: Look) -> None:
+    server.announce(*reclaim(500, Description="x" * 1000), incarnation=2)
+    assert 1_000_000 < len(server.values[EVENTS]) < azure.MAX_DOCUMENT_BYTES
+    answer = await look()
+    assert isinstance(answer, tuple)
+    assert [seen.kind for seen in answer] == [NoticeKind.PREEMPT]
 
 
 async def test_it_is_asked_once_a_second_from_boot(source: AzureMetadata, server: FakeAzure, clock: VirtualClock, look: Look) -> None:
@@ -314,7 +365,7 @@ async def test_nothing_is_approved_unless_somebody_says_that_the_node_is_empty(
         http_answer(429),
         http_answer(500),
         http_answer(302, b"", "Location: /elsewhere\r\n"),
-        http_answer(200, b"x" * (MAX_BODY_BYTES + 1)),
+        http_answer(200, text() + b" " * azure.MAX_DOCUMENT_BYTES),
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + text(),
         b"garbage\r\n\r\n",
         b"",

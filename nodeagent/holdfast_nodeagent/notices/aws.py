@@ -24,6 +24,9 @@ TOKEN_EARLY_S = 15.0
 SLOW_EVERY = 5
 """The sources with minutes or days of warning are asked at each fifth look."""
 
+SPOT = "spot/instance-action"
+MAINTENANCE = "events/maintenance/scheduled"
+
 _META = "/latest/meta-data/"
 _ACTIONS = ("terminate", "stop", "hibernate")
 
@@ -42,27 +45,35 @@ def parse_rebalance(body: bytes) -> tuple[Seen, ...]:
     return (Seen(NoticeKind.ADVISE, iso_time(json_object(body).get("noticeTime")), "EC2 recommends to rebalance"),)
 
 
-def parse_maintenance(body: bytes) -> tuple[Seen, ...]:
-    """Read `events/maintenance/scheduled`: those that are still to come. Raises InputError."""
+def parse_maintenance(body: bytes) -> Answer:
+    """Read `events/maintenance/scheduled`: those that are still to come; a malformed one hides no other. Raises InputError for no JSON."""
     content = json_value(body)
-    events = content if isinstance(content, list) else [content]
-    found = []
-    for event in events[:64]:
-        if not isinstance(event, dict):
-            raise InputError("an event is no object")
-        if event.get("State", "active") != "active":
-            continue
-        code = event.get("Code")
-        if not isinstance(code, str):
-            raise InputError("an event has no Code")
-        found.append(Seen(NoticeKind.MAINTENANCE, http_date(event.get("NotBefore")), f"EC2 has scheduled {code[:60]}"))
-    return tuple(found)
+    found: list[Seen] = []
+    fault = ""
+    for event in content if isinstance(content, list) else [content]:
+        try:
+            found.extend(_to_come(event))
+        except InputError as error:
+            fault = fault or str(error)
+    return Unclear(f"{MAINTENANCE}: {fault}", tuple(found)) if fault else tuple(found)
 
 
-_SOURCES: Mapping[str, Callable[[bytes], tuple[Seen, ...]]] = {
-    "spot/instance-action": parse_instance_action,
+def _to_come(event: object) -> tuple[Seen, ...]:
+    """Read one event; empty where it is over. Raises InputError."""
+    if not isinstance(event, dict):
+        raise InputError("an event is no object")
+    if event.get("State", "active") != "active":
+        return ()
+    code = event.get("Code")
+    if not isinstance(code, str):
+        raise InputError("an event has no Code")
+    return (Seen(NoticeKind.MAINTENANCE, http_date(event.get("NotBefore")), f"EC2 has scheduled {code[:60]}"),)
+
+
+_SOURCES: Mapping[str, Callable[[bytes], Answer]] = {
+    SPOT: parse_instance_action,
     "events/recommendations/rebalance": parse_rebalance,
-    "events/maintenance/scheduled": parse_maintenance,
+    MAINTENANCE: parse_maintenance,
 }
 
 
@@ -103,7 +114,7 @@ class AwsMetadata:
 
     async def look(self) -> Mapping[str, Answer]:
         """Ask each source that is due. The spot notice is asked for every time, and first."""
-        due = list(_SOURCES) if self._looks % SLOW_EVERY == 0 else ["spot/instance-action"]
+        due = list(_SOURCES) if self._looks % SLOW_EVERY == 0 else [SPOT]
         self._looks += 1
         return {name: await self._ask(name) for name in due}
 

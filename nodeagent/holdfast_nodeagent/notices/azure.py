@@ -31,8 +31,10 @@ EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 POLL_S = 1.0
 FIRST_TIMEOUT_S = 150.0
 """Of a request for events until one was answered: the first one turns the service on."""
-MAX_EVENTS = 100
-MAX_RESOURCES = 1000
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+"""A scale set has up to 1,000 VMs, and the reclaim of a region is an event of 400 to 700 bytes for each of them."""
+MAX_OURS = 100
+"""Events that name our VM; there is no bound on those that do not but the document's."""
 SOURCE = "scheduledevents"
 
 _KINDS = {
@@ -81,21 +83,26 @@ def parse_incarnation(body: bytes) -> tuple[int, list[object]]:
     number, events = content.get("DocumentIncarnation"), content.get("Events")
     if not isinstance(number, int) or isinstance(number, bool):
         raise InputError("no DocumentIncarnation")
-    if not isinstance(events, list) or len(events) > MAX_EVENTS:
-        raise InputError("Events is no list, or too long")
+    if not isinstance(events, list):
+        raise InputError("Events is no list")
     return number, events
 
 
-def parse_event(event: object, vm_name: str, now: float) -> Event | None:
-    """Read one event at `now`; None where it is not for the VM of that name. Raises InputError."""
-    if not isinstance(event, dict):
-        raise InputError("an event is no object")
+def concerns(event: object, vm_name: str) -> bool | None:
+    """Return whether an event is for the VM of that name, whatever else it says; None where it does not say for whom it is."""
+    resources = event.get("Resources") if isinstance(event, dict) else None
+    if not isinstance(resources, list):
+        return None
+    ours = vm_name.casefold()
+    return any(isinstance(name, str) and name.casefold() == ours for name in resources)
+
+
+def parse_event(event: Mapping[str, object], vm_name: str, now: float) -> Event:
+    """Read one event for the VM of that name, at `now`. Raises InputError."""
     resources = event.get("Resources")
-    if not isinstance(resources, list) or len(resources) > MAX_RESOURCES or not all(isinstance(name, str) for name in resources):
+    if not isinstance(resources, list) or not all(isinstance(name, str) for name in resources):
         raise InputError("an event's Resources are no list of names")
     names = {name.casefold() for name in resources}
-    if vm_name.casefold() not in names:
-        return None
     kind, status, event_id = event.get("EventType"), event.get("EventStatus"), event.get("EventId")
     if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
         raise InputError(f"no EventId: {shown(event_id)}")
@@ -112,15 +119,23 @@ def parse_event(event: object, vm_name: str, now: float) -> Event | None:
 def parse_document(body: bytes, vm_name: str, now: float) -> Document:
     """Read a document at `now`. Raises InputError where it is none; an event that is malformed hides no other."""
     incarnation, listed = parse_incarnation(body)
-    events, faults = [], []
+    ours: list[dict[str, object]] = []
+    strange = False
     for each in listed:
+        is_ours = concerns(each, vm_name)
+        strange = strange or is_ours is None
+        if is_ours and isinstance(each, dict):
+            ours.append(each)
+    faults = ["an event does not say for which VMs it is"] if strange else []
+    ours.sort(key=lambda event: event.get("EventType") != "Preempt")  # should there be too many
+    if len(ours) > MAX_OURS:
+        faults.append(f"{len(ours)} events for one VM")
+    events = []
+    for event in ours[:MAX_OURS]:
         try:
-            event = parse_event(each, vm_name, now)
+            events.append(parse_event(event, vm_name, now))
         except InputError as error:
             faults.append(str(error))
-        else:
-            if event is not None:
-                events.append(event)
     return Document(incarnation, tuple(events), tuple(faults))
 
 
@@ -216,7 +231,7 @@ class AzureMetadata:
     async def _ask(self) -> Answer:
         try:
             timeout_s = None if self._answered else FIRST_TIMEOUT_S
-            reply = _good(SOURCE, await self._events_http.request("GET", EVENTS, HEADER, timeout_s=timeout_s))
+            reply = _good(SOURCE, await self._events_http.request("GET", EVENTS, HEADER, timeout_s=timeout_s, limit=MAX_DOCUMENT_BYTES))
             self._answered = True
             if not self._name:
                 await self.identity()

@@ -11,6 +11,10 @@ from holdfast_common.notice import Notice, NoticeKind
 MOVED_S = 60.0
 """A deadline that moves out by less than this is the same notice: the earlier time is kept, which is safe."""
 
+MAX_PER_KIND = 16
+"""Of the notices of one kind that one source says now, so many count; and as many of those that stand while its answers are unclear,
+since deadlines may move at each look. It is the earliest deadlines that count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -30,7 +34,7 @@ class Unclear:
 
     fault: str
     seen: tuple[Seen, ...] = ()
-    """What could be read all the same. It counts, but nothing is withdrawn because it is missing here."""
+    """What could be read all the same. It counts, but nothing is withdrawn because it is missing here, unless there is too much of it."""
 
 
 Answer = tuple[Seen, ...] | Unclear
@@ -89,21 +93,32 @@ def notice_id(instance_id: str, kind: NoticeKind, at: float) -> str:
 
 
 def follow(active: Mapping[str, tuple[Notice, ...]], source: str, answer: Answer, now: float, instance_id: str) -> Change:
-    """Return what an answer changes. `active` is by source; an unclear answer withdraws nothing."""
+    """Return what an answer changes. `active` is by source; an unclear answer withdraws nothing that `MAX_PER_KIND` leaves room for."""
     old = active.get(source, ())
-    kept: dict[str, Notice] = {notice.id: notice for notice in old} if isinstance(answer, Unclear) else {}
+    said: dict[str, Notice] = {}
     for seen in answer.seen if isinstance(answer, Unclear) else answer:
         same = next((notice for notice in old if _same(notice, seen)), None)
         notice = same or Notice(notice_id(instance_id, seen.kind, seen.at), seen.kind, seen.at, now, seen.reason)
-        kept[notice.id] = notice
-    if isinstance(answer, Unclear) and len(kept) == len(old):
-        return Change(active)
+        said[notice.id] = notice
+    standing = {notice.id: notice for notice in old if notice.id not in said} if isinstance(answer, Unclear) else {}
+    counts = _earliest(said.values()) | _earliest(standing.values())
+    kept = {id_: notice for id_, notice in {**standing, **said}.items() if id_ in counts}
     known = {notice.id for notice in old}
+    if isinstance(answer, Unclear) and kept.keys() == known:
+        return Change(active)
     return Change(
         active={**active, source: tuple(kept.values())},
         appeared=tuple(notice for notice in kept.values() if notice.id not in known),
         cancelled=tuple(notice for notice in old if notice.id not in kept),
     )
+
+
+def _earliest(notices: Iterable[Notice]) -> set[str]:
+    """Return the ids of each kind's `MAX_PER_KIND` earliest."""
+    of_kind: dict[NoticeKind, list[Notice]] = {}
+    for notice in sorted(notices, key=lambda notice: notice.deadline):
+        of_kind.setdefault(notice.kind, []).append(notice)
+    return {notice.id for found in of_kind.values() for notice in found[:MAX_PER_KIND]}
 
 
 def strongest(notices: Iterable[Notice], now: float) -> Notice | None:
