@@ -120,15 +120,34 @@ async def test_calls_behind_a_hanging_one_do_not_wait_for_ever_nor_run_late(ec2,
     ec2.say("DescribeInstances", describe_xml(), silence_s=20)
     hanging = asyncio.create_task(provider.instances())
     await asyncio.sleep(0.05)
-    result = await provider.launch(request_of(pool))
-    assert [(fault.kind, fault.code) for fault in result.faults] == [(FaultKind.TRANSIENT, "CallTimeout")]
+    with pytest.raises(ProviderError) as behind:
+        await provider.terminate([ident(1)])
     with pytest.raises(ProviderError) as raised:
         await hanging
-    assert raised.value.fault.kind is FaultKind.TRANSIENT
+    assert [each.value.fault.code for each in (behind, raised)] == ["CallTimeout"] * 2
     assert len(ec2.asked("DescribeInstances")) == 1
     ec2.released.set()
-    await answers()  # its turn comes after the launch's, which was withdrawn
-    assert ec2.asked("RunInstances") == []
+    await answers()  # its turn comes after the termination's, which was withdrawn
+    assert ec2.asked("TerminateInstances") == []
+
+
+async def test_hanging_region_holds_up_no_other_and_its_lists_no_launch(ec2, make_provider, pool, request_of):
+    provider = make_provider(threads=1, regions=("us-east-1", "us-west-2"), read_timeout_s=20, call_timeout_s=10)
+    west = replace(pool, name="aws/us-west-2/us-west-2a/p4d.24xlarge/spot", region="us-west-2", zone="us-west-2a")
+    ec2.say("DescribeSpotPriceHistory", "<DescribeSpotPriceHistoryResponse/>")
+    await provider.quotes([pool, west])  # boto3 is imported and connected
+    ec2.answers.clear()
+    ec2.say("DescribeSpotPriceHistory", "<DescribeSpotPriceHistoryResponse/>", silence_s=20)
+    ec2.say("RunInstances", run_xml(1, 2))
+    hanging = asyncio.create_task(provider.quotes([pool]))
+    await asyncio.sleep(0.1)
+    assert len((await asyncio.wait_for(provider.launch(request_of(pool)), 5)).instances) == 2
+    ec2.answers["DescribeSpotPriceHistory"] = []
+    ec2.say("DescribeSpotPriceHistory", "<DescribeSpotPriceHistoryResponse/>")
+    await asyncio.wait_for(provider.quotes([west]), 5)
+    assert not hanging.done()
+    ec2.released.set()
+    await hanging
 
 
 async def test_refused_connection_is_a_transient_fault(config_of, request_of, pool):

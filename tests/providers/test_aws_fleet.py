@@ -59,7 +59,8 @@ async def make_provider(ec2, config_of):
     ec2.reset()
     for provider in made:
         await provider.close()
-        provider._calls._threads.shutdown(wait=True)  # or what is tidied up beside would come into the next test
+        for threads in provider._calls._pools.values():
+            threads.shutdown(wait=True)  # or what is tidied up beside would come into the next test
 
 
 def fleet_xml(*groups, errors=()):

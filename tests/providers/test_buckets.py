@@ -71,3 +71,31 @@ async def test_a_clock_that_is_set_back_takes_no_tokens_away(clock) -> None:
     await buckets.draw("r1", "Run", patience_s=0)
     clock.step(-3600)
     await buckets.draw("r1", "Run", patience_s=0)
+
+
+async def test_who_draws_from_two_buckets_draws_from_both_or_neither(clock) -> None:
+    buckets = Buckets({"Run": Rate(1, 0.1), "instances": Rate(100, 1)}.get, clock)
+    await buckets.draw("r1", "Run", patience_s=0)
+    with pytest.raises(ProviderError, match="Run in r1"):
+        await buckets.draw_all("r1", {"instances": 100, "Run": 1, "unknown": 1}, patience_s=5)
+    await buckets.draw("r1", "instances", 100, patience_s=0)
+    both = asyncio.create_task(buckets.draw_all("r1", {"instances": 5, "Run": 1}, patience_s=20))
+    await clock.advance(9.9)
+    assert not both.done(), "the slower one decides"
+    await clock.advance(0.2)
+    assert both.done()
+    await both
+
+
+async def test_what_was_not_used_is_given_back_and_fills_no_bucket_beyond_its_brim(clock) -> None:
+    buckets = Buckets({"instances": Rate(1000, 2)}.get, clock)
+    for _ in range(20):
+        await buckets.draw("r1", "instances", 1500, patience_s=0)
+        buckets.give_back("r1", "instances", 1500)
+    buckets.give_back("r1", "instances", 1000)
+    buckets.give_back("r1", "unknown", 1)
+    await buckets.draw("r1", "instances", 1500, patience_s=0)
+    buckets.give_back("r1", "instances", 1500, used=900)
+    with pytest.raises(ProviderError):
+        await buckets.draw("r1", "instances", 103, patience_s=1)
+    await buckets.draw("r1", "instances", 100, patience_s=0)

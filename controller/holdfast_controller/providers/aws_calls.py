@@ -1,6 +1,7 @@
-"""Calls to AWS from asyncio: one bounded pool of threads per service, one attempt and one time-out per call.
+"""Calls to AWS from asyncio: bounded pools of threads per service and region, one attempt and one time-out per call.
 
-boto3 is imported at the first call, in a thread of the pool: it costs 0.3 s and belongs to an extra.
+A region that hangs holds its own threads only, and launches have theirs beside those for what is listed and ended. boto3 is imported at
+the first call, in a thread of a pool: it costs 0.3 s and belongs to an extra.
 """
 
 import asyncio
@@ -13,12 +14,13 @@ from holdfast_common.clock import Clock, SystemClock
 
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import error_of, timeout_error
-from holdfast_controller.providers.aws_rates import instances_of, rate_of
+from holdfast_controller.providers.aws_rates import answered_instances, instances_of, rate_of, refused_whole
 from holdfast_controller.providers.base import Fault, FaultKind, ProviderError
 from holdfast_controller.providers.buckets import Buckets
 
 T = TypeVar("T")
 MAX_PAGES = 1000
+_LAUNCHING = frozenset({"run_instances", "create_fleet", "create_launch_template", "describe_launch_template_versions"})
 
 
 class AwsCalls:
@@ -33,12 +35,12 @@ class AwsCalls:
         endpoints: Mapping[str, str] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`threads`: the settings' number unless given; `endpoints`: by region, before the settings' one."""
+        """`threads`: of each pool, the settings' number unless given; `endpoints`: by region, before the settings' one."""
         self._config = config
         self._service = service
         self._endpoints = endpoints or {}
         self._size = threads or config.threads
-        self._threads = ThreadPoolExecutor(self._size, thread_name_prefix=f"holdfast-{config.name}-{service}")
+        self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
         self._lock = threading.Lock()
         self._session: Any = None
         self._clients: dict[str, Any] = {}
@@ -50,26 +52,39 @@ class AwsCalls:
         """Make one call, once; raises ProviderError.
 
         A call that still waits for a thread when its time is over is never made; one that is under way may be carried out after all.
+        For its tokens it waits as long as for its answer. Those of instances that were not touched are given back.
         """
-        if self._closed:
-            raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
-        await self._spread(region, operation, parameters)
-        future = asyncio.wrap_future(self._threads.submit(self._run, region, operation, parameters))
+        self._check_open()
+        bucket, instances = instances_of(operation, parameters)
+        tokens = {operation: 1.0} | ({bucket: float(instances)} if instances else {})
+        await self._buckets.draw_all(region, tokens, patience_s=self._config.call_timeout_s)
+        submitted = self._pool(region, operation).submit(self._run, region, operation, parameters)
         try:
-            return await asyncio.wait_for(future, self._config.call_timeout_s)
+            answer = await asyncio.wait_for(asyncio.wrap_future(submitted), self._config.call_timeout_s)
         except TimeoutError:
+            if submitted.cancelled():  # it has never been made
+                self._buckets.give_back(region, bucket, instances)
             raise timeout_error(operation, self._config.call_timeout_s) from None
         except ProviderError as error:
             if error.fault.kind is FaultKind.THROTTLE:
                 self._buckets.throttled(region, operation)
+            if refused_whole(error.fault.kind):
+                self._buckets.give_back(region, bucket, instances)
             raise
+        self._buckets.give_back(region, bucket, instances, used=answered_instances(operation, answer))
+        return answer
 
-    async def _spread(self, region: str, operation: str, parameters: Mapping[str, Any]) -> None:
-        """Wait for the tokens of a call, for as long as a call may take; raises ProviderError where that would not do."""
-        bucket, instances = instances_of(operation, parameters)
-        if instances:
-            await self._buckets.draw(region, bucket, instances, patience_s=self._config.call_timeout_s)
-        await self._buckets.draw(region, operation, patience_s=self._config.call_timeout_s)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
+
+    def _pool(self, region: str, operation: str) -> ThreadPoolExecutor:
+        self._check_open()
+        key = (region, operation in _LAUNCHING)
+        if key not in self._pools:
+            prefix = f"holdfast-{self._config.name}-{self._service}-{region}"
+            self._pools[key] = ThreadPoolExecutor(self._size, thread_name_prefix=prefix)
+        return self._pools[key]
 
     async def pages(self, region: str, operation: str, key: str, page_size: int | None = None, **parameters: Any) -> list[Any]:
         """Return what all pages hold under `key`, or raise ProviderError: a listing is whole or it is none."""
@@ -92,7 +107,8 @@ class AwsCalls:
     def close(self) -> None:
         """Drop what has not begun; threads end with the call that they are in."""
         self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._pools.values():
+            threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             for client in self._clients.values():
                 client.close()
@@ -128,7 +144,7 @@ class AwsCalls:
             read_timeout=given.read_timeout_s,
             # EC2 sends capacity errors as HTTP 500, which boto3 would repeat; the caller owns time and tokens
             retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=self._size,
+            max_pool_connections=2 * self._size,  # a region's two pools share a client
             user_agent_extra="holdfast",
         )
         endpoint = self._endpoints.get(region, given.endpoint_url)

@@ -15,9 +15,9 @@ WAIT_S = 1
 
 
 def queue_calls(config: AwsConfig) -> AwsCalls:
-    """Return calls to the configured queues, where their addresses say they are; with threads of their own, since a receive waits."""
+    """Return calls to the configured queues, where their addresses say they are; with a thread each, since a receive waits."""
     origins = {region: "{0.scheme}://{0.netloc}".format(urlsplit(url)) for region, url in config.queue_urls.items()}
-    return AwsCalls(config, "sqs", threads=max(1, min(len(origins), config.threads)), endpoints=origins)
+    return AwsCalls(config, "sqs", threads=1, endpoints=origins)
 
 
 async def drain(calls: AwsCalls, region: str, url: str, take: Callable[[str], None]) -> None:

@@ -2,12 +2,13 @@
 
 Each action has a bucket of its own per account and region; launches and terminations draw from a second one as well, a token for each
 instance. An account may have been given more: `AwsConfig.rates`. That CreateFleet's instances count as RunInstances' stands nowhere, and
-is assumed.
+is assumed; so is that instances that EC2 refuses to start cost nothing (these buckets hold resources, not requests).
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from holdfast_controller.providers.base import FaultKind
 from holdfast_controller.providers.buckets import Rate
 
 INSTANCES = ".instances"
@@ -42,3 +43,18 @@ def instances_of(operation: str, parameters: Mapping[str, Any]) -> tuple[str, in
     if operation == "terminate_instances":
         return f"terminate_instances{INSTANCES}", len(parameters["InstanceIds"])
     return "", 0
+
+
+def answered_instances(operation: str, answer: Mapping[str, Any]) -> int:
+    """Return how many instances the answer to a call that draws from a second bucket names."""
+    if operation == "create_fleet":
+        return sum(len(group.get("InstanceIds", [])) for group in answer.get("Instances", []))
+    return len(answer.get("TerminatingInstances" if operation == "terminate_instances" else "Instances", []))
+
+
+def refused_whole(kind: FaultKind) -> bool:
+    """Whether a failed call has touched no instance, and no bucket either.
+
+    One without an answer may have been carried out; a throttle may be due to the very bucket that we would fill again.
+    """
+    return kind not in (FaultKind.TRANSIENT, FaultKind.THROTTLE)
