@@ -72,7 +72,7 @@ class Agent:
         node.wire(jobs, link.put)
         limits = Limits(config.margin_s, config.kill_wait_s)
         fallback = Fallback(node, jobs, self._slurm, record, clock, limits, link.silence_s, config.patience_s)
-        orphan = Orphan(clock, link.silence_s, self._slurm.ping, jobs.any_left, config.orphan_shutdown_s, config.shutdown_command)
+        orphan = Orphan(clock, link.unheard_s, self._ping_slurm, jobs.any_left, config.orphan_shutdown_s, config.shutdown_command)
         if isinstance(self._source, AzureMetadata):
             self._source.is_empty = node.empty_for_good
         record.save()
@@ -83,6 +83,10 @@ class Agent:
             tasks.create_task(fallback.run(), name="fallback")
             tasks.create_task(node.keep_slurmd(), name="slurmd")
             tasks.create_task(orphan.run(), name="orphan")
+
+    async def _ping_slurm(self) -> bool | None:
+        """Return whether slurmctld answers; None where no slurm.conf says how to ask it: a configless machine's comes with its slurmd."""
+        return await self._slurm.ping() if self._config.slurm_conf.is_file() else None
 
     async def _identity(self, record: Record) -> Identity:
         """Return who we are, from earlier in this boot or from the metadata service, which is asked until it answers."""

@@ -91,7 +91,7 @@ class Link:
         self._epoch = 0
         self._failures = 0
         self._fault = ""
-        self._contact = self._heard = clock.monotonic()
+        self._contact = self._heard = self._word_at = clock.monotonic()
         self.welcomed = False
 
     def put(self, slot: str, message: pb.AgentMessage) -> None:
@@ -110,6 +110,13 @@ class Link:
             return now - self._contact
         oldest = self._outbox.oldest_sent()
         return 0.0 if oldest is None else now - oldest
+
+    def unheard_s(self) -> float:
+        """Return for how long the controller has owed us an answer and said nothing at all.
+
+        One that acknowledges or refuses, but does not welcome us (slurmctld is away, say), lives and governs this machine all the same.
+        """
+        return min(self.silence_s(), self._clock.monotonic() - self._word_at)
 
     async def run(self) -> None:
         """Keep the stream open until cancelled."""
@@ -201,7 +208,7 @@ class Link:
 
     async def _incoming(self, call: Any) -> None:
         async for message in call:
-            self._heard = self._clock.monotonic()
+            self._heard = self._word_at = self._clock.monotonic()
             kind = message.WhichOneof("body")
             if kind == "ack":
                 self._outbox.acknowledge(message.ack.id)

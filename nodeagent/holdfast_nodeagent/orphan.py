@@ -4,7 +4,8 @@ While either the controller or slurmctld answers, somebody can still end the mac
 have been silent for the whole limit, an empty node goes. A job that still runs is worth waiting for: Slurm takes up a job that outlived an
 outage of slurmctld, and what it saves meanwhile is kept. But a job may also hang for ever on peers that are gone, and nobody is there to
 see it, so the wait is bounded: after `HARD_FACTOR` limits (six hours by default: a night's outage is mended by then) the node goes all the
-same, and the job is left with its last checkpoint.
+same, and the job is left with its last checkpoint. The same long wait holds where Slurm cannot be asked, which is not its silence: a
+configless machine has no slurm.conf before it gets its name.
 
 What a shutdown means for the bill: on EC2 it ends the instance (Holdfast launches with InstanceInitiatedShutdownBehavior=terminate). On
 Google the VM stops, and its disks are still paid for. On Azure the VM stays allocated and is paid for in full: only a call to Azure ends
@@ -49,13 +50,17 @@ async def run_command(command: Sequence[str]) -> int:
 
 
 class Orphan:
-    """Watches over the two that govern this node. `controller_silence_s` returns for how long the controller has owed us an answer."""
+    """Watches over the two that govern this node.
+
+    `controller_silence_s` returns for how long the controller has said nothing at all although it owes us an answer; `ping_slurm` whether
+    slurmctld answers, None where it cannot be asked.
+    """
 
     def __init__(
         self,
         clock: Clock,
         controller_silence_s: Callable[[], float],
-        ping_slurm: Callable[[], Awaitable[bool]],
+        ping_slurm: Callable[[], Awaitable[bool | None]],
         jobs_present: Callable[[], bool],
         limit_s: float,
         command: Sequence[str],
@@ -84,16 +89,19 @@ class Orphan:
             self._slurm_silent_since = None
             return False
         began = self._clock.monotonic()
-        if await self._slurm_answers():
+        answers = await self._slurm_answers()
+        if answers is not False:
             self._slurm_silent_since = None
         elif self._slurm_silent_since is None:
             self._slurm_silent_since = began
             log.warning("neither the controller (for %.0f s) nor slurmctld answers", silence_s)
         now = self._clock.monotonic()
         since = now - self._controller_silence_s()
+        if answers is None:
+            return due(now, since, since, True, self._limit_s)
         return due(now, since, self._slurm_silent_since, self._jobs_present(), self._limit_s)
 
-    async def _slurm_answers(self) -> bool:
+    async def _slurm_answers(self) -> bool | None:
         try:
             return await self._ping_slurm()
         except HoldfastError:

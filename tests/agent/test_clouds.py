@@ -144,7 +144,9 @@ async def test_a_node_that_has_lost_controller_and_slurm_shuts_itself_down(
 ) -> None:
     said = tmp_path / "said"
     command = ["sh", "-c", f"echo off >> {said}"]
-    machine.start("aws", await serve(FakeMetadata()), orphan_shutdown_s=0.5, shutdown_command=command)
+    conf = tmp_path / "slurm.conf"
+    conf.touch()
+    machine.start("aws", await serve(FakeMetadata()), orphan_shutdown_s=0.5, shutdown_command=command, slurm_conf=conf)
     await controller.until("heartbeat")
     machine.slurm.unavailable = True
     await asyncio.sleep(0.8)
@@ -157,3 +159,35 @@ async def test_a_node_that_has_lost_controller_and_slurm_shuts_itself_down(
     await eventually(said.exists)
     await asyncio.sleep(0.3)
     assert said.read_text() == "off\n"
+
+
+async def test_a_node_whose_controller_waits_for_slurm_does_not_shut_itself_down(
+    machine: Machine, controller: FakeController, serve: Serve, eventually: Eventually, tmp_path: Path
+) -> None:
+    said, conf = tmp_path / "said", tmp_path / "slurm.conf"
+    conf.touch()
+    controller.welcome = False  # it tells slurmctld the address first, and that is away
+    machine.slurm.unavailable = True
+    command = ["sh", "-c", f"echo off >> {said}"]
+    machine.start("aws", await serve(FakeMetadata()), orphan_shutdown_s=0.6, shutdown_command=command, slurm_conf=conf)
+    await controller.until("hello")
+    for number in range(10):
+        controller.say(f"w{number}", hazard=pb.Hazard(hazard_per_h=0.5))
+        await asyncio.sleep(0.15)
+    assert not said.exists()
+    await eventually(said.exists)
+
+
+async def test_a_machine_that_has_no_slurm_conf_yet_does_not_take_that_for_slurms_silence(
+    machine: Machine, controller: FakeController, serve: Serve, eventually: Eventually, tmp_path: Path
+) -> None:
+    said, conf = tmp_path / "said", tmp_path / "slurm.conf"
+    machine.slurm.unavailable = True
+    command = ["sh", "-c", f"echo off >> {said}"]
+    machine.start("aws", await serve(FakeMetadata()), orphan_shutdown_s=0.3, shutdown_command=command, slurm_conf=conf)
+    await controller.until("heartbeat")
+    await controller.stop()
+    await asyncio.sleep(1)
+    assert not said.exists()
+    conf.touch()
+    await eventually(said.exists)

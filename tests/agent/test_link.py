@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from holdfast_common.clock import SystemClock
+from holdfast_common.clock import SystemClock, VirtualClock
 from holdfast_common.errors import Temporary
 from holdfast_nodeagent.fakes import FakeController
 from holdfast_nodeagent.link import Link
@@ -155,6 +155,44 @@ async def test_a_refusal_waits_and_tries_again_where_it_says_so(
     await controller.until("hello", 2)
     assert "refused: no such instance" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_a_controller_that_does_not_welcome_us_owes_an_answer_and_is_heard_all_the_same(
+    controller: FakeController, make_link: MakeLink, eventually: Eventually
+) -> None:
+    controller.welcome = False
+    link = make_link(patience_s=0.2)
+    await controller.until("heartbeat", 6)
+    assert link.silence_s() >= 0.5
+    assert link.unheard_s() < link.silence_s() - 0.2
+    controller.acks = False
+    await eventually(lambda: link.unheard_s() >= 0.5)
+    await controller.stop()
+    unheard_s = link.unheard_s()
+    await asyncio.sleep(0.3)
+    assert link.unheard_s() >= unheard_s + 0.3  # a stream that is tried anew is no word
+    controller.acks = True
+
+
+async def test_a_refusal_is_a_word_too(controller: FakeController, make_link: MakeLink, eventually: Eventually) -> None:
+    controller.welcome = controller.acks = False
+    link = make_link()
+    await controller.until("hello")
+    await eventually(lambda: link.unheard_s() >= 0.5)
+    controller.say("x", refused=pb.Refused(reason="not yet", retry=True))
+    await controller.until("hello", 2)
+    assert link.unheard_s() < 0.5 <= link.silence_s()
+
+
+async def test_a_controller_that_has_nothing_to_say_is_not_unheard(
+    listener: Listener, clock: VirtualClock, controller: FakeController
+) -> None:
+    link = Link(controller.channel, listener, Outbox(), clock, lambda: False, 2.0)
+    link.welcomed = True  # and its heartbeat is far apart
+    await clock.advance(60)
+    assert link.unheard_s() == 0
+    link.welcomed = False
+    assert link.unheard_s() == 60
 
 
 class Converting:

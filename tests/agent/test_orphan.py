@@ -55,7 +55,7 @@ class World:
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
         self.controller_lost_at: float | None = None
-        self.slurm: bool | Exception = True
+        self.slurm: bool | Exception | None = True
         self.jobs = False
         self.pings = 0
         self.commands: list[tuple[float, tuple[str, ...]]] = []
@@ -65,7 +65,7 @@ class World:
     def silence_s(self) -> float:
         return 0.0 if self.controller_lost_at is None else self.clock.monotonic() - self.controller_lost_at
 
-    async def ping(self) -> bool:
+    async def ping(self) -> bool | None:
         self.pings += 1
         if isinstance(self.slurm, Exception):
             raise self.slurm
@@ -120,6 +120,32 @@ async def test_no_answer_of_any_kind_is_an_answer(start: Start, clock: VirtualCl
     world.lose_both()
     world.slurm = slurm
     await clock.advance(2 * LIMIT_S)
+    assert len(world.commands) == 1
+
+
+async def test_a_node_that_cannot_ask_slurm_waits_as_long_as_one_with_a_job(start: Start, clock: VirtualClock) -> None:
+    world = start()
+    world.lose_both()
+    world.slurm = None  # configless, and without a name yet: it has no slurm.conf
+    await clock.advance(HARD_FACTOR * LIMIT_S - LONGEST_PAUSE_S)
+    assert world.commands == []
+    await clock.advance(2 * LONGEST_PAUSE_S)
+    assert len(world.commands) == 1
+
+
+async def test_what_could_not_be_asked_was_not_silent(start: Start, clock: VirtualClock) -> None:
+    world = start()
+    world.lose_both()
+    world.slurm = None
+    await clock.advance(5 * LIMIT_S)
+    world.slurm = False  # now it can be asked: its silence counts from here
+    await clock.advance(LIMIT_S - 2 * LONGEST_PAUSE_S)
+    world.slurm = None
+    await clock.advance(LONGEST_PAUSE_S)
+    world.slurm = False
+    await clock.advance(LIMIT_S - 2 * LONGEST_PAUSE_S)
+    assert world.commands == []
+    await clock.advance(4 * LONGEST_PAUSE_S)
     assert len(world.commands) == 1
 
 
