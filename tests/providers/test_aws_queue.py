@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import boto3
 import pytest
 from botocore.config import Config
+from holdfast_common.clock import VirtualClock
 from holdfast_controller.providers.aws import AwsProvider
-from holdfast_controller.providers.base import FaultKind, PartialAnswerError, ProviderError
+from holdfast_controller.providers.base import PartialAnswerError, ProviderError
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -103,15 +104,18 @@ async def test_warning_is_told_though_the_list_fails(bed, provider, request_of):
 
 
 @SANDBOX
-async def test_queue_that_fails_makes_the_answer_a_part_and_is_read_later(bed, provider, request_of):
+async def test_queue_that_fails_takes_nothing_from_the_list_and_is_read_later(bed, provider, request_of, sqs, queue, caplog):
     told = (await provider.launch(request_of(bed.spot, "queue-3", 1))).instances[0].instance_id
-    bed.control.fail(action="ReceiveMessage", mode="error", code="AccessDenied", count=1)
+    bed.control.fail(action="ReceiveMessage", mode="error", code="AccessDenied", count=3)
     bed.announce(told, 100.0)
-    with pytest.raises(PartialAnswerError) as raised:
-        await provider.reclaims()
-    assert raised.value.fault.kind is FaultKind.AUTH
-    assert ids(raised.value.reclaims) == {told}
-    assert ids(await provider.reclaims()) == {told}
+    sqs.send_message(QueueUrl=queue, MessageBody=warning(STRANGER))
+    for _ in range(2):
+        assert ids(await provider.reclaims()) == {told}
+    assert len([each for each in caplog.records if "cannot be read" in each.message]) == 1, "it is said once"
+    bed.spare(told)
+    assert await provider.reclaims() == (), "what is spared is withdrawn although the queue is still broken"
+    assert ids(await provider.reclaims()) >= {STRANGER}
+    assert [each.message for each in caplog.records][-1].endswith("is read again")
 
 
 @SANDBOX
@@ -127,9 +131,7 @@ async def test_nothing_answers(bed, provider):
 async def test_message_that_could_not_be_deleted_comes_again_and_changes_nothing(bed, provider, sqs, queue):
     bed.control.fail(action="DeleteMessageBatch", mode="500", count=1)
     sqs.send_message(QueueUrl=queue, MessageBody=warning(STRANGER))
-    with pytest.raises(PartialAnswerError) as raised:
-        await provider.reclaims()
-    (first,) = raised.value.reclaims
+    (first,) = await provider.reclaims()
     assert await provider.reclaims() == (first,)
 
 
@@ -174,11 +176,10 @@ async def test_moto_agrees_on_the_calls(bed, provider, sqs, queue):
 
 
 @MOTO
-async def test_queue_that_is_not_there_is_an_admins_matter(bed, config_of):
+async def test_queue_that_is_not_there_is_an_admins_matter(bed, config_of, caplog):
     provider = AwsProvider(config_of(bed.url, queue_urls={REGION: f"{bed.url}/123456789012/nowhere"}))
-    with pytest.raises(PartialAnswerError) as raised:
-        await provider.reclaims()
-    assert (raised.value.fault.kind, raised.value.reclaims) == (FaultKind.CONFIG, ())
+    assert await provider.reclaims() == ()
+    assert "cannot be read" in caplog.text
     await provider.close()
 
 
@@ -227,6 +228,26 @@ async def test_a_look_has_an_end(ec2, config_of):
     provider = AwsProvider(config_of(ec2.url, queue_urls={REGION: endless.url}))
     try:
         assert len(await provider.reclaims()) == 20
+        assert endless.receives == 20
+    finally:
+        await provider.close()
+        endless.stop()
+
+
+async def test_queue_is_read_though_nobody_asks_for_reclaims(ec2, config_of):
+    endless, clock = EndlessQueue(), VirtualClock()
+    ec2.say("DescribeInstances", "<R/>")
+    provider = AwsProvider(config_of(ec2.url, queue_urls={REGION: endless.url}), clock=clock)
+    try:
+        await provider.instances()
+        assert endless.receives == 0
+        await clock.advance(60)
+        await provider.instances()
+        for _ in range(500):
+            if endless.receives == 20:
+                break
+            await asyncio.sleep(0.01)
+        await provider.instances()
         assert endless.receives == 20
     finally:
         await provider.close()

@@ -96,11 +96,15 @@ class AwsProvider:
         return tuple(each for each in found if each.state != "gone" and each.launch_id == launch_id)
 
     async def instances(self) -> tuple[Instance, ...]:
-        """Return all instances of the cluster in all configured regions; EC2 lists terminated ones for about an hour."""
+        """Return all instances of the cluster in all configured regions; EC2 lists terminated ones for about an hour.
+
+        Reads the queues of reclaims, on the way, where nobody else does: `reclaims` is not asked while there are no machines.
+        """
+        self._reclaims.idle()
         return await self._everywhere([])
 
     async def reclaims(self) -> tuple[Reclaim, ...]:
-        """Return what EC2 has marked or warned of, in all regions, the whole account's."""
+        """Return what EC2 has marked or warned of, in all regions, the whole account's; a queue that fails is logged, and left out."""
         return await self._reclaims.look()
 
     async def terminate(self, instance_ids: Sequence[str]) -> tuple[str, ...]:
