@@ -30,11 +30,12 @@ def test_refused_in_one_cloud_reclaimed_in_the_next_done_in_the_third() -> None:
     assert told["passed"] is True
     assert [zone["provider"] for zone in told["market"]["zones"]] == ["aws", "gcp", "azure"]
     assert {event["zone"] for event in told["events"] if event["what"] == "refused"} >= {"aws us-west-2b"}
-    first, *_, last = told["attempts"]
+    first, second, *_ = told["attempts"]
+    last = told["attempts"][-1]
     assert (first["zones"], first["ended_by"]) == (["gcp us-central1-a"], "notice")
     assert last["ended_by"] == "finished"
-    assert last["zones"] != first["zones"]
-    assert first["reached"] == told["attempts"][1]["resumed"] > 0
+    assert second["zones"] != first["zones"]
+    assert first["reached"] == second["resumed"] > 0
     assert (last["reached"], told["lost_steps"], told["job"]["step"]) == (180, 0, 180)
     assert 0 < told["spot_usd"] < told["on_demand_usd"]
     seen = kinds(told)
