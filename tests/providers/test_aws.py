@@ -195,6 +195,18 @@ async def test_spent_launch_returns_what_became_of_it(ec2, provider, request_of,
     assert [(fault.kind, fault.retry_s) for fault in result.faults] == [(FaultKind.TRANSIENT, None)]
 
 
+async def test_launch_that_once_said_something_else_returns_what_lives_of_it(ec2, provider, request_of, pool):
+    ec2.refuse("RunInstances", "IdempotentParameterMismatch")
+    ec2.say("DescribeInstances", describe_xml(instance_xml(1), instance_xml(2, "terminated"), instance_xml(3, launch="launch-10")))
+    result = await provider.launch(request_of(pool))
+    assert [(each.instance_id, each.state) for each in result.instances] == [(ident(1), "running")]
+    assert [(fault.kind, fault.code) for fault in result.faults] == [(FaultKind.CONFIG, "IdempotentParameterMismatch")]
+    ec2.answers["DescribeInstances"] = []
+    ec2.refuse("DescribeInstances", "InternalError", status=500)
+    result = await provider.launch(request_of(pool))
+    assert (result.instances, [fault.kind for fault in result.faults]) == ((), [FaultKind.TRANSIENT]), "not known is not none"
+
+
 async def test_listing_is_whole_or_none(ec2, make_provider):
     provider = make_provider(page_size=5)
     ec2.say("DescribeInstances", describe_xml(instance_xml(1), instance_xml(2), token="more"))

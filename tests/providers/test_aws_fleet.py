@@ -327,6 +327,20 @@ async def test_repeat_tells_how_its_instances_are_now(obliging, make_provider, p
     assert [each.state for each in (await provider.launch(request)).instances] == ["gone"]
 
 
+async def test_settings_that_changed_after_a_crash_hide_no_machine(on_sandbox, sandbox_bed, request_for, config_of):
+    provider, _ = on_sandbox
+    request = request_for((sandbox_bed.spot, sandbox_bed.sibling), count=3)
+    sandbox_bed.control.fail(action="CreateFleet", mode="500", when="after", count=1)
+    assert (await provider.launch(request)).instances == ()
+    lost = {each.instance_id for each in await provider.find(request.launch_id)}
+    restarted = AwsProvider(config_of(sandbox_bed.url, launch_template="configured", spot_strategy="lowest-price"))
+    result = await restarted.launch(request)
+    await restarted.close()
+    assert (len(lost), {each.instance_id for each in result.instances}) == (3, lost)
+    assert [(fault.kind, fault.code) for fault in result.faults] == [(FaultKind.CONFIG, "IdempotentParameterMismatch")]
+    assert {each.instance_id for each in await provider.find(request.launch_id)} == lost
+
+
 async def test_templates_that_a_crash_left_go_an_hour_later(ec2, make_provider, pools, request_for):
     ec2.say("CreateLaunchTemplate", "<R/>")
     ec2.say("DeleteLaunchTemplate", "<R/>")

@@ -17,7 +17,7 @@ from holdfast_common.errors import ConfigError
 
 from holdfast_controller.providers.aws_calls import AwsCalls, answers_of
 from holdfast_controller.providers.aws_config import AwsConfig
-from holdfast_controller.providers.aws_errors import FEWER, SPENT_LAUNCH, fault_of, of_pool
+from holdfast_controller.providers.aws_errors import FEWER, OTHER_LAUNCH, SPENT_LAUNCH, fault_of, of_pool
 from holdfast_controller.providers.aws_fleet import Fleets
 from holdfast_controller.providers.aws_fleet_wire import fleet_pools
 from holdfast_controller.providers.aws_offers import offers_of
@@ -144,7 +144,8 @@ class AwsProvider:
         try:
             answer = await self._fleets.launch(request, pools)
         except ProviderError as error:
-            return LaunchResult(request.launch_id, (), (error.fault,))
+            living, fault = await self._earlier(request, error.fault)
+            return LaunchResult(request.launch_id, tuple(living), (fault,))
         started = {instance.instance_id: instance for instance in answer.instances}
         if started.keys() & self._born.keys():  # a repeat, whose answer is as old as its instances: they may have ended since
             with suppress(ProviderError):
@@ -160,9 +161,7 @@ class AwsProvider:
         try:
             answer = await self._calls.call(region, "run_instances", **run_parameters(self._config, request, part))
         except ProviderError as error:
-            if error.fault.code == SPENT_LAUNCH:
-                return await self._spent(request, error.fault)
-            return [], of_pool(error.fault, pool)
+            return await self._earlier(request, of_pool(error.fault, pool))
         started = [self._seen(said, region) for said in answer.get("Instances", [])]
         for instance in started:
             self._born[instance.instance_id] = self._clock.now()
@@ -170,12 +169,19 @@ class AwsProvider:
             return started, None
         return started, fault_of(FEWER, f"{len(started)} of {part.count} instances were started", pool=pool)
 
-    async def _spent(self, request: LaunchRequest, fault: Fault) -> tuple[list[Instance], Fault]:
-        """Return what became of a launch whose instances have ended: the same launch starts no others."""
+    async def _earlier(self, request: LaunchRequest, fault: Fault) -> tuple[list[Instance], Fault]:
+        """Return what an earlier call for this launch has started, where the fault says that there was one.
+
+        Either its instances have ended, and the same launch starts no others; or it said something else than we do now (our settings have
+        changed since), and its instances may live. Not knowing them is no word that there are none: that is a fault of the look.
+        """
+        if fault.code not in (SPENT_LAUNCH, OTHER_LAUNCH):
+            return [], fault
         try:
-            return await self._launched(request), fault
+            found = await self._launched(request)
         except ProviderError as error:
             return [], error.fault
+        return [each for each in found if fault.code == SPENT_LAUNCH or each.state != "gone"], fault
 
     async def _launched(self, request: LaunchRequest) -> list[Instance]:
         found = await self._list(request.pool.region, self._launch_filters(request.launch_id))

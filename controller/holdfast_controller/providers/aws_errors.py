@@ -20,6 +20,8 @@ TRANSIENT_RETRY_S = 2.0
 
 SPENT_LAUNCH = "IdempotentInstanceTerminated"
 """Since January 2025 EC2 answers so to a token whose instances have been terminated (boto3#4406)."""
+OTHER_LAUNCH = "IdempotentParameterMismatch"
+"""The token was used for a call that said something else: settings have changed since, and what that call has started may live."""
 UNKNOWN_INSTANCE = "InvalidInstanceID.NotFound"
 UNKNOWN_TEMPLATE = frozenset({"InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound"})
 TIMEOUT = "CallTimeout"
@@ -80,7 +82,7 @@ CODES: Mapping[str, tuple[FaultKind, float | None]] = {
     "ExpiredToken": (_A, None),
     "ExpiredTokenException": (_A, None),
     "RequestExpired": (_A, None),
-    "IdempotentParameterMismatch": (_CONF, None),
+    OTHER_LAUNCH: (_CONF, None),
     "UnsupportedOperation": (_CONF, None),
     "OperationNotPermitted": (_CONF, None),
     "RequestResourceCountExceeded": (_CONF, None),
