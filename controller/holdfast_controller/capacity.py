@@ -6,10 +6,11 @@ pool's hazard as well. Throttles, wrong requests and missing rights say nothing 
 """
 
 import math
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 
-from holdfast_controller.providers.base import Fault, FaultKind, Instance, Quote
-from holdfast_controller.records import InstanceRecord, PoolMemory, QuotaMemory
+from holdfast_controller.providers.base import Fault, FaultKind, Quote
+from holdfast_controller.records import PoolMemory, QuotaMemory
 
 HALF_LIFE_S = 1800.0
 """After so long a refusal counts half."""
@@ -24,6 +25,10 @@ OBSERVED_HALF_LIFE_S = 86_400.0
 BLOCK_S = {FaultKind.QUOTA: 300.0, FaultKind.CONFIG: 600.0, FaultKind.AUTH: 600.0}
 """For how long a pool is left alone after a failure that is no refusal, where the cloud did not say."""
 DEFAULT_BLOCK_S = 5.0
+PASSING = frozenset({FaultKind.THROTTLE, FaultKind.TRANSIENT})
+"""What is over by itself within moments: it is waited for, and nothing is given up for it."""
+PASSING_S = 20.0
+STILL_COUNTS = 0.5
 
 
 def faded(age_s: float, half_life_s: float) -> float:
@@ -50,17 +55,19 @@ def refusal_wait_s(memory: PoolMemory, backoff_s: float, most_s: float) -> float
     return min(backoff_s * math.exp2(max(1.0, memory.heat) - 1.0), most_s)
 
 
-def hazard_per_h(memory: PoolMemory | None, quote: Quote | None, now: float, nodes: int) -> float:
+def hazard_per_h(memory: PoolMemory | None, quote: Quote | None, now: float, nodes: int, living: int = 0) -> float:
     """Return how often an instance that is started there now is taken back, per hour.
 
-    What was seen there is weighed with the cloud's own word (or, without one, with `FRESH_PER_H`); scarcity comes on top of it.
+    What was seen there, also of the `living` instances, is weighed with the cloud's own word (or, without one, with `FRESH_PER_H`);
+    scarcity comes on top of it.
     """
     told = FRESH_PER_H if quote is None or quote.preemptions_per_h is None else quote.preemptions_per_h
     scarce = 0.0 if quote is None or quote.score is None else (1.0 - quote.score) / 2.0
     if memory is None:
         return told + SCARCE_PER_H * scarce
     weight = faded(now - memory.observed_at, OBSERVED_HALF_LIFE_S)
-    seen = (memory.reclaims * weight + told * FRESH_HOURS) / (memory.hours * weight + FRESH_HOURS)
+    hours = memory.hours * weight + living * max(0.0, now - memory.observed_at) / 3600.0
+    seen = (memory.reclaims * weight + told * FRESH_HOURS) / (hours + FRESH_HOURS)
     return seen + SCARCE_PER_H * max(scarce, doubt(memory, now, nodes))
 
 
@@ -72,6 +79,7 @@ def expected_usd_h(price_usd_h: float, hazard: float, nodes: int, setback_s: flo
     return price_usd_h / max(0.05, 1.0 - nodes * hazard * setback_s / 3600.0)
 
 
+@lru_cache(maxsize=4096)
 def quota_key(pool: str) -> str:
     """Return what a quota is counted by: provider, region, instance type and market, over all zones.
 
@@ -86,23 +94,29 @@ def quota_left(quota: QuotaMemory | None, alive: int, now: float) -> float:
     return float("inf") if quota is None or now >= quota.until else max(0, quota.limit - alive)
 
 
-def alive_by(instances: Iterable[InstanceRecord], key: str) -> int:
+def alive_by(living: Mapping[str, int], key: str) -> int:
     """Count the living instances under a quota's key."""
-    return sum(record.alive and quota_key(record.instance.pool) == key for record in instances)
+    return sum(count for pool, count in living.items() if quota_key(pool) == key)
 
 
-def refuse(pools: MutableMapping[str, PoolMemory], pool: str, at: float, code: str, nodes: int = 1) -> None:
-    """Note a refusal of so many nodes."""
+def refuse(pools: MutableMapping[str, PoolMemory], pool: str, at: float, code: str, nodes: int = 1, asked: float | None = None) -> None:
+    """Note a refusal of so many nodes, asked for at `asked`. Of several that were asked for before the first answer came, one counts."""
     memory = pools.setdefault(pool, PoolMemory())
-    memory.heat = min(MAX_HEAT, heat(memory, at) + 1.0)
-    memory.refused_at, memory.refusals, memory.refused_nodes = at, memory.refusals + 1, nodes
+    left = heat(memory, at)
+    news = asked is None or asked >= memory.refused_at
+    memory.refused_nodes = min(nodes, memory.refused_nodes) if left >= STILL_COUNTS and memory.refused_nodes else nodes
+    memory.heat = min(MAX_HEAT, left + 1.0) if news else max(1.0, left)
+    memory.refused_at, memory.refusals = at, memory.refusals + news
     memory.last_kind, memory.last_code = FaultKind.CAPACITY, code
 
 
 def block(pools: MutableMapping[str, PoolMemory], pool: str, fault: Fault, at: float) -> None:
     """Note a failure that is no refusal."""
     memory = pools.setdefault(pool, PoolMemory())
-    memory.blocked_until = at + (fault.retry_s if fault.retry_s is not None else BLOCK_S.get(fault.kind, DEFAULT_BLOCK_S))
+    wait_s = fault.retry_s if fault.retry_s is not None else BLOCK_S.get(fault.kind, DEFAULT_BLOCK_S)
+    if fault.kind in PASSING:
+        wait_s = min(wait_s, PASSING_S)  # it may have been the size of that call
+    memory.blocked_until, memory.blocked_by, memory.passing = at + wait_s, f"{fault.kind}: {fault.code}", fault.kind in PASSING
     memory.last_kind, memory.last_code = fault.kind, fault.code
 
 
@@ -112,21 +126,34 @@ def grant(pools: MutableMapping[str, PoolMemory], pool: str, nodes: int) -> None
     memory.granted += nodes
     if nodes >= memory.refused_nodes:
         memory.heat = 0.0
+    memory.most_shared = 0
 
 
-def ended(pools: MutableMapping[str, PoolMemory], instance: Instance, launched: float, at: float) -> None:
-    """Note how long an instance lived, and whether the cloud took it."""
-    memory = pools.setdefault(instance.pool, PoolMemory())
+def lived(pools: MutableMapping[str, PoolMemory], pool: str, living: int, at: float) -> None:
+    """Count the instance-hours until now, before the number of living instances changes."""
+    memory = pools.setdefault(pool, PoolMemory())
     weight = faded(at - memory.observed_at, OBSERVED_HALF_LIFE_S)
-    memory.hours = memory.hours * weight + max(0.0, at - launched) / 3600.0
-    memory.reclaims = memory.reclaims * weight + float(instance.reclaimed)
+    memory.hours = memory.hours * weight + living * max(0.0, at - memory.observed_at) / 3600.0
+    memory.reclaims *= weight
     memory.observed_at = at
 
 
 def meet_quota(
-    quotas: MutableMapping[str, QuotaMemory], instances: Mapping[str, InstanceRecord], pool: str, fault: Fault, at: float
+    pools: MutableMapping[str, PoolMemory],
+    quotas: MutableMapping[str, QuotaMemory],
+    alive: int,
+    pool: str,
+    fault: Fault,
+    at: float,
+    asked: tuple[int, int],
 ) -> None:
-    """Note that the account may have no more than it has now."""
-    key = quota_key(pool)
+    """Note that the account may not have as many as it has and was `asked` for (at least, at most).
+
+    A call for several jobs that is refused as a whole tells only that it was for too many: the next is for half of them.
+    """
+    least, most = asked
+    if most > least:
+        pools.setdefault(pool, PoolMemory()).most_shared = max(1, most // 2)
+        return
     wait_s = fault.retry_s if fault.retry_s is not None else BLOCK_S[FaultKind.QUOTA]
-    quotas[key] = QuotaMemory(alive_by(instances.values(), key), at, at + wait_s, fault.code)
+    quotas[quota_key(pool)] = QuotaMemory(alive + least - 1, at, at + wait_s, fault.code)

@@ -3,20 +3,37 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
+import structlog
 from holdfast_common.clock import Clock
 from holdfast_common.errors import ConfigError, ProviderTransient
 
+from holdfast_controller import capacity
 from holdfast_controller import commands as c
 from holdfast_controller.decide.orders import MAX_IN_FLIGHT, region
 from holdfast_controller.events import Event, LaunchEnded
 from holdfast_controller.launch_tags import tags_of
 from holdfast_controller.plan import Plans
-from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Pool, Provider, ProviderError, Quote
+from holdfast_controller.providers.base import (
+    Fault,
+    FaultKind,
+    Instance,
+    LaunchRequest,
+    LaunchResult,
+    PartialAnswerError,
+    Pool,
+    Provider,
+    ProviderError,
+    Quote,
+    newer,
+)
 from holdfast_controller.terminations import Terminations
 
 TRIES = 3
 """Tries of one launch, under the same launch id, at faults that a retry may cure, before another pool is asked."""
 MAX_RETRY_S = 5.0
+PRICE_S = 1.0
+
+log = structlog.get_logger()
 
 
 class CloudEffects:
@@ -49,12 +66,21 @@ class CloudEffects:
             return (LaunchEnded(self._clock.now(), command.launch_id, command.pool, (), (fault,), about=command.refs()),)
         provider = self._providers[pool.provider]
         async with self._slot(pool):
-            result = await self._call(provider, pool, command, resumed=resumed)
-            given = self._plans().pool(result.instances[0].pool) if result.instances else None
-            price, on_demand = await self._prices(provider, given or pool)
+            result = await self._asked(provider, pool, command, resumed=resumed)
+        given = self._plans().pool(result.instances[0].pool) if result.instances else None
+        price, on_demand = await self._prices(provider, given or pool) if result.instances else (None, None)
         self._poll_soon()
         now = self._clock.now()
         return (LaunchEnded(now, command.launch_id, command.pool, result.instances, result.faults, price, on_demand, command.refs()),)
+
+    async def _asked(self, provider: Provider, pool: Pool, command: c.Launch, *, resumed: bool) -> LaunchResult:
+        """Make the calls. Whatever breaks in them, the launch has an end: one that has none holds its nodes and its slot for ever."""
+        try:
+            return await self._call(provider, pool, command, resumed=resumed)
+        except Exception as error:
+            log.exception("a launch broke", launch=command.launch_id)
+            fault = Fault(FaultKind.TRANSIENT, type(error).__name__, str(error)[:500], pool=pool.name, retry_s=60.0)
+            return LaunchResult(command.launch_id, (), (fault,))
 
     def _slot(self, pool: Pool) -> asyncio.Semaphore:
         """Return the bound of calls to the pool's region. (The decisions keep to it; after a restart more may be taken up again.)"""
@@ -76,30 +102,30 @@ class CloudEffects:
             tags=tags_of(command.nodes, command.job_id),
             others=tuple(other for other in others if other is not None),
         )
-        result = LaunchResult(command.launch_id)
-        for attempt in range(TRIES):
-            try:
-                if resumed or attempt:
-                    found = await provider.find(command.launch_id)
-                    if len(found) >= count:
-                        return LaunchResult(command.launch_id, found)
-                result = await provider.launch(request)
-            except ProviderError as error:
-                result = LaunchResult(command.launch_id, (), (error.fault,))
-            curable = {FaultKind.THROTTLE, FaultKind.TRANSIENT}
-            if len(result.instances) >= count or any(fault.kind not in curable for fault in result.faults):
-                return result
-            await self._clock.sleep(min(MAX_RETRY_S, max((fault.retry_s or 1.0 for fault in result.faults), default=1.0)))
-        return result
+        known: dict[str, Instance] = {}
+        faults: tuple[Fault, ...] = ()
+        for attempt in range(1, TRIES + 1):
+            found = await _found(provider, command.launch_id) if resumed or attempt > 1 else ()
+            known |= {each.instance_id: each for each in found}
+            if len(known) < count:
+                faults = await _launched(provider, request, known)
+            wait_s = max((fault.retry_s or 1.0 for fault in faults), default=0.0)
+            passing = bool(faults) and all(fault.kind in capacity.PASSING for fault in faults)
+            if len(known) >= count or not passing or wait_s > MAX_RETRY_S or attempt == TRIES:
+                break
+            await self._clock.sleep(wait_s)
+        return LaunchResult(command.launch_id, tuple(known.values()), () if len(known) >= count else faults)
 
     async def _prices(self, provider: Provider, pool: Pool) -> tuple[float | None, float | None]:
-        """Return what the instance costs an hour, and would cost on demand; None where it cannot be known now."""
-        try:
-            quote = (await provider.quotes([pool])).get(pool.name, Quote())
-        except ProviderError:
-            quote = Quote()
-        known = self._plans().price_usd_h(pool.name)
-        return known if known is not None else quote.price_usd_h, quote.on_demand_usd_h
+        """Return what the instance costs an hour, and would cost on demand; None where it is not known soon."""
+        quote = self._plans().quotes.get(pool.name, Quote())
+        if quote.price_usd_h is None or quote.on_demand_usd_h is None:
+            try:
+                async with asyncio.timeout(PRICE_S):
+                    quote = newer((await provider.quotes([pool])).get(pool.name), quote)
+            except (ProviderError, TimeoutError):
+                pass
+        return quote.price_usd_h, quote.on_demand_usd_h
 
     async def terminate(self, command: c.TerminateInstance, resumed: bool) -> tuple[Event, ...]:
         """Ask for termination. That it is gone is the listing's to say."""
@@ -112,3 +138,23 @@ class CloudEffects:
             raise ProviderTransient(str(error), error.fault.retry_s or 5.0) from error
         self._poll_soon()
         return ()
+
+
+async def _found(provider: Provider, launch_id: str) -> tuple[Instance, ...]:
+    """Return what is known to live of a launch; a region that is silent hides only what is there."""
+    try:
+        return await provider.find(launch_id)
+    except PartialAnswerError as error:
+        return error.instances
+    except ProviderError:
+        return ()  # the call itself, under the same token, will tell
+
+
+async def _launched(provider: Provider, request: LaunchRequest, known: dict[str, Instance]) -> tuple[Fault, ...]:
+    """Make one call, note its instances, and return what was wrong. What an earlier call has brought stays."""
+    try:
+        result = await provider.launch(request)
+    except ProviderError as error:
+        return (error.fault,)
+    known |= {each.instance_id: each for each in result.instances}
+    return result.faults

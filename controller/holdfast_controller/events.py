@@ -36,6 +36,8 @@ class NodesRequested(Event):
     job_id: int = 0
     """0: without a job (POWER_UP)."""
     source: str = "hook"
+    alloc: tuple[str, ...] = ()
+    """All nodes that the job has been given, where that is told."""
 
     def refs(self) -> tuple[str, ...]:
         """Its nodes and job."""

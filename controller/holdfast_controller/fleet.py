@@ -3,6 +3,7 @@ on replay of the journal and in the simulator. It changes the fleet in place (a 
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,7 @@ class Fleet(State):
     def reindex(self) -> None:
         """Build what a snapshot leaves out."""
         self.held, self.seen = index.build(self.jobs)
+        self.living = Counter(record.instance.pool for record in self.instances.values() if record.alive and record.instance.pool)
 
     def bought_for(self, job: str, attempt: int, places: int) -> tuple[str, ...]:
         """Return the nodes that were ordered for an attempt which must leave, in the place of so many."""
@@ -148,13 +150,13 @@ class Fleet(State):
                 continue  # a machine for nobody: the call of a hook, or a look, tells only that it has not been let go yet
             node.let_go = None
             if node.wanted_since is None:
-                node.wanted_since, node.launches, node.power_down_at, node.meant_for = event.at, 0, None, 0
+                node.wanted_since, node.launches, node.power_down_at, node.meant_for, node.alloc = event.at, 0, None, 0, ()
                 if node.view is None or not node.view.up:
                     # Nothing of the name's last life counts in this one. (A hook that comes late finds the node up: then it stays doomed.)
                     node.doom = None
                     node.notices.clear()
                     machines.unbind(self, node, only_gone=True)
-            node.wanted_by = event.job_id or node.wanted_by
+            node.wanted_by, node.alloc = event.job_id or node.wanted_by, event.alloc or node.alloc
 
     def _node_changed(self, event: e.NodeChanged) -> None:
         node = self.nodes.get(event.view.name)
@@ -264,7 +266,7 @@ class Fleet(State):
         if isinstance(command, Launch):
             self.launch_count += 1
             self.launches[command.launch_id] = LaunchRecord(
-                command.launch_id, command.pool, command.nodes, command.job_id, event.at, minimum=command.minimum or len(command.nodes)
+                command.launch_id, command.pool, command.nodes, command.job_id, event.at, minimum=command.minimum
             )
         elif isinstance(command, BindInstance):
             machines.bind(self, command, event.at)
@@ -298,7 +300,7 @@ class Fleet(State):
                 node.wanted_since, node.wanted_by, node.launches, node.power_down_at = None, 0, 0, at
         names = set(command.nodes)
         for launch in self.launches.values():
-            if launch.minimum < len(launch.nodes):  # of several jobs: the others' nodes stay
+            if launch.shared:  # the others' nodes stay
                 launch.nodes = tuple(name for name in launch.nodes if name not in names)
             elif not names.isdisjoint(launch.nodes):
                 launch.void = True

@@ -95,7 +95,7 @@ def decode(kind: str, body: str) -> events.Event | None:
 
 def dump_fleet(fleet: Fleet) -> str:
     """Return the fleet as JSON; commands are stored as the journal stores them. For a thread: the loop goes on meanwhile."""
-    rest = _FLEET.dump_json(fleet, exclude={"commands", "held", "seen", "steps", "stepped", *_PARTS}).decode()
+    rest = _FLEET.dump_json(fleet, exclude={"commands", "held", "seen", "living", "steps", "stepped", *_PARTS}).decode()
     parts = ",".join(f'"{name}":{{{",".join(_pieces(adapter, getattr(fleet, name)))}}}' for name, adapter in _PARTS.items())
     rows = ((*encode(record.issued), record.state, record.done_at, record.retry_at, record.tries) for record in fleet.commands.values())
     return f'{{"fleet":{rest[:-1]},{parts}}},"commands":[{",".join(json.dumps(row) for row in rows)}]}}'

@@ -22,7 +22,11 @@ def _see(fleet: State, instance: Instance, at: float) -> None:
         if instance.state == "gone":
             return
         record = fleet.instances[instance.instance_id] = InstanceRecord(instance, at)
-    record.instance = instance
+        _moved(fleet, "", _lives_in(record), at)
+    else:
+        before, record.instance = _lives_in(record), instance
+        _moved(fleet, before, _lives_in(record), at)
+    record.ending_since = None if record.alive or instance.state == "gone" else record.ending_since or at
     launch = _launch_of(fleet, instance, at)
     if launch is not None and instance.instance_id not in launch.instances:
         launch.instances = (*launch.instances, instance.instance_id)
@@ -32,6 +36,20 @@ def _see(fleet: State, instance: Instance, at: float) -> None:
         for node in fleet.nodes.values():
             if node.view is not None and node.view.address == instance.address:
                 recognise(fleet, node, at)
+
+
+def _lives_in(record: InstanceRecord) -> str:
+    return record.instance.pool if record.alive else ""
+
+
+def _moved(fleet: State, before: str, after: str, at: float) -> None:
+    """Count who lives where, and for how long."""
+    if before == after:
+        return
+    for pool, change in ((before, -1), (after, 1)):
+        if pool:
+            capacity.lived(fleet.pools, pool, fleet.living[pool], at)
+            fleet.living[pool] += change
 
 
 def recognise(fleet: State, node: Node, at: float) -> None:
@@ -65,18 +83,20 @@ def _launch_of(fleet: State, instance: Instance, at: float) -> LaunchRecord | No
 
 
 def _gone(fleet: State, record: InstanceRecord, at: float) -> None:
-    if record.gone_at is None:
-        record.gone_at = at
-        capacity.ended(fleet.pools, record.instance, record.instance.launched or record.first_seen, at)
+    pool, taken = record.instance.pool, record.instance.reclaimed and record.gone_at is None
+    record.gone_at = record.gone_at or at
+    if taken and pool in fleet.pools:
+        fleet.pools[pool].reclaims += 1.0
     node = fleet.nodes.get(record.node)
     if node is None or node.instance_id != record.instance.instance_id:
-        if not record.node and record.instance.reclaimed:
-            capacity.refuse(fleet.pools, record.instance.pool, at, "reclaimed before it had a name")
+        if not record.node and taken:
+            capacity.refuse(fleet.pools, pool, at, "reclaimed before it had a name")
         return
     booting = node.wanted_since is not None
     if booting or node.view is None or node.view.powered_down:
-        if booting and record.instance.reclaimed:
-            capacity.refuse(fleet.pools, record.instance.pool, at, "reclaimed while it booted")
+        if booting and taken:
+            capacity.refuse(fleet.pools, pool, at, "reclaimed while it booted")
+            node.launches = max(0, node.launches - 1)  # it was not silent
         unbind(fleet, node)
         dooms.vacate(fleet, node)
         return
@@ -95,20 +115,23 @@ def launch_ended(fleet: State, event: e.LaunchEnded) -> None:
         record = fleet.instances.get(instance.instance_id)
         if record is not None:
             record.price_usd_h, record.on_demand_usd_h = event.price_usd_h, event.on_demand_usd_h
-    launch.void = launch.void or len(event.instances) < launch.minimum
+    launch.void = launch.void or len(event.instances) < launch.needed
     for node in (fleet.nodes[name] for name in launch.nodes[: len(event.instances)] if name in fleet.nodes):
         node.launches += not launch.void
     for pool, count in Counter(instance.pool for instance in event.instances).items():
         capacity.grant(fleet.pools, pool, count)
     for fault in event.faults:
-        _fault(fleet, fault.pool or event.pool, fault, event.at, launch.minimum)
+        _fault(fleet, fault.pool or event.pool, fault, event.at, launch)
 
 
-def _fault(fleet: State, pool: str, fault: Fault, at: float, nodes: int) -> None:
+def _fault(fleet: State, pool: str, fault: Fault, at: float, launch: LaunchRecord) -> None:
     if fault.kind is FaultKind.CAPACITY:
-        capacity.refuse(fleet.pools, pool, at, fault.code, nodes)
+        capacity.refuse(fleet.pools, pool, at, fault.code, launch.needed, launch.at)
     elif fault.kind is FaultKind.QUOTA:
-        capacity.meet_quota(fleet.quotas, fleet.instances, pool, fault, at)
+        alive = capacity.alive_by(fleet.living, capacity.quota_key(pool))
+        some = any(iid in fleet.instances for iid in launch.instances)
+        asked = (launch.needed, launch.needed if some else len(launch.nodes))
+        capacity.meet_quota(fleet.pools, fleet.quotas, alive, pool, fault, at, asked)
     else:
         capacity.block(fleet.pools, pool, fault, at)
 

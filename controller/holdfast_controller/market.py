@@ -31,17 +31,20 @@ class MarketWatcher:
         """Ask for ever."""
         scored_at = float("-inf")
         while True:
-            scores = self._clock.now() >= scored_at + SCORES_EVERY_S
-            if scores:
-                scored_at = self._clock.now()
-            await self.look(scores=scores and self._policies.wants_scores())
+            now = self._clock.monotonic()
+            scores = self._policies.wants_scores() and now >= scored_at + SCORES_EVERY_S
+            scored_at = now if scores else scored_at
+            await self.look(scores=scores)
             await self._clock.sleep(PRICES_EVERY_S)
 
     async def watch_offers(self) -> None:
         """Ask for ever, once a day, where the policy has shapes to hold the types against."""
+        due_at = float("-inf")
         while True:
-            faults = (await self.offers())[1] if self._policies.wants_offers() else []
-            await self._clock.sleep(OFFERS_AGAIN_S if faults else OFFERS_EVERY_S)
+            now = self._clock.monotonic()
+            if self._policies.wants_offers() and now >= due_at:
+                due_at = now + (OFFERS_AGAIN_S if (await self.offers())[1] else OFFERS_EVERY_S)
+            await self._clock.sleep(PRICES_EVERY_S)
 
     async def look(self, *, scores: bool = False) -> list[str]:
         """Ask for quotes once; return which clouds gave none, and why."""

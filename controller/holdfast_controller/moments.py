@@ -13,7 +13,7 @@ from holdfast_controller.state import State
 
 _MOMENTS = {
     "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at", "doubtful_until"),
-    "InstanceRecord": ("first_seen", "gone_at"),
+    "InstanceRecord": ("first_seen", "gone_at", "ending_since"),
     "StepsSeen": ("since", "at"),
     "LaunchRecord": ("at",),
     "Evacuation": ("began", "requeued_at"),

@@ -1,6 +1,5 @@
 """Pools in people's words: what each costs, has lately done, whether it would be asked now. Pure, but for the messages it fills."""
 
-from collections import Counter
 from collections.abc import Iterator
 
 from holdfast_protos.v1 import admin_pb2
@@ -16,16 +15,16 @@ from holdfast_controller.providers.base import Market, Offer, Pool
 def pool_infos(fleet: Fleet, policies: PolicyStore, now: float) -> Iterator[admin_pb2.PoolInfo]:
     """Yield one for each pool of the policy, in its order."""
     plans, policy = policies.plans(), policies.policy
-    alive = Counter(record.instance.pool for record in fleet.instances.values() if record.alive)
+    used = {id(plan): plan for plan in plans.by_node.values()}.values()  # thousands of nodes share a few
     for short, said in policy.pools.items():
-        users = {plan.partition: plan for plan in plans.by_node.values() if any(pool.name == said.name for pool in plan.pools)}
+        users = {plan.partition: plan for plan in used if any(pool.name == said.name for pool in plan.pools)}
         info = admin_pb2.PoolInfo(name=short, full_name=said.name, market=said.market, partitions=sorted(users), quota=-1)
         pool = plans.pool(said.name)
         if pool is None:
             info.state = "no partition uses it"
         else:
             _fill(info, fleet, plans, pool, list(users.values()), now)
-        info.instances = alive[said.name]
+        info.instances = fleet.living[said.name]
         yield info
 
 
@@ -36,13 +35,13 @@ def _fill(info: admin_pb2.PoolInfo, fleet: Fleet, plans: Plans, pool: Pool, user
         if known is not None:
             setattr(info, name, known)
     if pool.market is Market.SPOT:
-        info.hazard_per_h = capacity.hazard_per_h(memory, quote, now, 1)
+        info.hazard_per_h = capacity.hazard_per_h(memory, quote, now, 1, fleet.living[pool.name])
     if memory is not None:
         info.doubt, info.granted, info.refusals = capacity.doubt(memory, now, 1), memory.granted, memory.refusals
         info.refused_at = memory.refused_at
         info.last_fault = f"{memory.last_kind}: {memory.last_code}" if memory.last_kind is not None else ""
     quota = fleet.quotas.get(capacity.quota_key(pool.name))
-    if quota is not None:
+    if quota is not None and now < quota.until:
         info.quota = quota.limit
     if offer is not None:
         info.gpus, info.gpu_model = offer.gpus, offer.gpu_model

@@ -96,7 +96,7 @@ class SlurmWatcher(Watcher):
         events: list[Event] = []
         for job in [job for job in jobs if job.active and set(job.nodes) & set(due)]:
             names = tuple(name for name in job.nodes if name in due)
-            events.append(NodesRequested(at, names, job.job_id, "reconcile"))
+            events.append(NodesRequested(at, names, job.job_id, "reconcile", job.nodes))
             due = [name for name in due if name not in names]
         return [*events, *((NodesRequested(at, tuple(due), 0, "reconcile"),) if due else ())]
 

@@ -40,6 +40,8 @@ class Node:
     """The job for which we asked Slurm to power it up, ahead of its requeue; 0: none."""
     doubtful_until: float = 0.0
     """The journal was lost: until then an instance may have been bought for it of which no list tells yet."""
+    alloc: tuple[str, ...] = ()
+    """All nodes that Slurm gave the job that waits for this one, where it told so with the request."""
     launches: int = 0
     """Launches for this want that brought instances: more than one means that the first ones never registered."""
     instance_id: str = ""
@@ -69,6 +71,8 @@ class InstanceRecord:
     price_usd_h: float | None = None
     on_demand_usd_h: float | None = None
     gone_at: float | None = None
+    ending_since: float | None = None
+    """Neither alive nor gone since then."""
     rebooted: bool = False
     """Its agent came back from another boot: what ran there is lost, and so is the machine."""
 
@@ -102,12 +106,22 @@ class LaunchRecord:
     ended: bool = False
     void: bool = False
     """Fewer instances came than were asked for, or the nodes were given up: what it started is terminated."""
-    minimum: int = 1
-    """With fewer instances than this it is void: all for a gang, one where it serves several jobs of one node each."""
+    minimum: int = 0
+    """With fewer instances than this it is void; 0: all. One where it serves several jobs of one node each."""
     recovered: bool = False
     """Known from its instances' tags alone: the journal was lost."""
     instances: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def needed(self) -> int:
+        """With fewer instances than this it is void."""
+        return self.minimum or len(self.nodes)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it serves several jobs, each of which is served by itself."""
+        return 0 < self.minimum < len(self.nodes)
 
 
 @dataclass(slots=True)
@@ -197,13 +211,18 @@ class PoolMemory:
     """How many it refused last."""
     granted: int = 0
     """Instances that it gave, in all."""
+    most_shared: int = 0
+    """So many at the most in one call for several jobs, since a larger one met a quota; 0: no bound."""
     blocked_until: float = 0.0
     """Throttled or misconfigured until then; says nothing of its capacity."""
+    blocked_by: str = ""
+    passing: bool = False
+    """What blocks it is over by itself."""
     last_kind: FaultKind | None = None
     last_code: str = ""
     observed_at: float = 0.0
     hours: float = 0.0
-    """Instance-hours until `observed_at`, of instances that have ended, faded."""
+    """Instance-hours until `observed_at`, faded."""
     reclaims: float = 0.0
     """How many of those the cloud took, faded."""
 

@@ -1,5 +1,6 @@
 """Everything that the controller knows, as plain data: `fleet` changes it, by events alone."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -49,6 +50,8 @@ class State:
     seen: JobIds = field(default_factory=dict)
     """Node → the jobs whose processes its agent sees there."""
 
+    living: Counter[str] = field(default_factory=Counter)
+    """Pool → how many instances live there (an index)."""
     steps: dict[str, StepsSeen] = field(default_factory=dict)
     """Instance → the processes that its agent's heartbeats told of (a sample, as the next)."""
     stepped: dict[int, int] = field(default_factory=dict)

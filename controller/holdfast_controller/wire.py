@@ -127,8 +127,8 @@ def requested(request: hook_pb2.ResumeRequest, managed: Container[str], now: flo
 
     slurmctld calls one ResumeProgram for all its nodes: those that are not `managed` are somebody else's, and nothing is noted of them.
     """
-    if sum(len(job.nodes) for job in request.jobs) > MAX_NODES:
-        raise InputError(f"the jobs name more than {MAX_NODES} nodes")
+    if sum(len(job.nodes) + len(job.nodes_alloc) for job in request.jobs) > 2 * MAX_NODES:
+        raise InputError(f"the jobs name more than {2 * MAX_NODES} nodes")
     everyone = [name for name in node_names(list(request.nodes)) if name in managed]
     events: list[Event] = []
     named: set[str] = set()
@@ -136,7 +136,8 @@ def requested(request: hook_pb2.ResumeRequest, managed: Container[str], now: flo
         names = tuple(name for name in node_names(list(job.nodes)) if name in managed)
         named.update(names)
         if names:
-            events.append(NodesRequested(now, names, job.job_id))
+            alloc = tuple(name for name in node_names(list(job.nodes_alloc)) if name in managed)
+            events.append(NodesRequested(now, names, job.job_id, alloc=alloc))
     return [*events, *(NodesRequested(now, (name,), 0) for name in everyone if name not in named)]
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 from holdfast_controller import capacity
-from holdfast_controller.providers.base import Fault, FaultKind, Instance, Quote
-from holdfast_controller.records import InstanceRecord, PoolMemory, QuotaMemory
+from holdfast_controller.providers.base import Fault, FaultKind, Quote
+from holdfast_controller.records import PoolMemory, QuotaMemory
 
 NOW, POOL = 1_700_000_000.0, "aws/r1/a/g1/spot"
 
@@ -50,12 +50,12 @@ def test_a_refusal_raises_the_hazard_and_what_was_seen_outweighs_the_prior() -> 
     fresh = capacity.hazard_per_h(None, None, NOW, 1)
     assert fresh == capacity.FRESH_PER_H
     pools: dict[str, PoolMemory] = {}
-    for _ in range(100):
-        capacity.ended(pools, Instance("i", "l", POOL, "gone", reclaimed=False), NOW - 3600, NOW)
+    capacity.lived(pools, POOL, 0, NOW - 3600)
+    capacity.lived(pools, POOL, 200, NOW)
     assert capacity.hazard_per_h(pools[POOL], None, NOW, 1) < fresh / 10
-    for _ in range(100):
-        capacity.ended(pools, Instance("i", "l", POOL, "gone", reclaimed=True), NOW - 3600, NOW)
+    pools[POOL].reclaims += 100
     assert capacity.hazard_per_h(pools[POOL], None, NOW, 1) == pytest.approx(0.5, abs=0.02)
+    assert capacity.hazard_per_h(pools[POOL], None, NOW + 3600, 1, 200) < 0.3, "those that live on count as they live"
     before = capacity.hazard_per_h(pools[POOL], None, NOW, 1)
     capacity.refuse(pools, POOL, NOW, "none left")
     assert capacity.hazard_per_h(pools[POOL], None, NOW, 1) == pytest.approx(before + capacity.SCARCE_PER_H)
@@ -86,12 +86,55 @@ def test_a_throttle_blocks_for_as_long_as_the_cloud_says_and_refuses_nothing() -
 
 def test_a_quota_is_met_for_all_zones_and_opens_when_an_instance_ends() -> None:
     quotas: dict[str, QuotaMemory] = {}
-    records = {f"i-{n}": InstanceRecord(Instance(f"i-{n}", "l", f"aws/r1/{'ab'[n % 2]}/g1/spot", "running"), NOW) for n in range(4)}
-    records["other"] = InstanceRecord(Instance("other", "l", "aws/r2/a/g1/spot", "running"), NOW)
-    capacity.meet_quota(quotas, records, POOL, Fault(FaultKind.QUOTA, "MaxSpot", "no more"), NOW)
+    living = {"aws/r1/a/g1/spot": 3, "aws/r1/b/g1/spot": 1, "aws/r2/a/g1/spot": 7, "aws/r1/a/g1/on_demand": 7}
+    alive = capacity.alive_by(living, capacity.quota_key(POOL))
+    capacity.meet_quota({}, quotas, alive, POOL, Fault(FaultKind.QUOTA, "MaxSpot", "no more"), NOW, (1, 1))
     quota = quotas[capacity.quota_key("aws/r1/b/g1/spot")]
     assert (quota.limit, quota.code) == (4, "MaxSpot")
     assert capacity.quota_left(quota, 4, NOW) == 0
     assert capacity.quota_left(quota, 3, NOW) == 1
     assert math.isinf(capacity.quota_left(quota, 4, quota.until))
     assert math.isinf(capacity.quota_left(None, 4, NOW))
+
+
+def test_a_gang_that_meets_a_quota_bars_no_smaller_one() -> None:
+    quotas: dict[str, QuotaMemory] = {}
+    capacity.meet_quota({}, quotas, 1, POOL, Fault(FaultKind.QUOTA, "MaxSpot", "no more"), NOW, (3, 3))
+    quota = quotas[capacity.quota_key(POOL)]
+    assert [capacity.quota_left(quota, 1, NOW) >= nodes for nodes in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_shared_call_that_meets_a_quota_is_halved_until_one_is_given() -> None:
+    pools: dict[str, PoolMemory] = {}
+    quotas: dict[str, QuotaMemory] = {}
+    fault = Fault(FaultKind.QUOTA, "QuotaExceeded", "no more")
+    for asked, expected in ((500, 250), (250, 125), (3, 1)):
+        capacity.meet_quota(pools, quotas, 0, POOL, fault, NOW, (1, asked))
+        assert pools[POOL].most_shared == expected
+    assert quotas == {}
+    capacity.grant(pools, POOL, 1)
+    assert pools[POOL].most_shared == 0
+
+
+def test_refusals_of_one_moment_count_once() -> None:
+    pools: dict[str, PoolMemory] = {}
+    for number in range(8):
+        capacity.refuse(pools, POOL, NOW + number / 10, "none left", 1, asked=NOW - 1)
+    assert (pools[POOL].heat, pools[POOL].refusals) == (pytest.approx(1.0), 1)
+    capacity.refuse(pools, POOL, NOW + 2, "none left", 1, asked=NOW + 1)
+    assert pools[POOL].heat == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_larger_request_that_is_refused_opens_nothing_for_a_smaller_one() -> None:
+    pools: dict[str, PoolMemory] = {}
+    capacity.refuse(pools, POOL, NOW, "none left", 1)
+    capacity.refuse(pools, POOL, NOW + 1, "none left", 4)
+    assert pools[POOL].refused_nodes == 1
+    capacity.refuse(pools, POOL, NOW + 86_400, "none left", 4)
+    assert pools[POOL].refused_nodes == 4, "a day later the first is forgotten"
+
+
+def test_a_passing_fault_blocks_for_moments_only() -> None:
+    pools: dict[str, PoolMemory] = {}
+    capacity.block(pools, POOL, Fault(FaultKind.THROTTLE, "OwnRateLimit", "later", retry_s=90.0), NOW)
+    assert (pools[POOL].blocked_until, pools[POOL].passing) == (NOW + capacity.PASSING_S, True)

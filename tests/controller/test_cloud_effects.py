@@ -1,6 +1,7 @@
 """Launches as calls: what is asked for, what is tried again, and what it costs."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from holdfast_common.clock import VirtualClock
@@ -8,9 +9,9 @@ from holdfast_controller.cloud_effects import CloudEffects
 from holdfast_controller.commands import Launch, TerminateInstance
 from holdfast_controller.events import LaunchEnded
 from holdfast_controller.plan import Plan, Plans
-from holdfast_controller.providers.base import FaultKind, LaunchRequest, Market, Pool, Quote
+from holdfast_controller.providers.base import Fault, FaultKind, LaunchRequest, LaunchResult, Market, PartialAnswerError, Pool, Quote
 from holdfast_controller.providers.fake import FakePool, FakeProvider
-from holdfast_controller.providers.fake_faults import lost_answer, refusal
+from holdfast_controller.providers.fake_faults import hang, lost_answer, partial, refusal
 
 
 def pool(zone: str, market: Market = Market.SPOT) -> Pool:
@@ -110,3 +111,60 @@ async def test_instances_are_terminated_by_the_cloud_of_their_pool(effects, clou
     iid = event.instances[0].instance_id
     assert await done(clock, effects.terminate(TerminateInstance("t", "why", iid, A.name, "n1"), False)) == ()
     assert cloud.machines[iid].terminated is not None
+
+
+async def test_whatever_breaks_the_launch_has_an_end(effects, cloud, clock, monkeypatch) -> None:
+    async def broken(request):
+        raise KeyError("InstanceId")
+
+    monkeypatch.setattr(cloud, "launch", broken)
+    (event,) = await done(clock, effects.launch(order(), False))
+    assert isinstance(event, LaunchEnded)
+    assert [(fault.kind, fault.code) for fault in event.faults] == [(FaultKind.TRANSIENT, "KeyError")]
+
+
+async def test_a_refusal_waits_for_no_price(effects, cloud, clock) -> None:
+    cloud.pools[A.name].capacity = 0
+    cloud.inject(hang(50.0).on("quotes"))
+    task = asyncio.create_task(effects.launch(order(), False))
+    await clock.advance(0.1)
+    (event,) = task.result()
+    assert event.price_usd_h is None
+
+
+async def test_what_an_earlier_try_brought_is_kept(effects, cloud, clock) -> None:
+    cloud.pools[A.name].capacity = 1
+    cloud.inject(partial(1))
+    results = []
+    launch = cloud.launch
+
+    async def throttled(request):
+        result = await launch(request)
+        results.append(result)
+        faults = (Fault(FaultKind.THROTTLE, "RequestLimitExceeded", "slow", retry_s=1.0),)
+        return replace(result, faults=faults) if len(results) == 1 else LaunchResult(request.launch_id, (), faults)
+
+    cloud.launch = throttled
+    cloud.inject(refusal(FaultKind.TRANSIENT, 1.0).on("find", times=2))
+    (event,) = await done(clock, effects.launch(order(minimum=1), False))
+    assert len(results) == 3
+    assert len(event.instances) == 1
+
+
+async def test_a_silent_region_hides_no_launch(effects, cloud, clock) -> None:
+    (event,) = await done(clock, effects.launch(order(), False))
+
+    async def partly(launch_id):
+        raise PartialAnswerError(Fault(FaultKind.TRANSIENT, "Silent", "r9"), instances=event.instances)
+
+    cloud.find = partly
+    (again,) = await done(clock, effects.launch(order(), True))
+    assert (again.instances, again.faults, len(requests(cloud))) == (event.instances, (), 1)
+
+
+async def test_a_long_wait_is_not_waited_out_in_the_slot(effects, cloud, clock) -> None:
+    cloud.inject(refusal(FaultKind.THROTTLE, 90.0))
+    task = asyncio.create_task(effects.launch(order(), False))
+    await clock.advance(0.1)
+    (event,) = task.result()
+    assert [fault.kind for fault in event.faults] == [FaultKind.THROTTLE]

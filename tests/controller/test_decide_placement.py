@@ -258,3 +258,170 @@ def test_pools_that_will_do_are_named_in_one_call_where_the_policy_says_so(world
 
 def test_the_plan_of_the_golden_defaults_asks_one_pool_at_a_time() -> None:
     assert not Plan("p", "g", ()).combine
+
+
+# -- gangs in one zone ----------------------------------------------------------------------------------------------------------
+
+
+def survivor_in_b(world) -> None:
+    """Two zones; an idle machine stands in the second, as n1."""
+    plans_of(world, (pool("b"), pool("a")))
+    world.running(7, "n1")
+    world.job(7, "COMPLETED", "n1")
+    world.node("n1", "IDLE", "CLOUD")
+    world.pools = (pool("a"), pool("b"))
+    world.plan(pools=world.pools)
+
+
+def test_a_request_that_tells_the_whole_allocation_goes_where_the_job_has_a_node(world) -> None:
+    survivor_in_b(world)
+    world.apply(e.NodesRequested(world.now, ("n2",), 9, alloc=("n1", "n2")))
+    (launch,) = [command for command in world.due() if isinstance(command, Launch)]
+    assert launch.pool == world.pools[1].name
+
+
+def test_a_request_that_tells_less_waits_for_the_next_look(world) -> None:
+    survivor_in_b(world)
+    world.job(9, "PENDING", num_nodes=2)
+    world.apply(e.NodesRequested(world.now, ("n2",), 9))
+    assert [command for command in world.due() if isinstance(command, Launch)] == []
+    world.later(0.1)
+    world.job(9, "CONFIGURING", "n1", "n2")
+    (launch,) = [command for command in world.due() if isinstance(command, Launch)]
+    assert launch.pool == world.pools[1].name
+
+
+def test_no_look_is_waited_for_long_nor_for_a_job_whose_nodes_are_all_asked_for(world) -> None:
+    survivor_in_b(world)
+    world.job(9, "PENDING", num_nodes=1)
+    world.apply(e.NodesRequested(world.now, ("n2",), 9))
+    assert [type(command) for command in world.due()] == [Launch]
+    world.apply(e.NodesRequested(world.now, ("n3",), 10))
+    assert world.due() == []
+    world.now += 1.1
+    assert [type(command) for command in world.due()] == [Launch]
+
+
+def half_a_gang(world, *, shared: bool = False) -> None:
+    """Job 7 has n1 in zone a, and needs n2."""
+    plans_of(world, (pool("a"), pool("b")))
+    world.running(7, "n1")
+    if shared:
+        world.job(8, "RUNNING", "n1")
+    world.job(7, "CONFIGURING", "n1", "n2")
+    world.apply(e.NodesRequested(world.now, ("n2",), 7, alloc=("n1", "n2")))
+    world.node("n2", "ALLOCATED", "CLOUD", "POWERING_UP")
+
+
+def test_a_throttle_is_waited_for_and_nothing_is_given_up(world) -> None:
+    half_a_gang(world)
+    (launch,) = world.due()
+    world.launched(launch, faults=(Fault(FaultKind.THROTTLE, "RequestLimitExceeded", "slow down", retry_s=5.0),))
+    assert world.due() == []
+    world.later(5.1)
+    (again,) = world.due()
+    assert again.pool == launch.pool
+
+
+def test_a_survivor_is_kept_where_no_other_zone_would_have_the_job(world) -> None:
+    half_a_gang(world)
+    world.fleet.pools[world.pools[1].name] = replace(
+        world.fleet.pools[world.pools[0].name], heat=1.0, refused_at=world.now, refused_nodes=1
+    )
+    (launch,) = world.due()
+    world.refused(launch)
+    (end,) = world.due()
+    assert isinstance(end, GiveUp)
+    assert end.until > world.now + 20
+
+
+def test_a_job_that_cannot_leave_its_zone_is_not_tried_every_second(world) -> None:
+    half_a_gang(world, shared=True)
+    (launch,) = [command for command in world.due() if isinstance(command, Launch)]
+    world.refused(launch)
+    commands = [command for command in world.due() if isinstance(command, GiveUp | PowerDownNode)]
+    (end,) = commands
+    assert isinstance(end, GiveUp)
+    assert end.until > world.now + 20, "n1 is another job's as well"
+
+
+def test_what_a_completing_attempt_had_binds_the_next_one_to_nothing(world) -> None:
+    plans_of(world, (pool("a"), pool("b")))
+    world.running(7, "n1")
+    world.notice("n1")
+    world.due()
+    world.job(7, "PENDING", "n1", restarts=1, completing=True)
+    refuse_a = world.fleet.pools[world.pools[0].name]
+    refuse_a.heat, refuse_a.refused_at, refuse_a.refused_nodes = 1.0, world.now, 1
+    world.apply(e.NodesRequested(world.now, ("n2",), 7, alloc=("n2",)))
+    (launch,) = [command for command in world.due() if isinstance(command, Launch)]
+    assert launch.pool == world.pools[1].name
+
+
+def test_two_that_are_bought_ahead_for_one_job_are_one_gang(world) -> None:
+    plans_of(world, (pool("a"), pool("b")))
+    world.running(7, "n1", "n2")
+    world.registered(7, "n1")
+    world.notice("n1")
+    world.notice("n2")
+    ups = [command for command in world.due() if type(command).__name__ == "PowerUpNode"]
+    assert len(ups) == 2
+    for up in ups:
+        world.finish(up)
+    (launch,) = [command for command in world.due() if isinstance(command, Launch)]
+    assert (len(launch.nodes), launch.minimum) == (2, 2)
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_on_demand_waits_for_a_probe_of_spot(world) -> None:
+    pools = (pool("a"), pool("a", market=Market.ON_DEMAND))
+    plans_of(world, pools, ondemand_after_s=0.0, refusal_backoff_s=1000.0)
+    refuse(world, pools[0].name)
+    assert [each.market for each in ranked(world)] == [Market.ON_DEMAND]
+    world.later(121)
+    assert [each.market for each in ranked(world)] == [Market.SPOT, Market.ON_DEMAND]
+
+
+def test_the_oldest_request_gets_the_slot(world) -> None:
+    world.plans = replace(world.plans, in_flight={"aws": 1})
+    world.want(1, "n4")
+    world.later(5)
+    world.want(2, "n1")
+    (launch,) = world.due()
+    assert launch.nodes == ("n4",)
+
+
+def test_a_region_whose_calls_hang_is_passed_over_where_another_will_do(world) -> None:
+    plans_of(world, (pool("a"), pool("z", region="r2")))
+    world.plans = replace(world.plans, in_flight={"aws": 1})
+    world.want(1, "n1")
+    world.due()
+    world.want(2, "n2")
+    assert world.due() == [], "it may answer in a moment"
+    world.later(4)
+    (launch,) = world.due()
+    assert launch.pool == world.pools[1].name
+
+
+def test_what_came_for_a_job_that_is_gone_serves_another_of_the_same_call(world) -> None:
+    world.plans = replace(world.plans, batch={"aws": 500})
+    for job_id, node in ((1, "n1"), (2, "n2"), (3, "n3")):
+        world.want(job_id, node)
+    (shared,) = world.due()
+    world.node("n1", "IDLE", "CLOUD", "POWERING_DOWN")
+    world.job(1, "CANCELLED")
+    world.launched(shared, "i-1", "i-2", faults=(Fault(FaultKind.CAPACITY, "FewerThanAsked", "2 of 3"),))
+    assert [command for command in world.due() if isinstance(command, Launch)] == []
+    for iid in ("i-1", "i-2"):
+        world.arrive(iid, shared.launch_id)
+    assert sorted(bind.node for bind in world.due()) == ["n2", "n3"]
+
+
+def test_an_older_snapshot_s_gang_is_still_all_or_nothing(world) -> None:
+    world.want(7, "n1", "n2")
+    (launch,) = world.due()
+    world.fleet.launches[launch.launch_id].minimum = 0
+    world.launched(launch, "i-1", faults=(Fault(FaultKind.CAPACITY, "FewerThanAsked", "1 of 2"),))
+    assert world.fleet.launches[launch.launch_id].void

@@ -58,3 +58,14 @@ def test_an_instance_whose_node_is_up_is_adopted_not_terminated(world) -> None:
     world.arrive("i-x", "hf-old-9", node="n2")
     (bind,) = world.due()
     assert (bind.node, bind.instance_id) == ("n2", "i-x")
+
+
+def test_a_machine_that_was_switched_off_and_is_still_there_is_terminated(world) -> None:
+    """On Google and Azure a guest's own shutdown only stops it: it is paid for, and its name is not free."""
+    world.running(7, "n1")
+    stopped = Instance("i-n1", world.fleet.instances["i-n1"].instance.launch_id, world.pools[0].name, "stopping", "10.0.0.9")
+    world.apply(e.InstanceChanged(world.now, stopped))
+    world.job(7, "COMPLETED")
+    assert [command for command in world.due() if isinstance(command, TerminateInstance)] == [], "it may be on its way out"
+    world.later(301)
+    assert [command.instance_id for command in world.due() if isinstance(command, TerminateInstance)] == ["i-n1"]

@@ -105,6 +105,7 @@ def test_where_the_power_down_finds_a_job_the_name_can_be_asked_for_again(world,
     node = world.fleet.nodes["n2"]
     assert (node.wanted_since, node.power_down_at, node.instance_id) == (None, None, "")
     world.apply(e.NodesRequested(world.now, ("n2",), 8, "reconcile"))
+    world.later(0.1)
     assert [launch.nodes for launch in by_kind(world.due(), Launch)] == [("n2",)]
 
 

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 
 from holdfast_controller.commands import BindInstance, Command, TurnAwayAgent
-from holdfast_controller.decide.resume import passed_over
+from holdfast_controller.decide.resume import awaits, passed_over
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.records import InstanceRecord, LaunchRecord, Node
@@ -92,7 +92,9 @@ class _Names:
         free = self._free.get(launch.launch_id)
         if free is None:
             nodes = (self._fleet.nodes[name] for name in launch.nodes if name in self._fleet.nodes)
-            free = self._free[launch.launch_id] = deque(node for node in nodes if not node.instance_id)
+            # What came for one of several jobs that is gone serves the others.
+            open_ = (node for node in nodes if awaits(node) or not (launch.shared or node.instance_id))
+            free = self._free[launch.launch_id] = deque(open_)
         while free and free[0].name in self._taken:
             free.popleft()
         claimed = record.agent.node

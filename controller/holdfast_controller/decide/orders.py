@@ -5,7 +5,7 @@ A gang is always a call of its own: all or nothing. What finds no slot waits, an
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast_controller.commands import Launch
 from holdfast_controller.decide.placement import Want, domain
@@ -15,6 +15,8 @@ from holdfast_controller.providers.base import Pool
 
 MAX_IN_FLIGHT = 8
 MAX_OTHERS = 20
+SLOW_S = 3.0
+"""Calls that have been under way for longer than this may hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +39,47 @@ def region(pool: str) -> str:
 class Orders:
     """The orders of one round of decisions."""
 
-    def __init__(self, fleet: Fleet, plans: Plans) -> None:
+    def __init__(self, fleet: Fleet, plans: Plans, now: float) -> None:
         self._fleet, self._plans = fleet, plans
         self._orders: list[Order] = []
         self._made = 0
-        self._under_way = Counter(region(launch.pool) for launch in fleet.launches.values() if not launch.ended)
+        under_way = [(region(launch.pool), launch.at) for launch in fleet.launches.values() if not launch.ended]
+        self._under_way = Counter(where for where, _ in under_way)
+        self._slow = {where for where, at in under_way if now >= at + SLOW_S}
 
     def add(self, order: Order) -> None:
         """Take an order in."""
         self._orders.append(order)
 
     def launches(self) -> Iterator[Launch]:
-        """Yield as many calls as have a slot, gangs first come first served, the shared ones at the place of their first order."""
+        """Yield as many calls as have a slot: first come first served, the shared ones at the place of their first order."""
         shared: dict[tuple[object, ...], list[Order]] = defaultdict(list)
-        for order in self._orders:
+        for order in (self._placed(each) for each in sorted(self._orders, key=lambda each: each.want.since)):
             key: tuple[object, ...] = (order.pools[0].name, order.plan.partition, order.plan.group, self._others(order))
             shared[key if len(order.nodes) == 1 else (id(order),)].append(order)
         for orders in shared.values():
-            provider, most = orders[0].pools[0].provider, 1
-            if len(orders[0].nodes) == 1:
-                most = self._plans.batch.get(provider, 1)
+            most = self._most(orders[0])
             for start in range(0, len(orders), most):
-                where = region(orders[0].pools[0].name)
-                if self._under_way[where] >= self._plans.in_flight.get(provider, MAX_IN_FLIGHT):
+                if not self._has_slot(orders[0].pools[0]):
                     break
-                self._under_way[where] += 1
+                self._under_way[region(orders[0].pools[0].name)] += 1
                 self._made += 1
                 yield self._launch(orders[start : start + most])
+
+    def _placed(self, order: Order) -> Order:
+        """Return the order without the pools of a region that is full of calls which hang, as long as others will do."""
+        free = [pool for pool in order.pools if self._has_slot(pool) or region(pool.name) not in self._slow]
+        return replace(order, pools=free) if free else order
+
+    def _has_slot(self, pool: Pool) -> bool:
+        return self._under_way[region(pool.name)] < self._plans.in_flight.get(pool.provider, MAX_IN_FLIGHT)
+
+    def _most(self, order: Order) -> int:
+        """Return how many orders may share the call."""
+        pool = order.pools[0]
+        memory = self._fleet.pools.get(pool.name)
+        most = self._plans.batch.get(pool.provider, 1) if len(order.nodes) == 1 else 1
+        return min(most, memory.most_shared) if memory is not None and memory.most_shared else most
 
     def _launch(self, orders: list[Order]) -> Launch:
         first = orders[0]

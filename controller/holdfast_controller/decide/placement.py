@@ -31,9 +31,13 @@ def domain(pool: str) -> str:
 
 def rank(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> list[Pool]:
     """Return the pools that may be asked at `now`, best first; those that cannot serve, or refused lately, are left out."""
-    usable = [pool for pool in plan.pools if not why_not(fleet, plans, plan, pool, want, now)]
-    if not usable:  # each refused lately: nothing is lost by asking, and a zone may be back long before its wait is over
-        usable = [pool for pool in plan.pools if not why_not(fleet, plans, plan, pool, want, now, most_s=plan.probe_s)]
+    usable: list[Pool] = []
+    for market in Market:  # spot first
+        pools = [pool for pool in plan.pools if pool.market is market]
+        ready = [pool for pool in pools if not why_not(fleet, plans, plan, pool, want, now)]
+        if not ready:  # each refused lately: nothing is lost by asking, and a zone may be back long before its wait is over
+            ready = [pool for pool in pools if not why_not(fleet, plans, plan, pool, want, now, most_s=plan.probe_s)]
+        usable += ready
     if plan.order != "listed":
         usable.sort(key=lambda pool: cost_usd_h(fleet, plans, plan, pool, want.nodes, now))
     usable.sort(key=lambda pool: _doubt(fleet, pool, want.nodes, now) >= SCARCE)
@@ -53,7 +57,8 @@ def cost_usd_h(fleet: Fleet, plans: Plans, plan: Plan, pool: Pool, nodes: int, n
         return price
     hazard = 0.0
     if pool.market is Market.SPOT:
-        hazard = capacity.hazard_per_h(fleet.pools.get(pool.name), plans.quotes.get(pool.name), now, nodes)
+        memory, quote, living = fleet.pools.get(pool.name), plans.quotes.get(pool.name), fleet.living[pool.name]
+        hazard = capacity.hazard_per_h(memory, quote, now, nodes, living)
     return capacity.expected_usd_h(price, hazard, nodes, plan.setback_s)
 
 
@@ -90,7 +95,7 @@ def _out_of_quota(fleet: Fleet, pool: Pool, nodes: int, now: float) -> str:
     quota = fleet.quotas.get(key)
     if quota is None or now >= quota.until:
         return ""
-    alive = capacity.alive_by(fleet.instances.values(), key)
+    alive = capacity.alive_by(fleet.living, key)
     if capacity.quota_left(quota, alive, now) >= nodes:
         return ""
     return f"quota: {quota.code}, the account had {quota.limit}, asked again in {quota.until - now:.0f} s"
@@ -101,7 +106,7 @@ def _lately(fleet: Fleet, plan: Plan, pool: Pool, nodes: int, now: float, most_s
     if memory is None:
         return ""
     if now < memory.blocked_until:
-        return f"{memory.last_kind}: {memory.last_code}, for {memory.blocked_until - now:.0f} s more"
+        return f"{memory.blocked_by}, for {memory.blocked_until - now:.0f} s more"
     if not memory.heat or nodes < memory.refused_nodes:
         return ""  # a smaller request may fit where a larger one did not
     left_s = memory.refused_at + capacity.refusal_wait_s(memory, plan.refusal_backoff_s, most_s) - now
@@ -113,11 +118,23 @@ def _doubt(fleet: Fleet, pool: Pool, nodes: int, now: float) -> float:
     return capacity.doubt(memory, now, nodes) if memory is not None else 0.0
 
 
+def passing(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> bool:
+    """Whether a pool would be asked but for something that is over within moments, such as a throttle: it is waited for."""
+    for pool in plan.pools:
+        memory = fleet.pools.get(pool.name)
+        if memory is None or not memory.passing or now >= memory.blocked_until:
+            continue
+        opens = memory.blocked_until
+        if not why_not(fleet, plans, plan, pool, want, opens, most_s=plan.probe_s):
+            return True
+    return False
+
+
 def soonest(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> float:
     """Return when the first of the plan's pools may be asked again, Unix seconds; at the latest after the policy's memory."""
     times = [now + plan.refusal_memory_s]
     for pool in plan.pools:
-        if not _never(plans, plan, pool):
+        if not _never(plans, plan, pool) and not _elsewhere(pool, want):
             times.extend(_openings(fleet, plan, pool, want))
     return min(time for time in times if time > now)
 

@@ -10,12 +10,19 @@ from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.records import InstanceRecord, Node
 
+RESTS_S = 300.0
+"""An end that was asked for takes less."""
+
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield terminations."""
     grace_s = max((plan.orphan_grace_s for plan in plans.by_node.values()), default=300.0)
     homes = Homes(fleet)
     for record in fleet.instances.values():
+        if _rests(record, now):
+            iid = record.instance.instance_id
+            why = f"instance {iid} has been {record.instance.state_reason or 'stopped'} for {RESTS_S:.0f} s: it is no more of use"
+            yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, record.node)
         if not record.alive or not record.instance.pool:
             continue
         node = fleet.nodes.get(record.node)
@@ -27,6 +34,12 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
         if why:
             iid = record.instance.instance_id
             yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, record.node)
+
+
+def _rests(record: InstanceRecord, now: float) -> bool:
+    """Whether it was switched off, and is still there and paid for: a guest's own shutdown does no more on Google and Azure."""
+    since = record.ending_since
+    return record.gone_at is None and since is not None and bool(record.instance.pool) and now >= since + RESTS_S
 
 
 def _given_back(fleet: Fleet, node: Node) -> str:

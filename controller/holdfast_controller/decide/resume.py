@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from holdfast_controller.commands import Command, GiveUp, PowerDownNode, RedirectLaunch
 from holdfast_controller.decide.orders import Order, Orders
-from holdfast_controller.decide.placement import Want, domain, rank, soonest, why_not
+from holdfast_controller.decide.placement import Want, domain, passing, rank, soonest, why_not
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import LaunchRecord, Node
 
 ABANDONED_S = 2.0
+LOOK_S = 1.0
+"""So long a launch waits for a look that is newer than its request: hooks have one made at once."""
 MOVE_S = 1.0
 """A job that goes to another zone as a whole is tried again so soon."""
 MAX_SILENT_LAUNCHES = 2
@@ -27,10 +29,10 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     gangs: dict[tuple[int, str], list[Node]] = defaultdict(list)
     for node in fleet.nodes.values():
         if node.wanted_since is not None and node.name in plans.by_node:
-            gangs[(node.wanted_by, "" if node.wanted_by else node.name)].append(node)
+            gangs[(node.wanted_by, "" if node.wanted_by else f"for {node.meant_for}" if node.meant_for else node.name)].append(node)
     if not gangs:
         return
-    orders, taken = Orders(fleet, plans), covered(fleet)
+    orders, taken = Orders(fleet, plans, now), covered(fleet)
     for (job_id, _), nodes in gangs.items():
         for redirect in _redirected(fleet, plans, job_id, [node for node in nodes if node.name not in taken], taken):
             taken.add(redirect.to)
@@ -59,8 +61,16 @@ def covered(fleet: Fleet) -> set[str]:
         given = {record.node for record in records}
         free = [name for name in launch.nodes if name in fleet.nodes and name not in given]
         spare = sum(record.alive and not record.node for record in records)
-        names.update(free if not launch.ended else free[:spare])
+        if launch.ended:
+            # In a call for several jobs, what came for one that is gone serves the others.
+            free = [name for name in free if not launch.shared or awaits(fleet.nodes[name])][:spare]
+        names.update(free)
     return names
+
+
+def awaits(node: Node) -> bool:
+    """Whether the node waits for a machine."""
+    return node.wanted_since is not None and not node.instance_id
 
 
 def _redirected(fleet: Fleet, plans: Plans, job_id: int, missing: list[Node], taken: set[str]) -> Iterator[RedirectLaunch]:
@@ -105,30 +115,61 @@ def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set
         return
     plan = plans.by_node[missing[0].name]
     since = min(node.wanted_since or now for node in missing)
+    if plan.one_domain and _company_unknown(fleet, job_id, nodes, since, now):
+        return
     who = f"job {job_id}" if job_id else ", ".join(node.name for node in missing)
-    want = Want(len(missing), since, _domains(fleet, plan, _company(fleet, job_id, nodes) - {node.name for node in missing}))
+    company = _company(fleet, job_id, nodes)
+    want = Want(len(missing), since, _domains(fleet, plan, company - {node.name for node in missing}))
     if max(node.launches for node in missing) >= MAX_SILENT_LAUNCHES:
-        yield _give_up(fleet, plans, plan, job_id, nodes, want, now, f"{who}: instances were started, but their nodes never registered")
+        why = f"{who}: instances were started, but their nodes never registered"
+        yield _give_up(job_id, nodes, want, soonest(fleet, plans, plan, want, now), plan, now, why)
         return
     ranked = rank(fleet, plans, plan, want, now)
     if ranked:
         orders.add(Order(job_id, tuple(node.name for node in missing), plan, want, ranked, who))
         return
-    whys = "; ".join(f"{pool.name}: {why_not(fleet, plans, plan, pool, want, now, plan.probe_s)}" for pool in plan.pools)
-    yield _give_up(fleet, plans, plan, job_id, nodes, want, now, f"no capacity for {who} ({whys})")
-    yield from _leave(fleet, job_id, want)
+    if passing(fleet, plans, plan, want, now):
+        return
+    whys = {pool.name: why_not(fleet, plans, plan, pool, want, now, plan.probe_s) for pool in plan.pools}
+    lacks = "no capacity" if any(why.startswith(("refused", "quota")) for why in whys.values()) else "no pool may be asked"
+    told = "; ".join(f"{name}: {why}" for name, why in whys.items())
+    whole = Want(max(len(nodes), len(company)), since)
+    leave = _leave(fleet, job_id, want) if want.domains and rank(fleet, plans, plan, whole, now) else ()
+    retry_at = now + MOVE_S if leave else soonest(fleet, plans, plan, want, now)
+    yield _give_up(job_id, nodes, want, retry_at, plan, now, f"{lacks} for {who} ({told})")
+    yield from leave
+
+
+def _company_unknown(fleet: Fleet, job_id: int, nodes: list[Node], since: float, now: float) -> bool:
+    """Whether the job may have nodes already of which only the next look at Slurm tells (before 23.02 its request does not).
+
+    It is not waited for long, and only where some machine is there that the job could have.
+    """
+    if not job_id or any(node.alloc for node in nodes) or now >= since + LOOK_S or fleet.looked_at > since:
+        return False
+    job = fleet.jobs.get(job_id)
+    if job is not None and (job.view.num_nodes <= len(nodes) or not {node.name for node in nodes}.isdisjoint(job.view.nodes)):
+        return False
+    return any(node.instance_id and node.wanted_since is None for node in fleet.nodes.values())
 
 
 def _company(fleet: Fleet, job_id: int, nodes: list[Node]) -> set[str]:
     """Return the nodes with which the gang's missing ones will work: its job's, or those that the job keeps for which they are bought."""
-    names = {node.name for node in nodes}
+    names = {node.name for node in nodes}.union(*(node.alloc for node in nodes))
     job = fleet.jobs.get(job_id or next((node.meant_for for node in nodes if node.meant_for), 0))
     if job is None:
         return names
+    view, leaves = job.view, job.evacuation
     if job_id:
-        return names | set(job.view.nodes)
-    leaves = job.evacuation if job.evacuation is not None and job.evacuation.attempt == job.view.restarts else None
-    return names | (set(leaves.nodes) - leaves.doomed.keys() if leaves is not None else set())
+        names |= set(view.nodes) if view.active and not view.completing else set()
+    elif leaves is not None and (leaves.attempt == view.restarts or (leaves.attempt + 1 == view.restarts and not view.completing)):
+        names |= set(leaves.nodes) - leaves.doomed.keys()
+    return {name for name in names if name not in fleet.nodes or not _leaving(fleet.nodes[name])}
+
+
+def _leaving(node: Node) -> bool:
+    view = node.view
+    return node.doom is not None or (view is not None and bool(view.flags & {"POWERING_DOWN", "POWER_DOWN"}))
 
 
 def _domains(fleet: Fleet, plan: Plan, others: Iterable[str]) -> frozenset[str]:
@@ -148,25 +189,22 @@ def _domains(fleet: Fleet, plan: Plan, others: Iterable[str]) -> frozenset[str]:
     return frozenset(domain(pool) for pool in pools if pool)
 
 
-def _leave(fleet: Fleet, job_id: int, want: Want) -> Iterator[PowerDownNode]:
+def _leave(fleet: Fleet, job_id: int, want: Want) -> tuple[PowerDownNode, ...]:
     """A job whose zone has no more machines leaves it as a whole: what it has there is let go, or Slurm would choose that again.
 
-    Only while it is being configured, and of nodes that nobody else uses: nothing of it runs there.
+    Only while it is being configured, and only if nobody else uses any of those nodes: nothing of it runs there. Else it stays.
     """
     job = fleet.jobs.get(job_id)
-    if job is None or not want.domains or job.view.state != "CONFIGURING":
-        return
-    for name in job.view.nodes:
-        node = fleet.nodes.get(name)
-        if node is not None and node.instance_id and [other.view.job_id for other in fleet.jobs_on(name)] == [job_id]:
-            why = f"job {job_id} finds no more nodes in {', '.join(sorted(want.domains))}: it goes elsewhere as a whole"
-            yield PowerDownNode(f"leave:{name}:{want.since:.3f}", why, name, node.instance_id)
+    if job is None or job.view.state != "CONFIGURING":
+        return ()
+    here = [node for name in job.view.nodes if (node := fleet.nodes.get(name)) is not None and node.instance_id]
+    if any([other.view.job_id for other in fleet.jobs_on(node.name)] != [job_id] for node in here):
+        return ()
+    why = f"job {job_id} finds no more nodes in {', '.join(sorted(want.domains))}: it goes elsewhere as a whole"
+    return tuple(PowerDownNode(f"leave:{node.name}:{want.since:.3f}", why, node.name, node.instance_id) for node in here)
 
 
-def _give_up(fleet: Fleet, plans: Plans, plan: Plan, job_id: int, nodes: list[Node], want: Want, now: float, why: str) -> GiveUp:
-    whole = Want(max(len(nodes), len(_company(fleet, job_id, nodes))), want.since)
-    moves = bool(want.domains and rank(fleet, plans, plan, whole, now))
-    retry_at = now + MOVE_S if moves else soonest(fleet, plans, plan, want, now)
+def _give_up(job_id: int, nodes: list[Node], want: Want, retry_at: float, plan: Plan, now: float, why: str) -> GiveUp:
     # Jobs that were refused together do not come back together.
     jitter = (zlib.crc32(f"{job_id}:{want.since}".encode()) % 1000) / 1000.0
     until = min(retry_at, now + plan.refusal_memory_s) + jitter * 0.2 * max(1.0, retry_at - now)
