@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 PROJECT = "/compute/v1/projects/sandbox-1/"
 ZONE = "us-central1-a"
+ZONES = (ZONE, "us-central1-b", "us-east1-b", "europe-west4-a")
 NOW = 1_700_000_000.0
 
 
@@ -20,6 +21,7 @@ class ScriptedGce:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.answers: dict[str, list[tuple[int, str, float]]] = {}
+        self.location = ""
         self.released = threading.Event()
         scripted = self
 
@@ -36,6 +38,8 @@ class ScriptedGce:
                 try:
                     self.send_response(status)
                     self.send_header("Content-Type", "application/json")
+                    if scripted.location:
+                        self.send_header("Location", scripted.location)
                     self.send_header("Content-Length", str(len(text.encode())))
                     self.end_headers()
                     self.wfile.write(text.encode())
@@ -88,6 +92,10 @@ class ScriptedGce:
     def refuse(self, action: str, reason: str, status: int, message: str = "no") -> None:
         self.say(action, error_json(reason, message, status), status=status)
 
+    def redirect(self, action: str, location: str, status: int) -> None:
+        self.location = location
+        self.say(action, "", status=status)
+
     def asked(self, action: str) -> list[dict[str, Any]]:
         return [each for each in self.requests if each["action"].endswith(action)]
 
@@ -97,6 +105,7 @@ class ScriptedGce:
         self.released = threading.Event()
         self.requests.clear()
         self.answers.clear()
+        self.location = ""
 
     def stop(self) -> None:
         self.reset()
@@ -126,10 +135,10 @@ def instance_json(number: int, *, status: str = "RUNNING", launch: str = "launch
 
 
 def listed_json(*instances: dict[str, Any], token: str = "", unreachable: tuple[str, ...] = (), why: str = "") -> dict[str, Any]:
-    items: dict[str, Any] = {"zones/us-east1-b": {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": "none"}}}
+    items: dict[str, Any] = {f"zones/{zone}": {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": "none"}} for zone in ZONES}
     for each in instances:
         zone = "zones/" + each["zone"].rpartition("/")[2]
-        items.setdefault(zone, {}).setdefault("instances", []).append(each)
+        items[zone] = {"instances": [*items.get(zone, {}).get("instances", []), each]}
     for scope in unreachable if why else ():
         items[scope] = {"warning": {"code": why, "message": f"{scope} does not answer"}}
     said: dict[str, Any] = {"items": items} | ({"nextPageToken": token} if token else {})

@@ -171,6 +171,7 @@ async def test_lists_do_not_stand_behind_operations_nor_run_late(gce, make_provi
 async def test_calls_behind_a_hanging_one_are_given_up_and_never_made(gce, make_provider):
     provider = make_provider(threads=1, call_timeout_s=0.3)
     gce.say("aggregated/instances", listed_json())
+    gce.say("aggregated/operations", operations_json())
     for _ in range(100):  # until the client library is imported
         try:
             await provider.instances()
@@ -179,14 +180,17 @@ async def test_calls_behind_a_hanging_one_are_given_up_and_never_made(gce, make_
             continue
     gce.answers.clear()
     gce.say("aggregated/instances", listed_json(), silence_s=20)
+    gce.say("aggregated/operations", operations_json())
     hanging = asyncio.create_task(provider.instances())
     await asyncio.sleep(0.05)
-    assert kinds(await provider.launch(ask())) == [(FaultKind.TRANSIENT, "CallTimeout")]
+    with pytest.raises(ProviderError) as raised:
+        await provider.reclaims()
+    assert raised.value.fault.code == "CallTimeout"
     with pytest.raises(ProviderError):
         await hanging
     gce.released.set()
     await asyncio.sleep(0.1)
-    assert gce.asked("bulkInsert") == []
+    assert gce.asked("aggregated/operations") == []
 
 
 async def test_a_failed_try_that_compute_engine_remembers_is_stepped_over(gce, provider):
@@ -204,9 +208,9 @@ async def test_a_failed_try_that_compute_engine_remembers_is_stepped_over(gce, p
     assert len(names) == 1, "a second set could be made only beside names that are taken"
 
 
-async def test_tries_that_failed_before_have_an_end(gce, provider):
+async def test_tries_that_failed_before_have_an_end_that_says_why(gce, provider):
     gce.say("bulkInsert", operation_json(errors=(CAPACITY,)))
-    assert kinds(await provider.launch(ask())) == [(FaultKind.TRANSIENT, "TooManyTries")]
+    assert kinds(await provider.launch(ask())) == [(FaultKind.CAPACITY, CAPACITY)]
     assert len({each["query"]["requestId"] for each in gce.requests}) == len(gce.requests) == 16
 
 
@@ -235,11 +239,12 @@ async def test_names_that_are_taken_by_nothing_listed_wait_for_the_list(gce, pro
     assert result.faults[0].retry_s is not None
 
 
-async def test_a_launch_id_used_for_another_request_is_a_configuration_fault(gce, provider):
+async def test_a_launch_id_used_for_another_request_is_a_configuration_fault_beside_what_lives(gce, provider):
     gce.refuse("bulkInsert", "alreadyExists", 409)
     gce.say("aggregated/instances", listed_json(instance_json(1, **{"holdfast:request": "another"})))
     result = await provider.launch(ask())
-    assert (kinds(result), result.instances) == ([(FaultKind.CONFIG, "LaunchIdReused")], ())
+    assert kinds(result) == [(FaultKind.CONFIG, "LaunchIdReused")]
+    assert [each.instance_id for each in result.instances] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -451,18 +456,20 @@ async def test_reclaims_of_a_silent_region_are_unknown(gce, provider):
 async def test_a_price_cap_is_held_against_the_price_that_is_known(gce, make_provider):
     capped = replace(POOL, price_cap_usd_h=10.0)
     provider = make_provider(spot_usd_h={})
+    gce.say("aggregated/instances", listed_json())
     gce.refuse("capacityHistory", "rateLimitExceeded", 403)
     assert kinds(await provider.launch(ask(pool=capped))) == [(FaultKind.THROTTLE, "rateLimitExceeded")]
-    gce.answers.clear()
+    gce.answers.pop("capacityHistory")
     gce.say("capacityHistory", {"machineType": "a2-highgpu-8g"})
     assert kinds(await provider.launch(ask(pool=capped))) == [(FaultKind.CONFIG, "PriceUnknown")]
-    gce.answers.clear()
+    gce.answers.pop("capacityHistory")
     price = {"listPrice": {"currencyCode": "USD", "units": "10", "nanos": 1}, "interval": {"startTime": "2023-11-01T00:00:00Z"}}
     gce.say("capacityHistory", {"priceHistory": [price]})
     assert kinds(await provider.launch(ask(pool=capped))) == [(FaultKind.CAPACITY, "PriceCapTooLow")]
     assert gce.asked("bulkInsert") == []
     dear = gcp_pool(Market.ON_DEMAND)
     gce.say("bulkInsert", operation_json(made=1))
+    gce.answers.pop("aggregated/instances")
     gce.say("aggregated/instances", listed_json(instance_json(1)))
     assert (await provider.launch(ask(1, pool=replace(dear, price_cap_usd_h=1.0)))).faults == (), "the cap is of spot prices"
 

@@ -6,14 +6,14 @@ for ever, what the machine reads of itself at `instance/id`, and good in a URL i
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigError
 
 from holdfast_controller.providers.base import (
     Fault,
-    FaultKind,
     Instance,
     LaunchRequest,
     LaunchResult,
@@ -26,8 +26,10 @@ from holdfast_controller.providers.base import (
     Reclaim,
 )
 from holdfast_controller.providers.gcp_calls import ComputeCalls, silent
+from holdfast_controller.providers.gcp_checks import pool_fault, wrong_request
 from holdfast_controller.providers.gcp_config import GcpConfig
 from holdfast_controller.providers.gcp_errors import (
+    MORE,
     NOT_FOUND,
     NOT_LISTED,
     NOT_READY,
@@ -37,7 +39,7 @@ from holdfast_controller.providers.gcp_errors import (
     UNKNOWN_PRICE,
     fault_of,
 )
-from holdfast_controller.providers.gcp_launch import Launcher, Outcome
+from holdfast_controller.providers.gcp_launch import LISTED_WITHIN_S, Launcher, Outcome
 from holdfast_controller.providers.gcp_offers import offers_in
 from holdfast_controller.providers.gcp_operations import PREEMPTED, SOFT_OFF_S, preemptions
 from holdfast_controller.providers.gcp_quotes import Quotes
@@ -45,20 +47,14 @@ from holdfast_controller.providers.gcp_roster import Known, Roster
 from holdfast_controller.providers.gcp_wire import (
     INSTANCE_ID,
     TAG_REQUEST,
-    TAGS_MAX_BYTES,
-    USER_DATA_MAX_BYTES,
+    asked_otherwise,
     digest_of,
     filter_of,
     instances_in,
     is_of,
-    pool_name,
-    tags_text,
-    template_of,
 )
-from holdfast_controller.providers.tags import LAUNCH_ID, request_fault
+from holdfast_controller.providers.tags import LAUNCH_ID
 
-LISTED_WITHIN_S = 60.0
-"""After an operation's end its instances are listed; what is missing then has ended."""
 SKEW_S = 10.0
 """How far our clock may be behind Google's, or an end be late."""
 
@@ -70,30 +66,33 @@ class GcpProvider:
         self.name = config.name
         self._config = config
         self._clock = clock or SystemClock()
-        faults = [fault for pool in pools if (fault := self._pool_fault(pool))]
+        faults = [fault for pool in pools if (fault := pool_fault(config, pool))]
         if faults:
             raise ConfigError(f"pools of {config.name}", faults)
         self._calls = ComputeCalls(config)
         self._launcher = Launcher(self._calls, config, self._clock)
         self._quotes = Quotes(self._calls, config, self._clock)
         self._roster = Roster()
-        self._deletes = asyncio.Semaphore(config.threads)
+        self._deletes: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(config.threads))
 
     async def launch(self, request: LaunchRequest) -> LaunchResult:
         """Start instances with one bulkInsert per thousand, and wait for its operation.
 
-        Google knows no price caps: a pool's is held against the price that is known, before the call.
+        Google knows no price caps: a pool's is held against the price that is known, before the call. Where what is known to live was asked
+        for in another way (other zones or types, another template), it is returned, and nothing is asked for.
         """
-        wrong = self._request_fault(request) or await self._over_cap(request.pool)
+        wrong = wrong_request(self._config, request)
         if wrong is not None:
             return LaunchResult(request.launch_id, (), (wrong,))
-        outcome = await self._launcher.start(request)
+        if any(asked_otherwise(self._config, request, known.instance) for known in self._roster.of_launch(request.launch_id)):
+            outcome = Outcome(exists=True)  # the token of that call is no protection against a second set by this one
+        elif over := await self._over_cap(request.pool):
+            return await self._not_asked(request, over)
+        else:
+            outcome = await self._launcher.start(request)
         if not outcome.made and not outcome.exists:
             return LaunchResult(request.launch_id, (), tuple(outcome.faults))
-        try:
-            living, _, fault = await self._list(request.launch_id)
-        except ProviderError as error:
-            living, fault = [], error.fault
+        living, fault = await self._living(request.launch_id)
         if fault is not None:
             return LaunchResult(request.launch_id, tuple(living), (*outcome.faults, fault))
         return self._result(request, outcome, living)
@@ -165,7 +164,7 @@ class GcpProvider:
 
         Preemptions are told of pools only where most Spot VMs are expected to run for less than an hour.
         """
-        return await self._quotes.of([pool for pool in pools if not self._pool_fault(pool)], scores=scores)
+        return await self._quotes.of([pool for pool in pools if not pool_fault(self._config, pool)], scores=scores)
 
     async def offers(self) -> tuple[Offer, ...]:
         """Return the machine types that bring GPUs along, of all configured regions, from Compute Engine's own data."""
@@ -187,7 +186,10 @@ class GcpProvider:
         }
         if any(each.tags.get(TAG_REQUEST, digest_of(request)) != digest_of(request) for each in found.values()):
             fault = fault_of(OTHER_REQUEST, f"{request.launch_id} was another request before", pool=request.pool.name)
-            return LaunchResult(request.launch_id, (), (fault,))
+            return LaunchResult(request.launch_id, tuple(living), (*outcome.faults, fault))
+        if len(living) > request.count:
+            fault = fault_of(MORE, f"{len(living)} instances of {request.count} live")
+            return LaunchResult(request.launch_id, tuple(living), (*outcome.faults, fault))
         wanted = request.count if outcome.exists else outcome.made
         if len(living) >= wanted:
             return LaunchResult(request.launch_id, tuple(found.values()), tuple(outcome.faults))
@@ -196,12 +198,29 @@ class GcpProvider:
         message = f"{wanted} instances were made, {len(living)} of them are listed"
         return LaunchResult(request.launch_id, tuple(found.values()), (*outcome.faults, fault_of(code, message)))
 
+    async def _not_asked(self, request: LaunchRequest, why: Fault) -> LaunchResult:
+        """Return what an earlier call has made of a launch that may not be asked for now, and else why it may not."""
+        living, fault = await self._living(request.launch_id)
+        if fault is None and len(living) < request.count:
+            fault = why
+            if self._launcher.may_be_under_way(request.launch_id):
+                fault = fault_of(NOT_LISTED, f"{request.launch_id} was asked for before, and {len(living)} of its instances are listed")
+        return LaunchResult(request.launch_id, tuple(living), (fault,) if fault is not None else ())
+
+    async def _living(self, launch_id: str) -> tuple[list[Instance], Fault | None]:
+        """Return what is listed of a launch, and what kept others from being."""
+        try:
+            living, _, fault = await self._list(launch_id)
+        except ProviderError as error:
+            return [], error.fault
+        return living, fault
+
     async def _list(self, launch_id: str | None = None) -> tuple[list[Instance], set[str], Fault | None]:
         """Return what is listed, the regions that could not tell, and why. Raises ProviderError if none could."""
         pages = await self._calls.pages("Instances", "aggregated_list", filter=filter_of(self._config.cluster, launch_id))
         listed = [each for each in instances_in(pages, self.name) if is_of(each, self._config.cluster, launch_id)]
         self._roster.saw(listed, self._clock.now())
-        quiet, why = silent(pages, self._config.regions)
+        quiet, why = silent(pages, self._config.regions, self._roster.zones())
         fault = fault_of("UNREACHABLE", why) if quiet else None
         if fault is not None and len(quiet) == len(self._config.regions):
             raise ProviderError(fault)
@@ -229,13 +248,11 @@ class GcpProvider:
         """Ask for one deletion; returns why it could not be asked for."""
         iid = known.instance.instance_id
         try:
-            async with self._deletes:
+            async with self._deletes[known.region]:
                 await self._calls.call("Instances", "delete_unary", project=self._config.project, zone=known.zone, instance=iid)
         except ProviderError as error:
             known.not_found = error.fault.code in NOT_FOUND
-            if known.not_found or error.fault.code in NOT_READY:  # not ready is one whose end is under way
-                return None
-            return error.fault
+            return None if known.not_found or _ends(known, error.fault) else error.fault
         known.asked = True
         return None
 
@@ -252,27 +269,7 @@ class GcpProvider:
                 return fault or fault_of(UNKNOWN_PRICE, f"{pool.name} has a price cap, and its price is not known", pool=pool.name)
         return fault_of(PRICE_CAP, f"{price:g} USD/h is above {cap:g}", pool=pool.name) if price > cap else None
 
-    def _request_fault(self, request: LaunchRequest) -> Fault | None:
-        message = next(filter(None, map(self._pool_fault, request.pools)), "")
-        if not message:
-            message = next(self._body_faults(request), "")
-        if message:
-            return Fault(FaultKind.CONFIG, "BadRequest", message, pool=request.pool.name)
-        return request_fault(request)
 
-    def _body_faults(self, request: LaunchRequest) -> Iterator[str]:
-        size = len(request.user_data.encode())
-        if size > USER_DATA_MAX_BYTES:
-            yield f"user data of {size} bytes; Compute Engine takes {USER_DATA_MAX_BYTES}"
-        if len(tags_text(self._config.cluster, request)) > TAGS_MAX_BYTES:
-            yield f"tags of more than {TAGS_MAX_BYTES} bytes"
-        if not self._config.image and not template_of(self._config, request, request.pool):
-            yield "neither an instance template nor an image is set"
-
-    def _pool_fault(self, pool: Pool) -> str:
-        name = pool_name(self.name, pool.zone, pool.instance_type, pool.market)
-        if pool.provider != self.name or pool.name != name or pool.region != name.split("/")[1]:
-            return f"pool {pool.name} of provider {pool.provider} must be named {name}, with that region"
-        if pool.region not in self._config.regions:
-            return f"pool {pool.name}: region {pool.region} is not among those that are listed ({', '.join(self._config.regions)})"
-        return ""
+def _ends(known: Known, fault: Fault) -> bool:
+    """Whether one that is not ready to be deleted ends already. One that is still being made is not ready either, and will live."""
+    return fault.code in NOT_READY and (known.asked or known.instance.state == "stopping")

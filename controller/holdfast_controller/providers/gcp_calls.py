@@ -1,4 +1,7 @@
-"""Calls to Compute Engine from asyncio: bounded pools of threads per provider, one attempt and one time-out per call.
+"""Calls to Compute Engine from asyncio: bounded pools of threads, one attempt and one time-out per call.
+
+Each method has a pool of its own in each region, so that one region that hangs starves no other, and a method that hangs there no other
+method. Threads begin only when they are needed.
 
 `google.cloud.compute_v1` is imported at the first call, in a thread of the pool: it costs seconds and belongs to an extra. It is imported
 as it stands: a stub in its place, with only what is used here below it, would save half of that once per process, and hand everybody else
@@ -10,7 +13,7 @@ return the bare operation are used here, and operations are asked for through cl
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +28,7 @@ MAX_PAGES = 1000
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 RATE = Rate(100, 20)
 """Of each method, per region or zone: Compute Engine's default is 1,500 calls a minute, of a project, for most groups of methods."""
+WAIT = "wait"
 EMPTY_SCOPE = "NO_RESULTS_ON_PAGE"
 """The warning of a scope that has nothing to tell; any other means that it could not tell."""
 
@@ -34,8 +38,7 @@ class ComputeCalls:
 
     def __init__(self, config: GcpConfig, clock: Clock | None = None) -> None:
         self._config = config
-        self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix=f"holdfast-{config.name}")
-        self._waiters = ThreadPoolExecutor(config.waiters, thread_name_prefix=f"holdfast-{config.name}-wait")
+        self._threads: dict[tuple[str, str], ThreadPoolExecutor] = {}
         self._lock = threading.Lock()
         self._credentials: Any = None
         self._clients: dict[str, Any] = {}
@@ -48,19 +51,20 @@ class ComputeCalls:
         `service` is the client's name without `Client`. A call that still waits for a thread when its time is over is never made; one that
         is under way may be carried out after all.
         """
-        return await self._submitted(self._threads, service, method, request, self._config.call_timeout_s)
+        return await self._submitted(service, method, request, self._config.call_timeout_s)
 
     async def wait(self, service: str, within_s: float, **request: Any) -> Any:
         """Have Compute Engine wait for an operation, for two minutes at most, and return it as it is then; raises ProviderError."""
-        return await self._submitted(self._waiters, service, "wait", request, within_s)
+        return await self._submitted(service, WAIT, request, within_s)
 
-    async def _submitted(self, threads: ThreadPoolExecutor, service: str, method: str, request: Mapping[str, Any], within_s: float) -> Any:
+    async def _submitted(self, service: str, method: str, request: Mapping[str, Any], within_s: float) -> Any:
         if self._closed:
             raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
         where = str(request.get("region") or request.get("zone") or "global")
         await self._buckets.draw(where, f"{service}.{method}", patience_s=within_s)
-        silence_s = within_s if threads is self._waiters else self._config.request_timeout_s
-        future = asyncio.wrap_future(threads.submit(self._run, service, method, request, silence_s))
+        silence_s = within_s if method == WAIT else self._config.request_timeout_s
+        region = region_of(where) if "zone" in request else where
+        future = asyncio.wrap_future(self._pool(region, method).submit(self._run, service, method, request, silence_s))
         try:
             return await asyncio.wait_for(future, within_s)
         except TimeoutError:
@@ -88,11 +92,17 @@ class ComputeCalls:
     def close(self) -> None:
         """Drop what has not begun; threads end with the call that they are in."""
         self._closed = True
-        for threads in (self._threads, self._waiters):
+        for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
         clients, self._clients = self._clients, {}  # without the lock, which an import may hold for seconds
         for client in clients.values():
             client.transport.close()
+
+    def _pool(self, region: str, method: str) -> ThreadPoolExecutor:
+        if (region, method) not in self._threads:
+            most = self._config.waiters if method == WAIT else self._config.threads
+            self._threads[region, method] = ThreadPoolExecutor(most, thread_name_prefix=f"holdfast-{self._config.name}-{region}-{method}")
+        return self._threads[region, method]
 
     def _run(self, service: str, method: str, request: Mapping[str, Any], silence_s: float) -> Any:
         try:
@@ -116,7 +126,9 @@ class ComputeCalls:
             self._credentials = self._found_credentials()
         endpoint = self._config.endpoint_url
         options = {"api_endpoint": endpoint} if endpoint else {}
-        return getattr(compute_v1, f"{service}Client")(credentials=self._credentials, client_options=options)
+        client = getattr(compute_v1, f"{service}Client")(credentials=self._credentials, client_options=options)
+        _bind(client.transport._session, environment=not (endpoint or "").startswith("http://"))
+        return client
 
     def _found_credentials(self) -> Any:
         import google.auth
@@ -132,20 +144,41 @@ class ComputeCalls:
         return google.auth.default(scopes=[SCOPE])[0]
 
 
-def silent(pages: Iterable[Any], regions: Iterable[str]) -> tuple[set[str], str]:
-    """Return which of the regions an aggregated listing could not tell all of, and in Compute Engine's words why."""
-    found: set[str] = set()
-    why = ""
-    known = set(regions)
-    for page in pages:
-        reached = {scope: said.warning for scope, said in page.items.items() if said.warning.code not in ("", EMPTY_SCOPE)}
-        for scope in (*reached, *page.unreachables):
-            region = region_of(last(scope)) if "zones/" in scope else last(scope)
-            if region in known:
-                found.add(region)
-                said = reached[scope].message or reached[scope].code if scope in reached else "unreachable"
-                why = why or f"{scope}: {said}"
+def _bind(session: Any, *, environment: bool) -> None:
+    """Keep a client's requests where they are sent: Compute Engine redirects nothing, and whoever does would get what is meant for it.
+
+    A private endpoint over http:// is asked directly; only to Google's goes what the environment says of proxies and certificates. The
+    client has no option for either (google-cloud-compute 1.57: the transport makes its `requests` session itself).
+    """
+    session.max_redirects = 0
+    session.trust_env = environment
+
+
+def silent(pages: Sequence[Any], regions: Iterable[str], zones: Iterable[str] = ()) -> tuple[set[str], str]:
+    """Return which of the regions an aggregated listing could not tell all of, and in Compute Engine's words why.
+
+    A warning of a whole page may be about any region, so it silences all. Every zone has an entry, if only to say that it is empty; `zones`
+    are those that must have one, as something is known to be there.
+    """
+    known, found, why = set(regions), set[str](), ""
+    for scope, said in _unanswered(pages, zones):
+        region = region_of(last(scope)) if "zones/" in scope else last(scope)
+        if region in known or not scope:
+            found |= {region} if scope else known
+            why = why or f"{scope or 'all'}: {said}"
     return found, why
+
+
+def _unanswered(pages: Sequence[Any], zones: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Scopes that could not tell, with the reason; the empty one stands for all."""
+    for page in pages:
+        if page.warning.code not in ("", EMPTY_SCOPE):
+            yield "", page.warning.message or page.warning.code
+        reached = {scope: said.warning for scope, said in page.items.items() if said.warning.code not in ("", EMPTY_SCOPE)}
+        yield from ((scope, warning.message or warning.code) for scope, warning in reached.items())
+        yield from ((scope, "unreachable") for scope in page.unreachables)
+    told = {last(scope) for page in pages for scope in page.items}
+    yield from ((f"zones/{zone}", "missing from the list") for zone in zones if zone not in told)
 
 
 def region_of(zone: str) -> str:

@@ -70,9 +70,10 @@ class GcpConfig(BaseModel):
     operation_timeout_s: Seconds = 180.0
     """For how long a launch waits for its operation to end."""
     threads: int = Field(default=8, ge=1, le=64)
+    """Calls of each method at a time, per region; and as many lists of all regions."""
     waiters: int = Field(default=10, ge=1, le=64)
-    """Threads that wait for operations, so that no other call stands behind them: as many launches are in flight. (The client keeps ten
-    connections; more than that are made anew each time.)"""
+    """Operations that are waited for at a time, per region: as many launches are in flight. (The client keeps ten connections; more than
+    that are made anew each time.)"""
     page_size: int = Field(default=500, ge=1, le=500)
 
     @model_validator(mode="after")

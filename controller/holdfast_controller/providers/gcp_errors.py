@@ -26,6 +26,8 @@ FEWER = "FewerThanAsked"
 """Ours: fewer instances than asked for, and Compute Engine says no more."""
 SPENT_LAUNCH = "LaunchSpent"
 """Ours: the launch was carried out before, and its instances, or some of them, have ended."""
+MORE = "MoreThanAsked"
+"""Ours: more instances of a launch live than it may have."""
 NOT_LISTED = "NotListedYet"
 """Ours: the operation says that instances were made which the list does not have yet."""
 OTHER_REQUEST = "LaunchIdReused"
@@ -100,6 +102,7 @@ CODES: Mapping[str, tuple[FaultKind, float | None]] = {
     "resourceInUseByAnotherResource": (_CONF, None),
     "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE": (_CONF, None),
     SPENT_LAUNCH: (_TR, None),  # the same call never succeeds again, and nothing is wrong: a new launch id is due
+    MORE: (_TR, None),
     NOT_LISTED: (_TR, TRANSIENT_RETRY_S),
     TIMEOUT: (_TR, TRANSIENT_RETRY_S),
     UNFINISHED: (_TR, TRANSIENT_RETRY_S),

@@ -1,14 +1,15 @@
 """One launch: from bulkInsert to what has come of it.
 
 Idempotency. The request id is made from the launch id, and Compute Engine answers a known one with the operation that it knows. That goes
-for failed operations, too, so that after a refusal the next number is taken: an answer that is done and failed *already* is the memory of
-an earlier try. Every try but the last has made nothing, and the names are the same in all of them; so when Compute Engine has forgotten the
-request id, a second set cannot come to be beside the first: the names are taken, and what exists is returned.
+for failed operations, too, so that after a refusal the next number is taken: an answer that is done and failed *already*, and began before
+it was asked for, is the memory of an earlier try. Only one that has made nothing is stepped over: names are unique in a zone, and a call
+that may choose another zone would make a second set. Where Compute Engine has forgotten the request id, and the zone is the same, the
+names are taken, and what exists is returned.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast_common.clock import Clock
 
@@ -22,6 +23,14 @@ from holdfast_controller.providers.gcp_wire import Part, Place, bulk_resource, p
 TRIES_MAX = 16
 """Failed tries of one launch that are stepped over in one call."""
 REMEMBERED = 10_000
+LISTED_WITHIN_S = 60.0
+"""After an operation's end its instances are listed; what is missing then has ended."""
+INSERT_TIME_S = 0.001
+"""Insert times are cut to so much."""
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(slots=True)
@@ -44,10 +53,13 @@ class Launcher:
         self._config = config
         self._clock = clock
         self._tries: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._begun: OrderedDict[str, float] = OrderedDict()
 
     async def start(self, request: LaunchRequest) -> Outcome:
         """Start instances, in calls of at most a thousand; stops at the first that falls short. Faults are returned, none is raised."""
         place, outcome = place_of(self._config, request), Outcome()
+        again = request.launch_id in self._begun
+        _remember(self._begun, request.launch_id, self._clock.now())
         for part in parts(request):
             try:
                 operation = await self._insert(request, place, part)
@@ -59,24 +71,28 @@ class Launcher:
                     outcome.faults.append(of_pool(error.fault, request.pool.name))
             if outcome.faults:
                 break
+        if _made_nothing(outcome, again=again):
+            self._begun.pop(request.launch_id, None)
         outcome.faults = [each for fault in outcome.faults for each in _everywhere(fault, place)]
         return outcome
 
+    def may_be_under_way(self, launch_id: str) -> bool:
+        """Whether a call of this process may have made instances that are not listed yet."""
+        begun = self._begun.get(launch_id)
+        return begun is not None and self._clock.now() < begun + self._config.operation_timeout_s + LISTED_WITHIN_S
+
     async def _insert(self, request: LaunchRequest, place: Place, part: Part) -> Any:
-        """Return the operation of the try that is under way, or of a new one."""
+        """Return the operation of the try that is under way, or of a new one; where there is neither, the last of those that failed."""
         key = (request.launch_id, part.number)
         first = self._tries.get(key, 0)
         resource = bulk_resource(self._config, request, place, part)
         for number in range(first, first + TRIES_MAX):
+            asked = self._clock.now()
             operation = await self._bulk_insert(place, resource, request_id(request.launch_id, part, number))
-            if operation.status != DONE or not operation.error.errors:
-                self._tries[key] = number
-                self._tries.move_to_end(key)
-                while len(self._tries) > REMEMBERED:
-                    self._tries.popitem(last=False)
-                return operation
-        self._tries[key] = first + TRIES_MAX
-        raise ProviderError(Fault(FaultKind.TRANSIENT, "TooManyTries", f"{TRIES_MAX} tries of {key[0]} had failed before", retry_s=1))
+            if not _failed_before(operation, asked, place):
+                break
+        _remember(self._tries, key, number)
+        return operation
 
     async def _bulk_insert(self, place: Place, resource: dict[str, Any], token: str) -> Any:
         common = {"project": self._config.project, "request_id": token, "bulk_insert_instance_resource_resource": resource}
@@ -107,6 +123,32 @@ class Launcher:
             return faults_in(await of_group(self._calls, done.operation_group_id), pool)
         except ProviderError:
             return []
+
+
+def _failed_before(operation: Any, asked: float, place: Place) -> bool:
+    """Whether the answer is the memory of an earlier try, and that has made nothing.
+
+    Where it does not say how many it has made, another try is safe in the same zone alone.
+    """
+    codes = {said.code for said in operation.error.errors}
+    if operation.status != DONE or not codes or codes & EXISTS:
+        return False
+    made, began = made_by(operation), seconds_of(operation.insert_time)
+    nothing = place.zonal if made is None else made <= 0
+    return nothing and (began is None or began < asked - INSERT_TIME_S)
+
+
+def _made_nothing(outcome: Outcome, *, again: bool) -> bool:
+    """Whether a launch has surely made nothing so far; a throttled repetition says nothing of the first call."""
+    unsure = {FaultKind.TRANSIENT, FaultKind.THROTTLE} if again else {FaultKind.TRANSIENT}
+    return not outcome.made and not outcome.exists and not any(fault.kind in unsure for fault in outcome.faults)
+
+
+def _remember(memory: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)
 
 
 def _everywhere(fault: Fault, place: Place) -> list[Fault]:

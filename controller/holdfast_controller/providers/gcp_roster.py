@@ -72,6 +72,10 @@ class Roster:
         """Return what is known of one."""
         return self._known.get(instance_id)
 
+    def zones(self) -> set[str]:
+        """Return where instances are whose end is not settled."""
+        return {known.zone for known in self._known.values() if known.ended is None}
+
     def missing(self, listed: Collection[str], silent: Collection[str], now: float) -> list[Known]:
         """Return those whose end is not settled, and that a list of all but the silent regions leaves out."""
         found = []

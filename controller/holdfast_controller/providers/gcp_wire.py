@@ -28,6 +28,8 @@ TAGS_ITEM = "holdfast-tags"
 LABEL_CLUSTER, LABEL_LAUNCH = "holdfast-cluster", "holdfast-launch"
 TAG_REQUEST = "holdfast:request"
 """Tells a launch repeated from a launch id used twice: Compute Engine ignores a known request id's body."""
+TAG_CALL = "holdfast:call"
+"""Tells how a launch was called: the same request becomes another call, unknown to the first one's token, when the settings change."""
 INSTANCE_ID = re.compile(r"[1-9][0-9]{0,19}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
 _HASHED = "h--"
@@ -84,6 +86,18 @@ def digest_of(request: LaunchRequest) -> str:
     """Return what tells this request from another one with the same launch id."""
     said = [request.pool.name, request.count, request.minimum, request.template, request.user_data, sorted(request.tags.items())]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def call_digest(config: GcpConfig, request: LaunchRequest) -> str:
+    """Return what tells calls of the same request apart: where they may start instances."""
+    place = place_of(config, request)
+    return hashlib.sha256(json.dumps([place.region, place.zones, place.types]).encode()).hexdigest()[:16]
+
+
+def asked_otherwise(config: GcpConfig, request: LaunchRequest, instance: Instance) -> bool:
+    """Whether an instance of the launch came of another call than the one that would be made now."""
+    said = {TAG_REQUEST: digest_of(request), TAG_CALL: call_digest(config, request)}
+    return any(instance.tags.get(tag, now) != now for tag, now in said.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +181,7 @@ def bulk_resource(config: GcpConfig, request: LaunchRequest, place: Place, part:
 
 
 def _metadata(config: GcpConfig, request: LaunchRequest) -> list[dict[str, str]]:
-    items = {TAGS_ITEM: tags_text(config.cluster, request)} | ({USER_DATA_ITEM: request.user_data} if request.user_data else {})
+    items = {TAGS_ITEM: tags_text(config, request)} | ({USER_DATA_ITEM: request.user_data} if request.user_data else {})
     if request.pool.market is Market.SPOT and config.preemption_notice_s is not None:
         items[NOTICE_ITEM] = str(config.preemption_notice_s)
     return [{"key": key, "value": value} for key, value in items.items()]
@@ -177,9 +191,10 @@ NOTICE_ITEM = "holdfast-notice-s"
 """Tells the agent its window, which the guest's metadata does not."""
 
 
-def tags_text(cluster: str, request: LaunchRequest) -> str:
+def tags_text(config: GcpConfig, request: LaunchRequest) -> str:
     """Return the metadata item that holds all tags."""
-    return json.dumps(own_tags(cluster, request) | {TAG_REQUEST: digest_of(request)}, sort_keys=True)
+    told = {TAG_REQUEST: digest_of(request), TAG_CALL: call_digest(config, request)}
+    return json.dumps(own_tags(config.cluster, request) | told, sort_keys=True)
 
 
 def _scheduling(config: GcpConfig, market: Market) -> dict[str, Any]:
