@@ -241,22 +241,49 @@ async def test_empty_set_stays_for_two_hours_and_is_deleted_then(arm, provider, 
     assert [path.rpartition("/")[2] for path, _, _ in arm.asked("delete_set")] == [NAME]
 
 
+async def hours_of_looks(provider, clock, hours):
+    for _ in range(int(hours * 12)):
+        await clock.advance(300)
+        await provider.instances()
+
+
+async def test_failed_set_whose_machines_never_existed_is_deleted_after_two_hours_without_any(arm, provider, clock):
+    arm.lists("sets", scale_set(NAME, state="Failed", capacity=8))
+    arm.say("delete_set", "", status=202)
+    await hours_of_looks(provider, clock, 3)
+    assert not arm.asked("delete_set"), "it was made two hours ago, but not seen without machines for so long"
+    arm.lists("machines", machine(1, "Failed"))
+    await hours_of_looks(provider, clock, 1)
+    again(arm, "machines")
+    arm.say("machine", machine(1, "Failed"))
+    await hours_of_looks(provider, clock, 2)
+    assert not arm.asked("delete_set")
+    arm.lists("machines_of", machine(1, "Failed"))
+    await hours_of_looks(provider, clock, 0.5)
+    assert not arm.asked("delete_set"), "the set's own list still has one"
+    again(arm, "machines_of")
+    await hours_of_looks(provider, clock, 0.1)
+    assert [path.rpartition("/")[2] for path, _, _ in arm.asked("delete_set")] == [NAME]
+
+
 @pytest.mark.parametrize(
     "kept",
     [
         scale_set(NAME, capacity=1),
+        scale_set(NAME, capacity=1, state="Failed", tags={"holdfast:cluster": "beta"}),
         scale_set(NAME, state="Updating"),
         scale_set(NAME, created="nonsense"),
         scale_set(NAME, tags={"holdfast:cluster": "beta"}),
         scale_set("somebodys", tags={"holdfast:cluster": "alpha"}),
     ],
-    ids=["has machines", "is at work", "age unknown", "another cluster's", "not our name"],
+    ids=["has machines", "failed, another cluster's", "is at work", "age unknown", "another cluster's", "not our name"],
 )
 async def test_set_that_may_be_in_use_is_not_deleted(arm, provider, clock, kept):
     arm.lists("sets", kept)
-    await clock.advance(10 * HOUR)
-    await provider.instances()
-    assert len(arm.asked("sets")) == 1
+    for _ in range(2):
+        await clock.advance(10 * HOUR)
+        await provider.instances()
+    assert len(arm.asked("sets")) == 2
     assert not arm.asked("delete_set")
 
 
@@ -402,3 +429,14 @@ async def test_offers_fail_as_a_whole(arm, provider):
     with pytest.raises(ProviderError) as raised:
         await provider.offers()
     assert raised.value.fault.kind is FaultKind.AUTH
+
+
+async def test_each_missing_machine_has_its_turn_though_others_are_still_there(arm, provider, clock):
+    arm.lists("machines", *(machine(number) for number in range(150)))
+    await provider.instances()
+    again(arm, "machines")
+    arm.say("machine", machine(1, vmId="nonsense"))  # no word of an end
+    await clock.advance(1)
+    for _ in range(3):
+        await provider.instances()
+    assert len({path for path, _, _ in arm.asked("machine")}) == 150

@@ -48,6 +48,7 @@ class Listing:
         self._power_at = float("-inf")
         self._stopped: dict[str, float] = {}
         self._litter: dict[str, float] = {}
+        self._bare: dict[str, float] = {}
         self._swept_at = clock.monotonic()
 
     async def of_set(self, name: str, launch_id: str) -> tuple[Instance, ...]:
@@ -111,7 +112,6 @@ class Listing:
         if self._clock.monotonic() - self._swept_at < SWEEP_EVERY_S:
             return
         self._swept_at = self._clock.monotonic()
-        now = self._clock.now()
         litter = [each for each in seen if each.litter and self._litter[each.resource_id] <= self._swept_at - LITTER_S]
         long_ago = self._swept_at - STOPPED_S
         stopped = [each for each in seen if each.shut_down and self._stopped.get(each.resource_id, float("inf")) <= long_ago]
@@ -119,19 +119,35 @@ class Listing:
             for each in (*stopped, *litter)[:SWEEP_MAX]:
                 await self._arm.delete_machine(each.name)
             await self._list_sets()
-            empty = [name for name, said in self._sets.items() if self._is_empty(said, {each.set_name for each in seen}, now)]
-            for name in empty[:SWEEP_MAX]:
-                await self._arm.delete_set(name)
+            for name in self._left({each.set_name for each in seen})[:SWEEP_MAX]:
+                if not await self._arm.machines_of(name):
+                    await self._arm.delete_set(name)
         except ProviderError:
             return
 
-    def _is_empty(self, said: Mapping[str, Any], used: set[str], now: float) -> bool:
-        """Whether a set of ours is old, at rest and without machines, by its own word and by the list's."""
-        properties, created = table(said, "properties"), unix(table(said, "properties").get("timeCreated"))
-        name, state = str(said.get("name", "")).lower(), str(properties.get("provisioningState", "")).lower()
+    def _left(self, used: set[str]) -> list[str]:
+        """Return the sets of ours that are old, at rest and without machines.
+
+        Those whose own word is that they have none may go at once. A failed one counts machines that were never made: it goes where the
+        list has had none of it in any sweep for as long.
+        """
+        bare = {name: said for name, said in self._sets.items() if name not in used and self._is_old(said)}
+        self._bare = {name: self._bare.get(name, self._swept_at) for name in bare}
+        return [
+            name
+            for name, said in bare.items()
+            if table(said, "sku").get("capacity") == 0 or (_state(said) == "failed" and self._swept_at - self._bare[name] >= EMPTY_SET_S)
+        ]
+
+    def _is_old(self, said: Mapping[str, Any]) -> bool:
+        """Whether a set is ours, at rest, and was made long ago."""
+        created, name = unix(table(said, "properties").get("timeCreated")), str(said.get("name", "")).lower()
         mine = name.startswith(PREFIX) and ours(strings(table(said, "tags")), self._config.cluster)
-        empty = table(said, "sku").get("capacity") == 0 and name not in used and state in _SETTLED
-        return mine and empty and created > 0 and now - created > EMPTY_SET_S
+        return mine and _state(said) in _SETTLED and created > 0 and self._clock.now() - created > EMPTY_SET_S
+
+
+def _state(said: Mapping[str, Any]) -> str:
+    return str(table(said, "properties").get("provisioningState", "")).lower()
 
 
 def _at(seen: Seen, address: str) -> Seen:

@@ -23,6 +23,8 @@ class Known:
     """When it was first seen, Unix seconds."""
     asked: bool = False
     """Whether its deletion was asked for here."""
+    turn: int = 0
+    """Counts up with each time that a machine is asked for by name; 0: never."""
     gone_at: float | None = None
 
 

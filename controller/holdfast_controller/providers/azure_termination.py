@@ -1,6 +1,7 @@
 """Deleting machines by their ids: found by name, deleted set by set, and gone when Azure, asked for them by name, knows them no more."""
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +25,7 @@ class Terminator:
         self._arm = arm
         self._memory = memory
         self._clock = clock
+        self._turns = itertools.count(1)
 
     async def terminate(self, wanted: Sequence[Known]) -> list[Fault]:
         """Ask for the deletion of machines, and learn which are gone. What failed is returned, after all others were asked for."""
@@ -37,8 +39,11 @@ class Terminator:
         return faults
 
     async def confirm(self, missing: Iterable[Known]) -> None:
-        """Ask for machines by name, and note which are gone. Raises ProviderError."""
-        await asyncio.gather(*(self._confirm(known) for known in list(missing)[:CONFIRM_MAX]))
+        """Ask for machines by name, those first that were not asked for or longest ago, and note which are gone. Raises ProviderError."""
+        due = sorted(missing, key=lambda known: known.turn)[:CONFIRM_MAX]
+        for known in due:
+            known.turn = next(self._turns)
+        await asyncio.gather(*map(self._confirm, due))
 
     async def _confirm(self, known: Known) -> bool:
         said = await self._arm.machine(known.seen.name)
