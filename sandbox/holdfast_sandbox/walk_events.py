@@ -73,6 +73,13 @@ class Narrator:
         zone = self._pools.get(pool)
         return pool if zone is None else zone.label
 
+    def _priced(self, pool: str, told_usd_h: float | None) -> str:
+        """The price that the journal tells, else the one with which the recording began."""
+        zone = self._pools.get(pool)
+        if told_usd_h is None and zone is None:
+            return ""
+        return f" at {told_usd_h:.2f} USD/h" if told_usd_h is not None or zone is None else f" at about {zone.spot_usd_h:.2f} USD/h"
+
     def _first(self, *key: Any) -> bool:
         """Whether this is told for the first time."""
         if key in self._told:
@@ -99,8 +106,8 @@ class Narrator:
         yield from ()
 
     def _launch_ended(self, body: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-        zone, price = self._label(body["pool"]), body["price_usd_h"]
-        priced = "" if price is None else f" at {price:.2f} USD/h"
+        zone = self._label(body["pool"])
+        priced = self._priced(body["pool"], body["price_usd_h"])
         for instance in body["instances"]:
             self._pool_of_instance[instance["instance_id"]] = instance["pool"]
         nodes = self._nodes_of_launch.get(body["launch_id"], ())

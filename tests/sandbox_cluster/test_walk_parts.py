@@ -189,7 +189,7 @@ def parked(node: str, step: int) -> dict[str, Any]:
 NOTICE = {"node": "spot-1", "notice": {"id": "n", "deadline": 30.0, "received": 10.0, "reason": "Azure evicts the spot VM"}}
 STORY: list[tuple[str, dict[str, Any]]] = [
     ("NodesRequested", {"nodes": ["spot-1"], "job_id": 1, "source": "hook"}),
-    ("LaunchEnded", launched(AWS_POOL, fault="InsufficientInstanceCapacity")),
+    ("LaunchEnded", launched(AWS_POOL, fault="InsufficientInstanceCapacity") | {"price_usd_h": None}),
     ("Launch", {"command": {"launch_id": "of-i-1", "nodes": ["spot-1"]}}),
     ("LaunchEnded", launched(AZURE_POOL, "i-1")),
     ("BindInstance", {"command": {"node": "spot-1", "instance_id": "i-1"}}),
@@ -218,7 +218,7 @@ def test_the_story_of_a_job() -> None:
     lines = [line for at, (kind, body) in enumerate(STORY) for line in narrator.lines(float(at), kind, body)]
     assert [(line.zone, line.what, line.text) for line in lines] == [
         ("", "requested", "Slurm asks for spot-1 for job 1"),
-        ("aws us-east-1a", "refused", "refused at 1.20 USD/h: no capacity (InsufficientInstanceCapacity)"),
+        ("aws us-east-1a", "refused", "refused at about 1.00 USD/h: no capacity (InsufficientInstanceCapacity)"),
         ("azure eastus-1", "bought", "bought spot-1 at 1.20 USD/h (on demand 3.00)"),
         ("azure eastus-1", "running", "running on spot-1 (attempt 0)"),
         ("azure eastus-1", "notice", "notice: spot-1 is taken back in 20 s (Azure evicts the spot VM)"),
