@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -239,6 +241,34 @@ async def test_another_request_by_the_same_launch_id_is_refused(arm, provider):
     assert kinds(await provider.launch(ask())) == [(FaultKind.CONFIG, "LaunchIdMismatch")]
 
 
+async def test_another_request_by_the_same_launch_id_hides_none_of_its_machines(arm, provider):
+    arm.refuse("put_set", "PreconditionFailed", status=412)
+    arm.say("get_set", earlier(ask(user_data="#!/bin/sh\n# as it was\n"), capacity=3))
+    arm.lists("machines_of", machine(1, power="running"), machine(2, tags={}), machine(3, "Failed", failed="AllocationFailed"))
+    result = await provider.launch(ask())
+    assert kinds(result) == [(FaultKind.CONFIG, "LaunchIdMismatch")]
+    assert [(each.instance_id, each.launch_id) for each in result.instances] == [(ident(1), "launch-1"), (ident(2), "launch-1")]
+    arm.answers["machines_of"] = []
+    arm.refuse("machines_of", "InternalServerError", status=500)
+    result = await provider.launch(ask())
+    assert (result.instances, [fault.kind for fault in result.faults]) == ((), [FaultKind.TRANSIENT]), "not known is not none"
+
+
+async def test_machines_of_other_sets_are_none_of_a_launch_whatever_the_filter_lets_through(arm, provider):
+    arm.accepts(NAME)
+    arm.say("operation", {"status": "Failed", "error": {"code": "AllocationFailed", "message": "none left"}})
+    strangers = machine(3, launch="launch-2"), machine(4, "Failed", failed="AllocationFailed", launch="launch-2", tags={})
+    arm.lists("machines_of", machine(1, power="running"), machine(2, "Failed", failed="AllocationFailed"), *strangers)
+    arm.say("delete_machines", "", status=202)
+    result = await provider.launch(ask(minimum=1))
+    assert [each.instance_id for each in result.instances] == [ident(1)]
+    assert [body for _, _, body in arm.asked("delete_machines")] == [{"instanceIds": ["vm2"]}]
+    again = machine(5, launch="launch-2", tags={})
+    arm.answers["machines_of"] = []
+    arm.lists("machines_of", machine(1, power="running"), again)
+    assert [each.instance_id for each in await provider.find("launch-1")] == [ident(1)]
+
+
 async def test_any_failure_to_look_at_an_accepted_launch_is_transient(arm, provider):
     arm.accepts(NAME)
     arm.refuse("operation", "AuthorizationFailed", status=403)
@@ -323,6 +353,24 @@ async def test_refused_connection_is_a_transient_fault():
     with pytest.raises(ProviderError):
         await provider.instances()
     await provider.close()
+
+
+async def test_close_waits_for_no_client_that_is_being_made(arm, make_provider):
+    provider = make_provider()
+    lock = provider._arm._calls._clients._lock
+    lock.acquire()
+    waiting = asyncio.create_task(provider.find("launch-1"))
+    await asyncio.sleep(0.05)
+    late = threading.Timer(2, lock.release)
+    late.start()
+    begun = time.monotonic()
+    await provider.close()
+    assert time.monotonic() - begun < 1
+    with pytest.raises(ProviderError) as raised:
+        await waiting
+    assert raised.value.fault.code == "Closed"
+    assert arm.requests == []
+    late.join()
 
 
 async def test_closed_provider_makes_no_call(arm, make_provider):

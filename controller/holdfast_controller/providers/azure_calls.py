@@ -34,21 +34,25 @@ class Clients:
         self._config = config
         self._lock = threading.Lock()
         self._compute: Any = None
+        self._closed = False
 
     @property
     def compute(self) -> Any:
-        """The client; it may be shared by threads, and making it may not."""
+        """The client; it may be shared by threads, and making it may not. Raises ProviderError once they are closed."""
         with self._lock:
-            if self._compute is None:
+            if self._compute is None and not self._closed:
                 self._compute = _made(self._config)
+            if self._closed:
+                self.close()  # one that was made meanwhile
+                raise closed_error(self._config.name)
             return self._compute
 
     def close(self) -> None:
-        """Release the connections."""
-        with self._lock:
-            if self._compute is not None:
-                self._compute.close()
-            self._compute = None
+        """Release the connections; without the lock, which an import may hold for seconds."""
+        self._closed = True
+        made, self._compute = self._compute, None
+        if made is not None:
+            made.close()
 
 
 def _made(config: AzureConfig) -> Any:
@@ -117,7 +121,7 @@ class ArmCalls:
         A call that still waits for a thread when its time is over is never made; one that is under way may be carried out after all.
         """
         if self._closed:
-            raise ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{self._config.name} has been closed"))
+            raise closed_error(self._config.name)
         kind = next((word for word in ("creating", "deleting") if what.startswith(word)), "reading")
         await self._buckets.draw(self._config.subscription, kind, patience_s=self._config.call_timeout_s)
         future = asyncio.wrap_future(self._threads.submit(self._run, work))
@@ -166,6 +170,11 @@ class ArmCalls:
             return work(self._clients)
         except Exception as error:  # whatever the SDK, its models and its transports raise
             raise error_of(error) from error
+
+
+def closed_error(provider: str) -> ProviderError:
+    """Return the error of a call after the end."""
+    return ProviderError(Fault(FaultKind.TRANSIENT, "Closed", f"{provider} has been closed"))
 
 
 def sent(clients: Clients, method: str, address: str, parameters: Mapping[str, str], body: object = None) -> Json:

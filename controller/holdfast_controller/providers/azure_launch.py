@@ -63,9 +63,17 @@ class Launcher:
             )
             return _result(request, (), gone)
         if strings(table(said, "tags")).get(TAG_REQUEST) != fingerprint(request):
-            message = f"another request had launch id {request.launch_id}"
-            return _result(request, (), Fault(FaultKind.CONFIG, "LaunchIdMismatch", message, pool=request.pool.name))
+            return await self._other(request, name, strings(table(said, "tags")))
         return await self._followed(request, name, "", first=False)
+
+    async def _other(self, request: LaunchRequest, name: str, tags: Mapping[str, str]) -> LaunchResult:
+        """Return what lives of a launch that was asked for in other words, such as before our settings changed."""
+        try:
+            machines = await self._machines(request, name, tags)
+        except ProviderError as error:
+            return _result(request, (), _unsure(error.fault))
+        message = f"another request had launch id {request.launch_id}"
+        return _result(request, machines, Fault(FaultKind.CONFIG, "LaunchIdMismatch", message, pool=request.pool.name))
 
     async def _followed(self, request: LaunchRequest, name: str, operation: str, *, first: bool) -> LaunchResult:
         """Look until Azure has the machines or has given up, or our time is over."""
@@ -75,7 +83,7 @@ class Launcher:
         try:
             while True:
                 state, why = await self._standing(name, operation, request.pool.name)
-                machines = await self._machines(request, name)
+                machines = await self._machines(request, name, all_tags(self._config, request))
                 placed = [each for each in machines if each.placed]
                 if len(placed) >= request.count:
                     return _result(request, placed)
@@ -104,11 +112,11 @@ class Launcher:
             raise ProviderError(_being_deleted())
         return _state(found), None
 
-    async def _machines(self, request: LaunchRequest, name: str) -> list[Seen]:
-        tags = all_tags(self._config, request)
+    async def _machines(self, request: LaunchRequest, name: str, tags: Mapping[str, str]) -> list[Seen]:
+        """Return the machines of a set, by their own word and not by the filter's alone."""
         said = await self._arm.machines_of(name)
         seen = (seen_of(each, self._config.name, tags=tags, launch_id=request.launch_id) for each in said)
-        machines = [self._memory.recalled(each) for each in seen if each is not None]
+        machines = [self._memory.recalled(each) for each in seen if each is not None and each.set_name == name]
         self._memory.note((each for each in machines if not each.litter), self._clock.now())
         return machines
 

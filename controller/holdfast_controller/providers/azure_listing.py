@@ -56,7 +56,8 @@ class Listing:
         said = await self._arm.machines_of(name)
         tags = {TAG_CLUSTER: self._config.cluster}
         seen = (seen_of(each, self._config.name, tags=tags, launch_id=launch_id) for each in said)
-        found = [self._memory.recalled(each) for each in seen if each is not None and each.instance.launch_id == launch_id]
+        mine = (each for each in seen if each is not None and each.set_name == name and each.instance.launch_id == launch_id)
+        found = [self._memory.recalled(each) for each in mine]
         return tuple(each.instance for each in await self._noted([each for each in found if not each.litter]))
 
     async def all(self) -> tuple[Instance, ...]:
