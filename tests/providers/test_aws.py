@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -365,6 +367,24 @@ def test_pools_are_checked_at_the_start(config_of, pool):
     with pytest.raises(ConfigError) as raised:
         AwsProvider(config_of("http://127.0.0.1:9"), [pool, replace(pool, name="wrong"), replace(pool, provider="gcp")])
     assert len(raised.value.faults) == 2
+
+
+async def test_close_waits_for_no_client_that_is_being_made(ec2, make_provider):
+    provider = make_provider()
+    lock = provider._calls._lock
+    lock.acquire()
+    waiting = asyncio.create_task(provider.instances())
+    await asyncio.sleep(0.05)
+    late = threading.Timer(2, lock.release)
+    late.start()
+    begun = time.monotonic()
+    await provider.close()
+    assert time.monotonic() - begun < 1
+    with pytest.raises(ProviderError) as raised:
+        await waiting
+    assert raised.value.fault.code == "Closed"
+    assert ec2.requests == []
+    late.join()
 
 
 async def test_closed_provider_says_so(ec2, make_provider, request_of, pool):

@@ -356,14 +356,41 @@ async def test_templates_that_a_crash_left_go_an_hour_later(ec2, make_provider, 
         for name, age in made.items()
     )
     ec2.say("DescribeLaunchTemplates", f"<R><launchTemplates>{items}</launchTemplates></R>")
+    ec2.say("DescribeInstances", "<R/>")
+    await provider.launch(request_for((pools[0], pools[2])))
     for _ in range(2):
-        await provider.launch(request_for((pools[0], pools[2])))
+        await provider.instances()
     ours = {form["LaunchTemplateName"] for form in ec2.asked("CreateLaunchTemplate")}
     gone = lambda: {form["LaunchTemplateName"] for form in ec2.asked("DeleteLaunchTemplate")}  # noqa: E731
     await until(lambda: gone() >= {*ours, "holdfast-alpha-old"})
     assert not gone() & {"holdfast-alpha-young", "an-admins"}
     (asked,) = ec2.asked("DescribeLaunchTemplates")
     assert (asked["Filter.1.Name"], asked["Filter.1.Value.1"]) == ("tag:holdfast:cluster", "alpha")
+
+
+async def test_template_of_a_launch_that_was_given_up_goes_though_no_other_launch_comes(ec2, make_provider, pools, request_for):
+    ec2.say("CreateLaunchTemplate", "<R/>")
+    ec2.say("DeleteLaunchTemplate", "<R/>")
+    ec2.refuse("CreateFleet", "InternalError", status=500)
+    ec2.say("DescribeInstances", "<R/>")
+    provider, request = make_provider(), request_for((pools[0], pools[2]))
+    made = _iso(provider, 0)
+    await provider.launch(request)
+    item = f"<item><launchTemplateName>{name_of(request)}</launchTemplateName><createTime>{made}</createTime></item>"
+    ec2.say("DescribeLaunchTemplates", f"<R><launchTemplates>{item}</launchTemplates></R>")
+    for _ in range(4):
+        assert not ec2.asked("DeleteLaunchTemplate")
+        await provider._clock.advance(1200)
+        await provider.instances()
+        await asyncio.sleep(0.05)
+    await until(lambda: deleted(ec2, request))
+
+
+async def test_where_fleets_are_off_no_template_is_looked_for(ec2, make_provider):
+    ec2.say("DescribeInstances", "<R/>")
+    await make_provider(fleets=False).instances()
+    await asyncio.sleep(0.05)
+    assert not ec2.asked("DescribeLaunchTemplates")
 
 
 def _iso(provider, age):

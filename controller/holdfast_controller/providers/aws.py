@@ -98,9 +98,11 @@ class AwsProvider:
     async def instances(self) -> tuple[Instance, ...]:
         """Return all instances of the cluster in all configured regions; EC2 lists terminated ones for about an hour.
 
-        Reads the queues of reclaims, on the way, where nobody else does: `reclaims` is not asked while there are no machines.
+        Reads the queues of reclaims beside, where nobody else does: `reclaims` is not asked while there are no machines. Deletes beside,
+        once an hour, launch templates that earlier launches have left.
         """
         self._reclaims.idle()
+        self._fleets.tidy()
         return await self._everywhere([])
 
     async def reclaims(self) -> tuple[Reclaim, ...]:

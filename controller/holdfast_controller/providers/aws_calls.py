@@ -109,10 +109,9 @@ class AwsCalls:
         self._closed = True
         for threads in self._pools.values():
             threads.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            for client in self._clients.values():
-                client.close()
-            self._clients.clear()
+        clients, self._clients = self._clients, {}  # without the lock, which an import may hold for seconds
+        for client in list(clients.values()):
+            client.close()
 
     def _run(self, region: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -124,9 +123,14 @@ class AwsCalls:
     def _client(self, region: str) -> Any:
         """Clients may be shared by threads; making them may not."""
         with self._lock:
-            if region not in self._clients:
-                self._clients[region] = self._make(region)
-            return self._clients[region]
+            self._check_open()
+            client = self._clients.get(region)
+            if client is None:
+                client = self._clients[region] = self._make(region)
+            if self._closed:
+                client.close()  # one that was made meanwhile
+            self._check_open()
+            return client
 
     def _make(self, region: str) -> Any:
         import boto3

@@ -133,6 +133,8 @@ def _meaning(code: str, status: int) -> tuple[FaultKind, float | None]:
 
 def error_of(error: Exception) -> ProviderError:
     """Translate what boto3 raised. What is not the vendor's word (no credentials, no connection) goes by its class's name."""
+    if isinstance(error, ProviderError):
+        return error
     response: Any = getattr(error, "response", None)
     if isinstance(response, Mapping) and "Error" in response:
         said = response["Error"]

@@ -58,6 +58,11 @@ class Fleets:
             self._remember(request.launch_id, tries + 1)
         return answer
 
+    def tidy(self) -> None:
+        """Delete beside what earlier launches may have left in any region."""
+        for region in self._config.regions if self._config.fleets else ():
+            self._templates.sweep(region)
+
     async def close(self) -> None:
         """Leave what is to be tidied up."""
         await self._templates.close()

@@ -3,7 +3,7 @@
 A template of our own per launch, and not a further version of the configured one: whoever says `$Latest` elsewhere would get our user data,
 versions are numbered by EC2, so that a launch asked for again could not name the same one, and a name of ours is known before any call.
 What the configured template says is read and taken over. Ours goes as soon as its fleet has answered; what a crash leaves
-behind is found by its tag and name, and goes an hour later.
+behind, or a launch that was given up, is found by its tag and name, and goes an hour later, with a listing of instances.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ class LaunchTemplates:
         self._clock = clock
         self._swept: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def base(self, region: str, text: str) -> Mapping[str, Any]:
         """Return what a configured template says; raises ProviderError."""
@@ -66,15 +67,19 @@ class LaunchTemplates:
                 raise
 
     def drop(self, region: str, names: Iterable[str]) -> None:
-        """Delete a launch's templates, and once an hour those that a crash has left."""
+        """Delete a launch's templates."""
         self._beside(self._delete(region, list(names)))
+
+    def sweep(self, region: str) -> None:
+        """Delete, once an hour, those that a crash has left, or a launch that nobody asked for again."""
         now = self._clock.monotonic()
-        if now - self._swept.get(region, -LEFT_BEHIND_S) >= LEFT_BEHIND_S:
+        if not self._closed and now - self._swept.get(region, -LEFT_BEHIND_S) >= LEFT_BEHIND_S:
             self._swept[region] = now
             self._beside(self._sweep(region))
 
     async def close(self) -> None:
         """Tidy up no more; what is left goes with another process's next look."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
