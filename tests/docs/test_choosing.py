@@ -2,10 +2,20 @@
 
 import pytest
 from doc_pages import ROOT, rows
-from holdfast_controller.capacity import BLOCK_S, FRESH_HOURS, FRESH_PER_H, HALF_LIFE_S, OBSERVED_HALF_LIFE_S, SCARCE_PER_H, expected_usd_h
+from holdfast_controller.capacity import (
+    BLOCK_S,
+    FRESH_HOURS,
+    FRESH_PER_H,
+    HALF_LIFE_S,
+    OBSERVED_HALF_LIFE_S,
+    PASSING_S,
+    SCARCE_PER_H,
+    expected_usd_h,
+)
 from holdfast_controller.cloud_effects import TRIES
 from holdfast_controller.decide.orders import MAX_OTHERS
 from holdfast_controller.decide.placement import SCARCE
+from holdfast_controller.decide.reclaim import RESTS_S
 from holdfast_controller.market import OFFERS_EVERY_S, PRICES_EVERY_S, SCORES_EVERY_S
 from holdfast_controller.providers.aws_fleet_wire import COUNT_MAX as FLEET_MAX
 from holdfast_controller.providers.aws_scores import LEAST_TYPES
@@ -13,7 +23,6 @@ from holdfast_controller.providers.aws_wire import CALL_MAX as EC2_CALL_MAX
 from holdfast_controller.providers.aws_wire import NOTICE_S
 from holdfast_controller.providers.azure_calls import RATES
 from holdfast_controller.providers.azure_config import AzureConfig
-from holdfast_controller.providers.azure_listing import STOPPED_S
 from holdfast_controller.providers.azure_offers import SCORES
 from holdfast_controller.providers.azure_wire import COUNT_MAX as SET_MAX
 from holdfast_controller.providers.base import FaultKind
@@ -38,7 +47,7 @@ WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
         f"or {FRESH_PER_H:g} where it gives none",
         f"| {BLOCK_S[FaultKind.QUOTA]:g} s, or until enough instances have gone |",
         f"a missing right (`auth`) | {BLOCK_S[FaultKind.CONFIG]:g} s |",
-        f"the same launch is tried {WORDS[TRIES]} times first",
+        f"| as long as the cloud says, at most {PASSING_S:g} s | the same launch is tried {WORDS[TRIES]} times first",
         f"over up to {MAX_OTHERS + 1} pools",
         f"RunInstances; calls of at most {EC2_CALL_MAX} |",
         f"bulkInsert in the zone; calls of at most {GCE_CALL_MAX:,} |",
@@ -50,7 +59,7 @@ WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
         f"(High, Medium, Low as {SCORES['high']:g}, {SCORES['medium']:g}, {SCORES['low']:g})",
         f"placement score, of {WORDS[LEAST_TYPES]} instance types or more",
         f"within {AGENT_FIRST_S:g} seconds",
-        f"stopped for {WORDS[int(STOPPED_S / 60)]} minutes",
+        f"switched off for {WORDS[int(RESTS_S / 60)]} minutes",
         f"{WORDS[round(1 / AgentConfig.model_fields['poll_s'].default)]} times a second (`poll_s`)",
     ],
 )
