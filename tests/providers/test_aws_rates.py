@@ -55,7 +55,7 @@ async def test_a_launch_beyond_the_rate_is_a_throttle_that_never_reached_ec2(ec2
 
 @pytest.mark.parametrize("code", ["InsufficientInstanceCapacity", "VcpuLimitExceeded", "InvalidSubnetID.NotFound", "UnauthorizedOperation"])
 async def test_gangs_that_ec2_refuses_cost_no_other_pool_its_turn(ec2, config_of, request_of, pool, code) -> None:
-    provider = AwsProvider(config_of(ec2.url, call_timeout_s=5))
+    provider = AwsProvider(config_of(ec2.url, call_timeout_s=5, rates={"run_instances.instances": (1000.0, 2.0)}))
     ec2.refuse("RunInstances", code, status=500)
     results = [await provider.launch(request_of(pool, f"launch-{number}", 400)) for number in range(4)]
     assert [result.faults[0].code for result in results] == [code] * 4

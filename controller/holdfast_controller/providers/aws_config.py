@@ -83,6 +83,7 @@ class AwsConfig(BaseModel):
     call_timeout_s: Seconds = 60.0
     """Of one call in all, waiting for a free thread included."""
     threads: int = Field(default=8, ge=1, le=64)
+    """Calls at a time in each region, and as many launches beside them."""
     page_size: int = Field(default=1000, ge=5, le=1000)
 
     @model_validator(mode="after")
