@@ -1,8 +1,8 @@
 """From one pool's refusal to the next pool's launch: what passes between the refusal's answer and the next call, by the cloud's record.
 
-One job of one node, and zones that refuse, one after another, before one that has capacity; as many as EC2's published rate lets a controller
-ask in a row (the sixth RunInstances waits half a second for its token, which is EC2's time and not ours), and again with a new controller. EC2
-answers without latency; what is left is boto3's reading of the answer, the journal, the decision, and the next call on its way.
+One job of one node, and zones that refuse, one after another, before one that has capacity; as many as EC2's published rate allows in a row
+(the sixth RunInstances waits half a second for its token, which is EC2's time and not ours), and again with a new controller. EC2 answers
+without latency; what is left is boto3's reading of the answer, the journal, the decision, and the next call on its way.
 """
 
 import time
