@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from holdfast_common.settings import Name, Section, Texts, faults_of, table, texts, worded
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, Strict, ValidationError
 
 from holdfast_controller.planning import Bounds
 from holdfast_controller.providers.aws_config import AwsConfig
@@ -81,7 +81,7 @@ class AwsSettings(CloudBounds):
     """For how many instances placement scores are asked."""
     fleets: bool = True
     """Ask several pools in one CreateFleet, where the policy combines them."""
-    rates: Mapping[str, tuple[float, float]] = Field(default={}, strict=False)
+    rates: Mapping[str, Annotated[tuple[float, float], Strict(False)]] = {}
     """EC2 operation → [calls at once, more each second], where the account's limits are not the published ones."""
 
     def with_cluster(self, cluster: str) -> AwsConfig:
@@ -131,7 +131,8 @@ def bounds_of(given: Table) -> CloudBounds:
 
 def gcp_config(given: Table, cluster: str) -> GcpConfig:
     """Return what the Google provider must be told. Raises ValidationError."""
-    return GcpConfig.model_validate(_own(given) | {"cluster": cluster})
+    waiters = max(GcpConfig.model_fields["waiters"].default, bounds_of(given).max_in_flight)  # each launch waits for its operation
+    return GcpConfig.model_validate({"waiters": waiters} | _own(given) | {"cluster": cluster})
 
 
 def azure_config(given: Table, cluster: str) -> AzureConfig:
@@ -155,6 +156,7 @@ def cloud_faults(data: Mapping[str, Any]) -> Iterator[str]:
     for name, model in _MODELS.items():
         if name in providers:
             given = table(providers, name)
+            yield from (f"providers.{name}.{key}: unknown key" for key in ("name", "cluster") if key in given)
             yield from _faults(name, model, _own(given) | {"cluster": named})
             yield from _faults(name, CloudBounds, _bounds(given))
 

@@ -200,7 +200,7 @@ class Fleet(State):
             self._moved_on(job, event.at)
         job.view, job.changed_at = view, event.at
         if view.active and view.state == "RUNNING":
-            job.not_before, job.waits_for = None, ""
+            job.not_before, job.waits_since, job.waits_for = None, None, ""
         dooms.doom_job(self, job, event.at)
         if job.evacuation is None and view.nodes and attempts.ends_on_our_signal(job):
             # The notice was withdrawn after the signal was sent.
@@ -294,6 +294,7 @@ class Fleet(State):
         return [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]
 
     def _given_up(self, command: GiveUp, at: float) -> None:
+        since = min((since for name in command.nodes if name in self.nodes and (since := self.nodes[name].wanted_since)), default=at)
         for name in command.nodes:
             node = self.nodes.get(name)
             if node is not None:
@@ -306,7 +307,7 @@ class Fleet(State):
                 launch.void = True
         job = self.jobs.get(command.job_id)
         if job is not None:
-            job.not_before, job.waits_for = command.until, command.reason
+            job.not_before, job.waits_for, job.waits_since = command.until, command.reason, job.waits_since or since
         elif command.job_id:
             self.put_off[command.job_id] = command
 

@@ -17,7 +17,7 @@ _MOMENTS = {
     "StepsSeen": ("since", "at"),
     "LaunchRecord": ("at",),
     "Evacuation": ("began", "requeued_at"),
-    "JobRecord": ("changed_at", "not_before"),
+    "JobRecord": ("changed_at", "not_before", "waits_since"),
     "PoolMemory": ("refused_at", "blocked_until", "observed_at"),
     "QuotaMemory": ("at", "until"),
     "CommandRecord": ("done_at", "retry_at"),

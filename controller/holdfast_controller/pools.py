@@ -45,7 +45,7 @@ def _fill(info: admin_pb2.PoolInfo, fleet: Fleet, plans: Plans, pool: Pool, user
         info.quota = quota.limit
     if offer is not None:
         info.gpus, info.gpu_model = offer.gpus, offer.gpu_model
-    whys = [why_not(fleet, plans, plan, pool, Want(1, now), now) for plan in users]
+    whys = [why_not(fleet, plans, plan, pool, Want(1, now, now), now) for plan in users]
     info.state = "ready" if not all(whys) else whys[0]
 
 

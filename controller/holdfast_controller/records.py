@@ -178,6 +178,8 @@ class JobRecord:
     """How long its last attempts ran, as long as each ended by itself."""
     measured_attempt: int = -1
     """The newest attempt that is known to have ended in one way or the other: `short_runs_s` ends with it."""
+    waits_since: float | None = None
+    """When the first of its requests began that brought it nothing, until it runs."""
     not_before: float | None = None
     """No pool would have its nodes: it waits until then, Unix seconds."""
     waits_for: str = ""

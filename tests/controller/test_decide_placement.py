@@ -31,7 +31,7 @@ def plans_of(world, pools, quotes=None, **more) -> Plans:
 
 def ranked(world, nodes: int = 1, **want) -> list[Pool]:
     plan = world.plans.by_node["n1"]
-    return rank(world.fleet, world.plans, plan, Want(nodes, want.pop("since", world.now), **want), world.now)
+    return rank(world.fleet, world.plans, plan, Want(nodes, world.now, want.pop("since", world.now), **want), world.now)
 
 
 def refuse(world, name: str, nodes: int = 1) -> None:
@@ -101,7 +101,7 @@ def test_what_does_not_fit_the_groups_shape_is_never_asked(world) -> None:
     plans_of(world, (small, fit, unknown), shape=Shape(8, "H100", 90, 900))
     world.plans = replace(world.plans, offers={("aws", "g1"): offer(), ("aws", "g2"): offer("g2", gpus=1)})
     assert zones(ranked(world)) == "ac", "of what nothing is known, the admin's word counts"
-    why = why_not(world.fleet, world.plans, world.plans.by_node["n1"], small, Want(1, world.now), world.now)
+    why = why_not(world.fleet, world.plans, world.plans.by_node["n1"], small, Want(1, world.now, world.now), world.now)
     assert why == "g2 has 1 GPUs and not 8"
 
 

@@ -124,6 +124,8 @@ max_in_flight = 0
 project = "x"
 regionz = ["us-central1"]
 batch = 0
+name = "mine"
+cluster = "other"
 """
     remote = "other hosts can reach it, and without TLS the calls can be read and altered on the way: listen on 127.0.0.1, or set"
     told = [fault.partition("(known: batch")[0].partition("(known: boot")[0] for fault in faults(path, text)]
@@ -150,6 +152,8 @@ batch = 0
             "providers.aws.on_demand_usd_h.p5: 0 is not allowed: should be greater than 0",
             "providers.aws.max_in_flight: 0 is not allowed: should be greater than or equal to 1",
             "providers.gcp.regions is missing",
+            "providers.gcp.name: unknown key",
+            "providers.gcp.cluster: unknown key",
             "providers.gcp.regionz: unknown key; did you mean 'regions'? (known: ",
             "providers.gcp.batch: 0 is not allowed: should be greater than or equal to 1",
         ]
@@ -194,12 +198,13 @@ def test_google_and_azure_are_told_their_own_tables(path: Path) -> None:
 
 def test_the_aws_providers_further_keys_reach_it(path: Path) -> None:
     more = 'queue_urls = {us-east-1 = "http://127.0.0.1:1/123456789012/q"}\nefa_interfaces = {"p5.48xlarge" = 32}\n'
-    more += 'spot_strategy = "lowest-price"\n'
+    more += 'spot_strategy = "lowest-price"\nrates = {run_instances = [50, 20.5]}\n'
     path.write_text(SHORT + '[providers.aws]\nregions = ["us-east-1"]\n' + more)
     aws = load_config(path).providers.aws
     assert aws is not None
     found = aws.with_cluster("c")
     assert (found.efa_interfaces, found.spot_strategy) == ({"p5.48xlarge": 32}, "lowest-price")
+    assert found.rates == {"run_instances": (50.0, 20.5)}
     assert found.queue_urls == {"us-east-1": "http://127.0.0.1:1/123456789012/q"}
     wrong = path.read_text().replace("lowest-price", "cheapest")
     assert any("cheapest" in fault for fault in faults(path, wrong))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from e2e_bed import Bed, TrainingJob
+from holdfast_controller.launch_tags import nodes_of
 from holdfast_sandbox.cluster_config import Site
 from holdfast_sandbox.defaults import default_controller, default_policy
 from kinds_jobs import FOR_EVER, WHOLE_NODE, Story, attempts, began, ended, hook_first, once, passed, side_by_side, submit
@@ -41,7 +42,7 @@ def call(bed: Bed, hook: str, node: str, job_id: int = 0) -> None:
 
 
 def bought(bed: Bed, node: str) -> int:
-    return sum(node in line["tags"]["holdfast:nodes"].split(",") for line in bed.record("requested"))
+    return len({line["tags"]["holdfast:launch"] for line in bed.record("requested") if node in nodes_of(line["tags"])})
 
 
 def test_no_trap_costs_a_job_or_a_machine(bed: Bed) -> None:
@@ -78,15 +79,15 @@ def late_hooks(bed: Bed) -> Story:
     assert bed.sandbox.instances.instance_of(node) == instance
     assert (bed.slurm.job(job.job_id)["JobState"], attempts(job)) == ("RUNNING", [0])
     bed.sandbox.run(["scancel", str(job.job_id)])
-    off = f"spot-{bed.sandbox.config.nodes}"
+    off, since = f"spot-{bed.sandbox.config.nodes}", time.time()
     call(bed, "suspend", off)
     call(bed, "resume", off, job.job_id)  # for a job that is no more
-    yield (
-        "the end of what was bought for nothing",
-        lambda: (
-            not any(line["state"] != "terminated" and off in line["tags"]["holdfast:nodes"].split(",") for line in bed.cloud.instances())
-        ),
-    )
+
+    def left() -> bool:
+        later = (line for line in bed.cloud.instances() if line["requested"] >= since and off in nodes_of(line["tags"]))
+        return any(line["state"] != "terminated" for line in later)
+
+    yield "the end of what was bought for nothing", lambda: not left()
 
 
 def old_machine(bed: Bed) -> Story:
@@ -102,7 +103,7 @@ def old_machine(bed: Bed) -> Story:
     assert bought(bed, "spot-12") == 1
     yield "its second attempt", lambda: attempts(job) == [0, 1]
     gone = next(line["t"] for line in bed.record("terminated") if line["instance_id"] == old)
-    again = [line["t"] for line in bed.record("requested") if "spot-12" in line["tags"]["holdfast:nodes"].split(",")][-1]
+    again = [line["t"] for line in bed.record("requested") if "spot-12" in nodes_of(line["tags"])][-1]
     assert gone < again
     yield "its end", ended(bed, job.job_id)
 

@@ -522,7 +522,7 @@ async def test_closed_provider_says_so(gce, provider):
         {"endpoint_url": "ftp://x"},
         {"endpoint_url": "http://127.0.0.1:1/path"},
         {"endpoint_url": "http://127.0.0.1:1", "credentials_file": "/key.json"},
-        {"preemption_notice_s": 0},
+        {"preemption_notice_s": -1},
     ],
     ids=str,
 )

@@ -231,3 +231,19 @@ def test_a_shared_call_that_brings_less_is_made_up_in_the_next_pool(make_world):
     world.until(lambda: all(job.running is not None or job.done_at for job in jobs), 200)
     settle(world)
     assert {machine.cloud.pool for machine in world.room.machines.values()} == {POOL_A, POOL_B}
+
+
+def test_on_demand_is_bought_when_spot_has_refused_for_so_long(make_world):
+    more = '[pools.od]\nprovider = "fake"\nregion = "r1"\nzone = "a"\ninstance_type = "g1"\nmarket = "on_demand"\n[node_groups.gpu]'
+    policy = POLICY.replace("[node_groups.gpu]", more).replace(
+        'pools = ["a", "b"]', 'pools = ["a", "b", "od"]\nondemand = "when_refused(100)"'
+    )
+    world = make_world(policy=policy)
+    for name in (POOL_A, POOL_B):
+        world.provider.pools[name].capacity = 0
+    began = world.clock.now()
+    job = world.submit(work=20)
+    world.until(lambda: job.done_at, 400)
+    assert 100 <= job.attempts[0].began - began < 160
+    assert pools_of(world) == ["fake/r1/a/g1/on_demand"]
+    settle(world)

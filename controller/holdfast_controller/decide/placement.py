@@ -20,6 +20,8 @@ class Want:
     """Instances that are missing."""
     since: float
     """When Slurm began to wait for them, Unix seconds."""
+    waiting_since: float
+    """When it began to wait for the job's nodes first: requests that were given up count."""
     domains: frozenset[str] = frozenset()
     """Placement domains in which the gang has nodes already; empty: it may begin in any."""
 
@@ -86,7 +88,7 @@ def _elsewhere(pool: Pool, want: Want) -> str:
 
 
 def _too_soon_on_demand(plan: Plan, pool: Pool, want: Want, now: float) -> str:
-    soon = pool.market is Market.ON_DEMAND and now < want.since + (plan.ondemand_after_s or 0.0)
+    soon = pool.market is Market.ON_DEMAND and now < want.waiting_since + (plan.ondemand_after_s or 0.0)
     return f"on-demand only after {plan.ondemand_after_s:.0f} s" if soon else ""
 
 
@@ -144,7 +146,7 @@ def _openings(fleet: Fleet, plan: Plan, pool: Pool, want: Want) -> Iterable[floa
     memory, quota = fleet.pools.get(pool.name), fleet.quotas.get(capacity.quota_key(pool.name))
     moments = [0.0]
     if pool.market is Market.ON_DEMAND:
-        moments.append(want.since + (plan.ondemand_after_s or 0.0))
+        moments.append(want.waiting_since + (plan.ondemand_after_s or 0.0))
     if quota is not None:
         moments.append(quota.until)
     if memory is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from holdfast_controller.commands import Command, TerminateInstance
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
-from holdfast_controller.records import InstanceRecord, Node
+from holdfast_controller.records import InstanceRecord, LaunchRecord, Node
 
 RESTS_S = 300.0
 """An end that was asked for takes less."""
@@ -63,7 +63,7 @@ def _unwanted(fleet: Fleet, record: InstanceRecord, homes: "Homes", grace_s: flo
     iid = record.instance.instance_id
     if launch is not None and launch.void and launch.ended:
         return f"instance {iid} belongs to a launch that was given up"
-    if launch is not None and launch.ended and not homes.has(record) and all(_served(fleet, name, iid) for name in launch.nodes):
+    if launch is not None and launch.ended and not homes.has(record) and not homes.wanting(launch):
         return f"instance {iid} is not needed any more"
     if launch is None and fleet.cloud_listed and not record.connected and not homes.has(record):
         first = max(record.first_seen, record.instance.launched)
@@ -72,21 +72,28 @@ def _unwanted(fleet: Fleet, record: InstanceRecord, homes: "Homes", grace_s: flo
     return ""
 
 
-def _served(fleet: Fleet, name: str, instance_id: str) -> bool:
-    """Whether the name waits for no instance: held by another, or positively not wanted (a request may not have been heard of yet)."""
+def _served(fleet: Fleet, name: str) -> bool:
+    """Whether the name waits for no instance: held by one, or positively not wanted (a request may not have been heard of yet)."""
     node = fleet.nodes.get(name)
-    if node is None or node.instance_id not in {"", instance_id}:
+    if node is None or node.instance_id:
         return True
     view = node.view
     return node.wanted_since is None and view is not None and (view.powered_down or bool(view.flags & {"POWERING_DOWN", "POWER_DOWN"}))
 
 
 class Homes:
-    """The addresses of the nodes that are up in Slurm; looked up once for a round of decisions, and only if somebody asks."""
+    """Where nodes are up in Slurm, and which launches are waited for; looked up once in a round of decisions, if anybody asks."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._addresses: set[str] | None = None
+        self._wanting: dict[str, bool] = {}
+
+    def wanting(self, launch: LaunchRecord) -> bool:
+        """Whether a name of the launch waits for an instance. All its instances ask, and it may have 1,000 names."""
+        if launch.launch_id not in self._wanting:
+            self._wanting[launch.launch_id] = not all(_served(self._fleet, name) for name in launch.nodes)
+        return self._wanting[launch.launch_id]
 
     def has(self, record: InstanceRecord) -> bool:
         """Whether such a node has this instance's address: then it is one of ours, whatever the journal says."""

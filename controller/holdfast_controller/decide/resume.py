@@ -12,6 +12,8 @@ from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import LaunchRecord, Node
 
 ABANDONED_S = 2.0
+ACTS_S = 5.0
+"""So long slurmctld may take to act on a POWER_UP."""
 LOOK_S = 1.0
 """So long a launch waits for a look that is newer than its request: hooks have one made at once."""
 MOVE_S = 1.0
@@ -119,7 +121,9 @@ def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set
         return
     who = f"job {job_id}" if job_id else ", ".join(node.name for node in missing)
     company = _company(fleet, job_id, nodes)
-    want = Want(len(missing), since, _domains(fleet, plan, company - {node.name for node in missing}))
+    job = fleet.jobs.get(job_id or missing[0].meant_for)
+    waiting = min(since, job.waits_since or since) if job is not None else since
+    want = Want(len(missing), since, waiting, _domains(fleet, plan, company - {node.name for node in missing}))
     if max(node.launches for node in missing) >= MAX_SILENT_LAUNCHES:
         why = f"{who}: instances were started, but their nodes never registered"
         yield _give_up(job_id, nodes, want, soonest(fleet, plans, plan, want, now), plan, now, why)
@@ -128,16 +132,25 @@ def _gang(fleet: Fleet, plans: Plans, job_id: int, nodes: list[Node], taken: set
     if ranked:
         orders.add(Order(job_id, tuple(node.name for node in missing), plan, want, ranked, who))
         return
-    if passing(fleet, plans, plan, want, now):
+    if passing(fleet, plans, plan, want, now) or (not job_id and any(_not_acted_on(node, now) for node in missing)):
         return
     whys = {pool.name: why_not(fleet, plans, plan, pool, want, now, plan.probe_s) for pool in plan.pools}
     lacks = "no capacity" if any(why.startswith(("refused", "quota")) for why in whys.values()) else "no pool may be asked"
     told = "; ".join(f"{name}: {why}" for name, why in whys.items())
-    whole = Want(max(len(nodes), len(company)), since)
+    whole = Want(max(len(nodes), len(company)), since, waiting)
     leave = _leave(fleet, job_id, want) if want.domains and rank(fleet, plans, plan, whole, now) else ()
     retry_at = now + MOVE_S if leave else soonest(fleet, plans, plan, want, now)
     yield _give_up(job_id, nodes, want, retry_at, plan, now, f"{lacks} for {who} ({told})")
     yield from leave
+
+
+def _not_acted_on(node: Node, now: float) -> bool:
+    """Whether slurmctld has still to act on our POWER_UP: it keeps the flag over a power-down of that second, and asks for the node later
+    all the same, for nobody (seen on 22.05.8).
+    """
+    since, view = node.wanted_since, node.view
+    waits = view is None or node.viewed_at <= (since or 0.0) or ("POWER_UP" in view.flags and "POWERING_UP" not in view.flags)
+    return since is not None and now < since + ACTS_S and waits
 
 
 def _company_unknown(fleet: Fleet, job_id: int, nodes: list[Node], since: float, now: float) -> bool:
@@ -162,7 +175,7 @@ def _company(fleet: Fleet, job_id: int, nodes: list[Node]) -> set[str]:
     view, leaves = job.view, job.evacuation
     if job_id:
         names |= set(view.nodes) if view.active and not view.completing else set()
-    elif leaves is not None and (leaves.attempt == view.restarts or (leaves.attempt + 1 == view.restarts and not view.completing)):
+    elif leaves is not None and 0 <= view.restarts - leaves.attempt <= 1:
         names |= set(leaves.nodes) - leaves.doomed.keys()
     return {name for name in names if name not in fleet.nodes or not _leaving(fleet.nodes[name])}
 

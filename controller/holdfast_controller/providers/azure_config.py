@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from holdfast_controller.providers.settings import OFF_AT_ZERO
+
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 UsdPerHour = Annotated[float, Field(gt=0, le=1e5, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -58,8 +60,8 @@ class AzureConfig(BaseModel):
     security_type: Literal["Standard", "TrustedLaunch"] | None = None
     """None: Azure's own choice for the image; Secure Boot takes signed GPU drivers only."""
     accelerated_networking: bool = True
-    terminate_notice_minutes: Annotated[int, Field(ge=5, le=15)] | None = 5
-    """How long Azure waits for a machine to agree to its deletion by whomever; None: not at all. An eviction's 30 s are not touched by it.
+    terminate_notice_minutes: Annotated[Annotated[int, Field(ge=5, le=15)] | None, OFF_AT_ZERO] = 5
+    """How long Azure waits for a machine to agree to its deletion by whomever; 0: not at all. An eviction's 30 s are not touched by it.
 
     Our agent agrees as soon as its node is empty; where no agent answers, the machine is paid for as much longer.
     """

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from holdfast_controller.providers.settings import OFF_AT_ZERO
+
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 UsdPerHour = Annotated[float, Field(gt=0, le=1e5, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -52,8 +54,8 @@ class GcpConfig(BaseModel):
     """A compact placement policy by zone: then a launch is asked for in that zone alone."""
     reservations: dict[str, str] = {}
     """Name of a specific reservation by zone, for on-demand instances (Spot VMs cannot use one)."""
-    preemption_notice_s: Annotated[int, Field(ge=1, le=600)] | None = 120
-    """How long before the soft-off signal a Spot VM's metadata tells of it (`preemptionNoticeDuration`); None: not at all."""
+    preemption_notice_s: Annotated[Annotated[int, Field(ge=1, le=600)] | None, OFF_AT_ZERO] = 120
+    """How long before the soft-off signal a Spot VM's metadata tells of it (`preemptionNoticeDuration`); 0 (or None): not at all."""
 
     spot_usd_h: dict[str, UsdPerHour] = {}
     on_demand_usd_h: dict[str, UsdPerHour] = {}
