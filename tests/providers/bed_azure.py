@@ -5,11 +5,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from beds import Bed, served
+from beds import ControlledBed, served
 from holdfast_controller.providers.azure import AzureProvider
 from holdfast_controller.providers.azure_config import AzureConfig
 from holdfast_controller.providers.base import FaultKind, Market, Pool, Provider
-from holdfast_sandbox.cloud_control import CloudControl
 
 REGION, ZONE, TYPE = "eastus", "1", "Standard_ND96asr_v4"
 SUBSCRIPTION, GROUP = "00000000-0000-4000-8000-000000000001", "holdfast"
@@ -52,38 +51,17 @@ def azure_config(endpoint_url: str, **more: object) -> AzureConfig:
     return AzureConfig.model_validate(settings | more)
 
 
-class AzureBed(Bed):
+class AzureBed(ControlledBed):
+    zone, actions, codes = f"{REGION}-{ZONE}", ACTIONS, CODES
+
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.control = CloudControl(url)
+        super().__init__(url)
         self.spot, self.on_demand = azure_pool(), azure_pool(Market.ON_DEMAND)
         self.provider = AzureProvider(azure_config(url))
 
     @property
     def sibling(self) -> Pool:
         return azure_pool(zone="2")
-
-    def set_capacity(self, instances: int) -> None:
-        self.control.set_zone(f"{REGION}-{ZONE}", instance_type=TYPE, capacity=instances)
-
-    def reclaim(self, instance_id: str) -> None:
-        self.control.kill(instance_id)
-
-    def fail(self, method: str, kind: FaultKind) -> None:
-        if kind is FaultKind.TRANSIENT:
-            self.control.fail(action=ACTIONS[method], mode="500", when="after", count=1)
-        else:
-            self.control.fail(action=ACTIONS[method], mode="error", code=CODES[kind], count=1)
-
-    async def clean(self) -> None:
-        self.control.clear()
-        self.set_capacity(8)
-        await super().clean()
-
-        async def empty() -> bool:
-            return all(each.state == "gone" for each in await self.provider.instances())
-
-        await self.until(empty)
 
     def foreigner(self) -> Provider:
         return AzureProvider(azure_config(self.url, cluster="beta"))

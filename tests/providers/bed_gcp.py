@@ -8,10 +8,9 @@ from pathlib import Path
 from holdfast_controller.providers.base import FaultKind, Market, Pool, Provider
 from holdfast_controller.providers.gcp import GcpProvider
 from holdfast_controller.providers.gcp_config import GcpConfig
-from holdfast_sandbox.cloud_control import CloudControl
 
 sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
-from beds import Bed, served
+from beds import ControlledBed, served
 
 GCP_REGION, GCP_ZONE, GCP_TYPE = "us-central1", "us-central1-a", "a2-highgpu-8g"
 SPOT_USD_H, ON_DEMAND_USD_H = 12.5, 32.77
@@ -44,48 +43,20 @@ def gcp_config(endpoint_url: str | None, **more: object) -> GcpConfig:
     return GcpConfig.model_validate(settings | more)
 
 
-class GcpBed(Bed):
+class GcpBed(ControlledBed):
     chooses = True
+    zone, sibling_zone, actions, codes = GCP_ZONE, "us-central1-b", ACTIONS, CODES
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.control = CloudControl(url)
+        super().__init__(url)
         self.spot, self.on_demand = gcp_pool(), gcp_pool(Market.ON_DEMAND)
         self.provider = GcpProvider(gcp_config(url))
 
-    def set_capacity(self, instances: int) -> None:
-        self.control.set_zone(GCP_ZONE, instance_type=GCP_TYPE, capacity=instances)
-
-    def set_sibling_capacity(self, instances: int) -> None:
-        self.control.set_zone(self.sibling.zone, instance_type=GCP_TYPE, capacity=instances)
-
-    def reclaim(self, instance_id: str) -> None:
-        self.control.kill(instance_id)
-
-    def announce(self, instance_id: str, in_s: float) -> None:
-        self.control.reclaim(instance_id, notice_s=in_s)
-
-    def spare(self, instance_id: str) -> None:
-        self.control.cancel_reclaim(instance_id)
-
     def fail(self, method: str, kind: FaultKind) -> None:
-        if kind is FaultKind.TRANSIENT:
-            self.control.fail(action=ACTIONS[method], mode="500", when="after", count=1)
-        elif kind is FaultKind.CAPACITY:
+        if kind is FaultKind.CAPACITY:  # the operation's word, and not the call's
             self.control.refuse(zone=GCP_ZONE, count=1)
         else:
-            self.control.fail(action=ACTIONS[method], mode="error", code=CODES[kind], count=1)
-
-    async def clean(self) -> None:
-        self.control.clear()
-        self.set_capacity(8)
-        self.set_sibling_capacity(8)
-        await super().clean()
-
-        async def empty() -> bool:
-            return all(each.state == "gone" for each in await self.provider.instances())
-
-        await self.until(empty)
+            super().fail(method, kind)
 
     def foreigner(self) -> Provider:
         return GcpProvider(gcp_config(self.url, cluster="beta"))

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -177,20 +177,23 @@ CODES = {
 }
 
 
-class SandboxBed(Bed):
-    chooses = True
+class ControlledBed(Bed):
+    """A simulated cloud, which is told by its control API; subclasses say which zone, what its actions are called and what it answers."""
+
+    zone = sibling_zone = ""
+    actions: Mapping[str, str] = {}
+    codes: Mapping[FaultKind, str] = {}
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.control = CloudControl(url)
-        self.spot, self.on_demand = make_pool(), make_pool(market=Market.ON_DEMAND)
-        self.provider = AwsProvider(aws_config(url))
 
     def set_capacity(self, instances: int) -> None:
-        self.control.set_zone(ZONE, instance_type=TYPE, capacity=instances)
+        self.control.set_zone(self.zone, instance_type=self.spot.instance_type, capacity=instances)
 
     def set_sibling_capacity(self, instances: int) -> None:
-        self.control.set_zone(self.sibling.zone, instance_type=TYPE, capacity=instances)
+        if self.sibling_zone:
+            self.control.set_zone(self.sibling_zone, instance_type=self.spot.instance_type, capacity=instances)
 
     def reclaim(self, instance_id: str) -> None:
         self.control.kill(instance_id)
@@ -203,9 +206,9 @@ class SandboxBed(Bed):
 
     def fail(self, method: str, kind: FaultKind) -> None:
         if kind is FaultKind.TRANSIENT:
-            self.control.fail(action=ACTIONS[method], mode="500", when="after", count=1)
+            self.control.fail(action=self.actions[method], mode="500", when="after", count=1)
         else:
-            self.control.fail(action=ACTIONS[method], mode="error", code=CODES[kind], count=1)
+            self.control.fail(action=self.actions[method], mode="error", code=self.codes[kind], count=1)
 
     async def clean(self) -> None:
         self.control.clear()
@@ -217,6 +220,16 @@ class SandboxBed(Bed):
             return all(each.state == "gone" for each in await self.provider.instances())
 
         await self.until(empty)
+
+
+class SandboxBed(ControlledBed):
+    chooses = True
+    zone, sibling_zone, actions, codes = ZONE, "us-east-1b", ACTIONS, CODES
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.spot, self.on_demand = make_pool(), make_pool(market=Market.ON_DEMAND)
+        self.provider = AwsProvider(aws_config(url))
 
     def foreigner(self) -> Provider:
         return AwsProvider(aws_config(self.url, cluster="beta"))

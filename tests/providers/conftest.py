@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it
 from bed_azure import AzureBed, azure_sandbox
 from bed_gcp import GcpBed, gcp_cloud
 from beds import REGION, TYPE, ZONE, Bed, FakeBed, MotoBed, SandboxBed, aws_config, make_pool, make_request, served
+from scripted_gcp import ScriptedGce
 
 
 @pytest.fixture
@@ -123,6 +124,19 @@ def ec2_server() -> Iterator[ScriptedEc2]:
 def ec2(ec2_server: ScriptedEc2) -> Iterator[ScriptedEc2]:
     yield ec2_server
     ec2_server.reset()
+
+
+@pytest.fixture(scope="session")
+def gce_server() -> Iterator[ScriptedGce]:
+    server = ScriptedGce()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def gce(gce_server: ScriptedGce) -> Iterator[ScriptedGce]:
+    yield gce_server
+    gce_server.reset()
 
 
 @pytest.fixture(scope="session")

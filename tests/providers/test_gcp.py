@@ -15,24 +15,11 @@ from holdfast_controller.providers.gcp_config import GcpConfig
 
 sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
 from bed_gcp import gcp_config, gcp_pool
-from scripted_gcp import NOW, ScriptedGce, instance_json, listed_json, operation_json, operations_json, preempted_json
+from scripted_gcp import NOW, instance_json, listed_json, operation_json, operations_json, preempted_json
 
 pytestmark = pytest.mark.timeout(60)  # the client library takes seconds to be imported on a busy machine
 POOL = gcp_pool()
 CAPACITY = "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS"
-
-
-@pytest.fixture(scope="module")
-def server():
-    made = ScriptedGce()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def gce(server):
-    yield server
-    server.reset()
 
 
 @pytest.fixture

@@ -12,26 +12,13 @@ from holdfast_controller.providers.gcp_wire import call_digest, digest_of
 
 sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
 from bed_gcp import gcp_config, gcp_pool
-from scripted_gcp import NOW, ScriptedGce, instance_json, listed_json, operation_json
+from scripted_gcp import NOW, instance_json, listed_json, operation_json
 
 pytestmark = pytest.mark.timeout(60)  # the client library takes seconds to be imported on a busy machine
 CAPACITY = "ZONE_RESOURCE_POOL_EXHAUSTED"
 NOW_TEXT, BEFORE_TEXT = "2023-11-14T14:13:20.000-08:00", "2023-11-14T14:12:00.000-08:00"
 SIBLING = gcp_pool(zone="us-central1-b")
 CAPPED = replace(gcp_pool(), price_cap_usd_h=10.0)
-
-
-@pytest.fixture(scope="module")
-def server():
-    made = ScriptedGce()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def gce(server):
-    yield server
-    server.reset()
 
 
 @pytest.fixture

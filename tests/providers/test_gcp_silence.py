@@ -19,19 +19,6 @@ HERE_PATH, AWAY_PATH = "zones/us-central1-a/", "zones/europe-west4-a/"
 LOST = {"items": {}, "warning": {"code": "UNREACHABLE", "message": "some scopes do not answer"}}
 
 
-@pytest.fixture(scope="module")
-def server():
-    made = ScriptedGce()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def gce(server):
-    yield server
-    server.reset()
-
-
 @pytest.fixture
 def clock():
     return VirtualClock(NOW)

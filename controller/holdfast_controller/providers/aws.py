@@ -29,7 +29,6 @@ from holdfast_controller.providers.aws_wire import (
     Part,
     instance_of,
     parts,
-    pool_name,
     run_parameters,
 )
 from holdfast_controller.providers.base import (
@@ -45,6 +44,7 @@ from holdfast_controller.providers.base import (
     Quote,
     Reclaim,
 )
+from holdfast_controller.providers.settings import pool_fault
 from holdfast_controller.providers.tags import LAUNCH_ID, TAG_CLUSTER, TAG_LAUNCH, request_fault
 
 YOUNG_S = 600.0
@@ -228,12 +228,7 @@ class AwsProvider:
         return request_fault(request)
 
     def _pool_fault(self, pool: Pool) -> str:
-        name = pool_name(self.name, pool.region, pool.zone, pool.instance_type, pool.market)
-        if pool.provider != self.name or pool.name != name:
-            return f"pool {pool.name} of provider {pool.provider} must be named {name}"
-        if pool.region not in self._config.regions:
-            return f"pool {pool.name}: region {pool.region} is not among those that are listed ({', '.join(self._config.regions)})"
-        return ""
+        return pool_fault(self.name, self._config.regions, pool)
 
     def _launch_filters(self, launch_id: str) -> list[dict[str, Any]]:
         # an id that could not have been launched matches nothing; as a filter it might hold wildcards

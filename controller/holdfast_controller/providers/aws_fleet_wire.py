@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from holdfast_common.policy_checks import pool_name
+
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_errors import FEWER, TRANSIENT_RETRY_S, UNKNOWN_TEMPLATE, fault_of, of_pool
 from holdfast_controller.providers.aws_machine import METADATA, ON_SHUTDOWN, efa_interfaces, price, reservation, template_of
-from holdfast_controller.providers.aws_wire import pool_name, tag_specifications
+from holdfast_controller.providers.aws_wire import tag_specifications
 from holdfast_controller.providers.base import Fault, FaultKind, Instance, LaunchRequest, Market, Pool
 from holdfast_controller.providers.tags import own_tags
 

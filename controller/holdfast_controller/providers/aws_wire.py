@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from holdfast_common.policy_checks import pool_name
+
 from holdfast_controller.providers.aws_config import AwsConfig
 from holdfast_controller.providers.aws_machine import METADATA, ON_SHUTDOWN, efa_interfaces, price, reference, reservation, template_of
 from holdfast_controller.providers.base import Instance, LaunchRequest, Market, Pool, Reclaim
@@ -105,11 +107,6 @@ def _market(config: AwsConfig, pool: Pool) -> dict[str, Any]:
     if pool.price_cap_usd_h is not None:
         options["MaxPrice"] = price(pool.price_cap_usd_h)
     return {"InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": options}}
-
-
-def pool_name(provider: str, region: str, zone: str, instance_type: str, market: Market) -> str:
-    """Return a pool's name: `aws/us-east-1/us-east-1a/p5.48xlarge/spot`."""
-    return f"{provider}/{region}/{zone}/{instance_type}/{market.value}"
 
 
 def instance_of(said: Mapping[str, Any], provider: str, region: str) -> Instance:

@@ -34,7 +34,7 @@ from holdfast_controller.providers.azure_memory import Known, Memory
 from holdfast_controller.providers.azure_offers import offers_of, scores_of
 from holdfast_controller.providers.azure_resources import Resources
 from holdfast_controller.providers.azure_termination import Terminator
-from holdfast_controller.providers.azure_wire import COUNT_MAX, USER_DATA_MAX_BYTES, all_tags, is_vm_id, pool_name, set_name, tags_fault
+from holdfast_controller.providers.azure_wire import COUNT_MAX, USER_DATA_MAX_BYTES, all_tags, is_vm_id, set_name, tags_fault
 from holdfast_controller.providers.base import (
     Fault,
     FaultKind,
@@ -48,6 +48,7 @@ from holdfast_controller.providers.base import (
     Quote,
     Reclaim,
 )
+from holdfast_controller.providers.settings import pool_fault
 from holdfast_controller.providers.tags import request_fault
 
 
@@ -144,11 +145,8 @@ class AzureProvider:
         return request_fault(request)
 
     def _pool_fault(self, pool: Pool) -> str:
-        name = pool_name(self.name, pool.region, pool.zone, pool.instance_type, pool.market)
-        if pool.provider != self.name or pool.name != name:
-            return f"pool {pool.name} of provider {pool.provider} must be named {name}"
-        if pool.region not in self._config.regions:
-            return f"pool {pool.name}: region {pool.region} is not among those that are listed ({', '.join(self._config.regions)})"
+        if fault := pool_fault(self.name, self._config.regions, pool):
+            return fault
         if not (pool.zone.isascii() and pool.zone.isdigit()):
             return f"pool {pool.name}: Azure's zones are numbers, not {pool.zone!r}"
         lacking = [what for what, table in (("image", self._config.images), ("subnet", self._config.subnets)) if pool.region not in table]

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast_controller.providers.azure_wire import is_vm_id, last_part, pool_name, region_of, strings, table, unix
+from holdfast_common.policy_checks import pool_name
+
+from holdfast_controller.providers.azure_wire import is_vm_id, last_part, region_of, strings, table, unix
 from holdfast_controller.providers.base import Instance, Market
 from holdfast_controller.providers.tags import TAG_LAUNCH
 

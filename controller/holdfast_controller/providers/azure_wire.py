@@ -138,11 +138,6 @@ def _card(config: AzureConfig, pool: Pool) -> dict[str, Any]:
     return {"name": "primary", "properties": properties}
 
 
-def pool_name(provider: str, region: str, zone: str, instance_type: str, market: Market) -> str:
-    """Return a pool's name: `azure/eastus/1/Standard_ND96isr_H100_v5/spot`."""
-    return f"{provider}/{region}/{zone}/{instance_type}/{market.value}"
-
-
 def is_vm_id(text: str) -> bool:
     """Whether a text is a vmId, in lower case."""
     return _VM_ID.fullmatch(text) is not None
