@@ -227,3 +227,19 @@ def test_a_region_that_is_silent_at_the_start_keeps_no_name_down_where_the_journ
     world.fleet.fresh, world.fleet.cloud_listed = fresh, False
     world.node("n1", "DOWN", "CLOUD", reason="ResumeTimeout reached")
     assert kinds(world.due()) == ([] if fresh else ["ReviveNode"])
+
+
+def test_an_address_that_a_killed_slurmctld_has_forgotten_is_told_again(world) -> None:
+    world.running(7, "n1")
+    world.apply(e.AgentArrived(world.now, "i-n1", "b", "", "10.0.0.9", "n1"))
+    for command in world.due():
+        world.finish(command)
+    world.node("n1", "ALLOCATED", "CLOUD", address="n1")
+    assert [command for command in world.due() if isinstance(command, BindInstance)] == [], "it may be on its way"
+    world.later(3)
+    (again,) = [command for command in world.due() if isinstance(command, BindInstance)]
+    assert (again.node, again.instance_id, again.address) == ("n1", "i-n1", "10.0.0.9")
+    world.finish(again)
+    world.node("n1", "ALLOCATED", "CLOUD", address="10.0.0.9")
+    world.later(30)
+    assert [command for command in world.due() if isinstance(command, BindInstance)] == []

@@ -12,6 +12,9 @@ from holdfast_controller.records import InstanceRecord, LaunchRecord, Node
 UNKNOWN_GRACE_S = 30.0
 """How long an agent of an instance that no launch and no listing has named yet may wait."""
 
+TELLING_S = 2.0
+"""So long after a node was given its instance its address may still be on the way to slurmctld."""
+
 RESUMES_S = 5.0
 """So long slurmctld may take to act on a POWER_UP; a name that it still has not resumed then is given all the same."""
 
@@ -31,6 +34,14 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
                 yield BindInstance(key, f"instance {iid} is {node.name}", node.name, iid, agent.address or record.instance.address)
         elif fleet.cloud_listed and now >= agent.at + UNKNOWN_GRACE_S:
             yield TurnAwayAgent(f"turn_away:{iid}:{record.arrivals}", f"no node waits for instance {iid}", iid)
+    for node in fleet.nodes.values():
+        if _address_forgotten(fleet, node):
+            bound = fleet.instances[node.instance_id]
+            address = bound.agent.address if bound.agent is not None and bound.agent.address else bound.instance.address
+            key = f"bind:{node.instance_id}:{node.name}:again:{node.changed_at:.3f}"
+            if fleet.may_issue(key, now):
+                why = f"Slurm has forgotten the address of {node.name}, which is {address}"
+                yield BindInstance(key, why, node.name, node.instance_id, address)
 
 
 def _may_be_redirected(fleet: Fleet, node: Node) -> bool:
@@ -49,6 +60,15 @@ def _not_resumed(node: Node, now: float) -> bool:
     if node.view is None or node.wanted_since is None or now >= node.wanted_since + RESUMES_S:
         return False
     return bool(node.view.flags & {"POWERED_DOWN", "POWER_UP"})
+
+
+def _address_forgotten(fleet: Fleet, node: Node) -> bool:
+    """Whether slurmctld has a node of ours under its bare name, as one does that was killed within seconds of being told more."""
+    view, record = node.view, fleet.instance_of(node)
+    if view is None or record is None or view.address != node.name or not record.connected or not record.alive:
+        return False
+    told = fleet.looked_at > node.bound_at + TELLING_S
+    return told and not view.powered_down and not any(flag.startswith("POWER") for flag in view.flags)
 
 
 class _Names:
