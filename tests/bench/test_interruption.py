@@ -10,7 +10,7 @@ from bench.evidence import PARTS
 
 COMMAND = Path(__file__).parents[2] / "bench" / "interruption"
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slurm, pytest.mark.long, pytest.mark.timeout(150)]
 
 
 def test_two_interruptions_and_a_loss(tmp_path):

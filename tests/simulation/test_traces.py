@@ -34,7 +34,7 @@ def follow(path: Path, trace: str, nodes: int, hours: float, start_step: int = 0
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("trace", ["h100", "v100"])
+@pytest.mark.parametrize("trace", ["v100", pytest.param("h100", marks=pytest.mark.long)])
 def test_four_changing_hours(tmp_path: Path, trace: str) -> None:
     nodes, start = CHANGING[trace]
     follow(tmp_path, trace, nodes, 4.0, start)
