@@ -27,6 +27,7 @@ def outcome(job: TrainingJob) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long  # the two-node job shows the same
 def test_one_node(bed: Bed) -> None:
     job = submit(bed, "train.sh", "--steps 40 --step-sleep-s 0.05")
     job.await_event("first_step_done")
