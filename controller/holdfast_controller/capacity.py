@@ -55,6 +55,11 @@ def refusal_wait_s(memory: PoolMemory, backoff_s: float, most_s: float) -> float
     return min(backoff_s * math.exp2(max(1.0, memory.heat) - 1.0), most_s)
 
 
+def watched_h(memory: PoolMemory, now: float) -> float:
+    """Return for how many hours the number of living instances has been known; none where nobody has counted yet."""
+    return max(0.0, now - memory.observed_at) / 3600.0 if memory.observed_at else 0.0
+
+
 def hazard_per_h(memory: PoolMemory | None, quote: Quote | None, now: float, nodes: int, living: int = 0) -> float:
     """Return how often an instance that is started there now is taken back, per hour.
 
@@ -66,7 +71,7 @@ def hazard_per_h(memory: PoolMemory | None, quote: Quote | None, now: float, nod
     if memory is None:
         return told + SCARCE_PER_H * scarce
     weight = faded(now - memory.observed_at, OBSERVED_HALF_LIFE_S)
-    hours = memory.hours * weight + living * max(0.0, now - memory.observed_at) / 3600.0
+    hours = memory.hours * weight + living * watched_h(memory, now)
     seen = (memory.reclaims * weight + told * FRESH_HOURS) / (hours + FRESH_HOURS)
     return seen + SCARCE_PER_H * max(scarce, doubt(memory, now, nodes))
 
@@ -133,7 +138,7 @@ def lived(pools: MutableMapping[str, PoolMemory], pool: str, living: int, at: fl
     """Count the instance-hours until now, before the number of living instances changes."""
     memory = pools.setdefault(pool, PoolMemory())
     weight = faded(at - memory.observed_at, OBSERVED_HALF_LIFE_S)
-    memory.hours = memory.hours * weight + living * max(0.0, at - memory.observed_at) / 3600.0
+    memory.hours = memory.hours * weight + living * watched_h(memory, at)
     memory.reclaims *= weight
     memory.observed_at = at
 

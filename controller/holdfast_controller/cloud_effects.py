@@ -79,7 +79,8 @@ class CloudEffects:
             return await self._call(provider, pool, command, resumed=resumed)
         except Exception as error:
             log.exception("a launch broke", launch=command.launch_id)
-            fault = Fault(FaultKind.TRANSIENT, type(error).__name__, str(error)[:500], pool=pool.name, retry_s=60.0)
+            # Not as something that passes: the next time it may break in the same way, and the job must be told.
+            fault = Fault(FaultKind.CONFIG, type(error).__name__, str(error)[:500], pool=pool.name, retry_s=60.0)
             return LaunchResult(command.launch_id, (), (fault,))
 
     def _slot(self, pool: Pool) -> asyncio.Semaphore:

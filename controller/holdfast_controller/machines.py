@@ -77,7 +77,8 @@ def _launch_of(fleet: State, instance: Instance, at: float) -> LaunchRecord | No
     names = tuple(name for name in nodes_of(instance.tags) if name in fleet.nodes)
     if not names:
         return None
-    launch = LaunchRecord(instance.launch_id, instance.pool, names, job_of(instance.tags), at, ended=True, recovered=True)
+    job_id = job_of(instance.tags)  # a call for several jobs names none
+    launch = LaunchRecord(instance.launch_id, instance.pool, names, job_id, at, ended=True, minimum=0 if job_id else 1, recovered=True)
     fleet.launches[instance.launch_id] = launch
     return launch
 

@@ -138,3 +138,12 @@ def test_a_passing_fault_blocks_for_moments_only() -> None:
     pools: dict[str, PoolMemory] = {}
     capacity.block(pools, POOL, Fault(FaultKind.THROTTLE, "OwnRateLimit", "later", retry_s=90.0), NOW)
     assert (pools[POOL].blocked_until, pools[POOL].passing) == (NOW + capacity.PASSING_S, True)
+
+
+def test_hours_are_counted_from_the_first_look_on() -> None:
+    pools = {POOL: PoolMemory()}
+    assert capacity.hazard_per_h(pools[POOL], None, NOW, 1, 4) == capacity.FRESH_PER_H
+    capacity.lived(pools, POOL, 4, NOW)
+    assert pools[POOL].hours == 0.0
+    capacity.lived(pools, POOL, 4, NOW + 3600)
+    assert pools[POOL].hours == pytest.approx(4.0)

@@ -120,7 +120,7 @@ async def test_whatever_breaks_the_launch_has_an_end(effects, cloud, clock, monk
     monkeypatch.setattr(cloud, "launch", broken)
     (event,) = await done(clock, effects.launch(order(), False))
     assert isinstance(event, LaunchEnded)
-    assert [(fault.kind, fault.code) for fault in event.faults] == [(FaultKind.TRANSIENT, "KeyError")]
+    assert [(fault.kind, fault.code) for fault in event.faults] == [(FaultKind.CONFIG, "KeyError")]
 
 
 async def test_a_refusal_waits_for_no_price(effects, cloud, clock) -> None:

@@ -243,3 +243,13 @@ def test_an_address_that_a_killed_slurmctld_has_forgotten_is_told_again(world) -
     world.node("n1", "ALLOCATED", "CLOUD", address="10.0.0.9")
     world.later(30)
     assert [command for command in world.due() if isinstance(command, BindInstance)] == []
+
+
+def test_after_the_loss_of_the_journal_a_shared_call_is_still_one_for_several_jobs(world) -> None:
+    for number in (1, 2):
+        tags = {"holdfast:nodes": "n[1-2]"}
+        instance = Instance(f"i-{number}", "hf-old-1", world.pools[0].name, "running", f"10.0.0.{number}", tags=tags)
+        world.apply(e.InstanceChanged(world.now, instance))
+    world.apply(e.CommandIssued(world.now, 900, GiveUp("give_up:n1:0", "why", ("n1",), 1, world.now + 60)))
+    launch = world.fleet.launches["hf-old-1"]
+    assert (launch.void, launch.nodes) == (False, ("n2",))

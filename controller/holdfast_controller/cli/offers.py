@@ -1,5 +1,6 @@
 """What the clouds sell, for `holdfast pools discover`: chosen, as rows, and as tables for a policy file."""
 
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -71,11 +72,11 @@ def pool_tables(offers: Sequence[Any], market: str) -> str:
             name = re.sub(r"[^A-Za-z0-9-]+", "-", f"{offer.instance_type}-{where}-{market}".replace("_", "-"))
             lines += [
                 f"[pools.{name}]",
-                f'provider = "{offer.provider}"',
-                f'region = "{offer.region}"',
-                f'zone = "{zone}"',
-                f'instance_type = "{offer.instance_type}"',
-                f'market = "{market}"',
+                f"provider = {json.dumps(offer.provider)}",
+                f"region = {json.dumps(offer.region)}",
+                f"zone = {json.dumps(zone)}",  # a cloud's words, quoted as JSON and TOML both do
+                f"instance_type = {json.dumps(offer.instance_type)}",
+                f"market = {json.dumps(market)}",
                 "",
             ]
     return "\n".join(lines)
