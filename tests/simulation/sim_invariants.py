@@ -1,5 +1,7 @@
 """What holds at every moment, and what holds once everything has come to rest (design, section 1)."""
 
+from collections import Counter
+
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.reconcile import steady
 from holdfast_controller.records import LaunchRecord
@@ -61,6 +63,10 @@ def at_rest(world: World) -> list[str]:
     found += [fault for node in world.slurm.engine.fleet.values() if (fault := _fault_of(world, node))]
     found += [fault for job in world.slurm.engine.queue.values() if (fault := _left_on(job))]
     found += [fault for launch in world.fleet.launches.values() if (fault := _unsettled(world, launch))]
+    bought = Counter(machine.cloud.launch_id for machine in world.room.machines.values())
+    asked = {launch_id: request.count for launch_id, request in world.requests.items()}
+    found += [f"launch {launch_id} was made twice" for launch_id, count in bought.items() if count > asked.get(launch_id, 0)]
+    found += [f"{machine.iid} has no record" for machine in world.room.living() if machine.iid not in world.fleet.instances]
     if not world.fleet.cloud_listed:
         found.append("the clouds have not been listed yet")
     if world.fleet.busy():
