@@ -27,6 +27,7 @@ _ADDED = {
     "interrupt": "evacuate a node as if the cloud had given notice",
     "jobs": "jobs of managed partitions",
     "nodes": "managed nodes",
+    "pools": "what each pool costs and has lately refused; what the clouds sell",
     "policy": "show, check and set the policy",
     "reconfigure": "have Slurm read slurm.conf again, with no job waiting at its start",
     "sandbox": "a throw-away cluster on a simulated cloud",
