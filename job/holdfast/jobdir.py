@@ -19,6 +19,7 @@ VARIABLE = "HOLDFAST_JOB_DIR"
 SAVE = "save"
 SAVE_AND_PARK = "save_and_park"
 _NO_DEADLINE_S = 600.0
+_MOST_NODES = 4096
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,20 @@ class Notice:
 
 @dataclass(frozen=True)
 class Context:
-    """What the node knows of the job. Fields that the library does not use yet are left in the file."""
+    """What the node knows of the job. What the agent has not added (yet) is None, `nodes` empty.
+
+    `market` is "spot" or "on_demand"; `window_s` the seconds of notice that the provider gives at best; `age_s` the instance's age when
+    the file was first written, in seconds; `hazard_per_h` the expected losses of this node per hour, as of now.
+    """
 
     job_id: str
     attempt: int
     node: str
+    nodes: tuple[str, ...] = ()
+    market: str | None = None
+    window_s: float | None = None
+    age_s: float | None = None
+    hazard_per_h: float | None = None
 
 
 def _object(data: bytes, name: str) -> dict[str, Any]:
@@ -78,6 +88,25 @@ def _number(content: dict[str, Any], key: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ProtocolError(f"{name}: {key} is not a number")
     return float(value)
+
+
+def _optional(content: dict[str, Any], key: str, name: str, most: float) -> float | None:
+    """A number from 0 to `most`; None where the key is absent or null."""
+    if content.get(key) is None:
+        return None
+    value = _number(content, key, name)
+    if not 0.0 <= value <= most:
+        raise ProtocolError(f"{name}: {key} is not between 0 and {most:g}")
+    return value
+
+
+def _names(content: dict[str, Any], key: str, name: str) -> tuple[str, ...]:
+    value = content.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > _MOST_NODES or not all(isinstance(each, str) for each in value):
+        raise ProtocolError(f"{name}: {key} is not a list of at most {_MOST_NODES} strings")
+    return tuple(each[:256] for each in value)
 
 
 def parse_notice(data: bytes) -> Notice:
@@ -107,7 +136,16 @@ def parse_context(data: bytes) -> Context:
     job_id, attempt = content.get("job_id"), content.get("attempt")
     if isinstance(job_id, bool) or not isinstance(job_id, str | int) or type(attempt) is not int or attempt < 0:
         raise ProtocolError(f"{name}: job_id or attempt has a wrong type")
-    return Context(job_id=str(job_id)[:200], attempt=attempt, node=_string(content, "node", name, 256))
+    return Context(
+        job_id=str(job_id)[:200],
+        attempt=attempt,
+        node=_string(content, "node", name, 256),
+        nodes=_names(content, "nodes", name),
+        market=None if content.get("market") is None else _string(content, "market", name, 256),
+        window_s=_optional(content, "window_s", name, 1e9),
+        age_s=_optional(content, "age_s", name, 1e9),
+        hazard_per_h=_optional(content, "hazard_per_h", name, 1e6),
+    )
 
 
 class NoticeFile:
@@ -142,6 +180,33 @@ class NoticeFile:
         return self._notice
 
 
+class ContextFile:
+    """context.json, polled: one lstat where nothing has changed. The agent writes it again when it learns more, or the hazard changes."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self._path = path
+        self._warn = warn
+        self._signature: tuple[int, int, int] | None = None
+        self._context: Context | None = None
+
+    def poll(self) -> Context | None:
+        """The newest content that was well-formed; None while there was none. A malformed file is reported once and changes nothing."""
+        try:
+            status = os.lstat(self._path)
+        except OSError:
+            return self._context
+        signature = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if signature != self._signature:
+            self._signature = signature
+            try:
+                self._context = parse_context(read_bounded(self._path))
+            except FileNotFoundError:
+                self._signature = None
+            except ProtocolError as fault:
+                self._warn(f"ignoring a malformed context: {fault}")
+        return self._context
+
+
 @dataclass(frozen=True)
 class JobDirectory:
     """`$HOLDFAST_JOB_DIR` of this node."""
@@ -170,12 +235,11 @@ class JobDirectory:
         """Where the agent writes the notice."""
         return self.path / "node" / "notice.json"
 
+    @property
+    def context_file(self) -> Path:
+        """Where Prolog, and then the agent, write what the node knows of the job."""
+        return self.path / "node" / "context.json"
+
     def context(self, warn: Callable[[str], None]) -> Context | None:
-        """node/context.json; None where it is absent or malformed (which is reported)."""
-        try:
-            return parse_context(read_bounded(self.path / "node" / "context.json"))
-        except FileNotFoundError:
-            return None
-        except ProtocolError as fault:
-            warn(f"ignoring a malformed context: {fault}")
-            return None
+        """node/context.json as it stands now; None where it is absent or malformed (which is reported)."""
+        return ContextFile(self.context_file, warn).poll()

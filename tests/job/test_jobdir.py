@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from holdfast import process
 from holdfast.errors import HoldfastError, ProtocolError
-from holdfast.jobdir import JobDirectory, NoticeFile, parse_context, parse_notice
+from holdfast.jobdir import Context, ContextFile, JobDirectory, NoticeFile, parse_context, parse_notice
 from holdfast.process import Place
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +125,65 @@ def test_a_job_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_the_context_is_read() -> None:
     content = {"v": 1, "job_id": 7, "attempt": 2, "node": "spot-1", "window_s": 120}
     assert parse_context(json.dumps(content).encode()).job_id == "7"
+
+
+PROLOG: dict[str, Any] = {"v": 1, "job_id": 7, "attempt": 1, "node": "spot-3"}
+KNOWN = {"nodes": ["spot-3", "spot-4"], "market": "spot", "window_s": 120, "age_s": 12.5, "hazard_per_h": 0.08}
+
+
+def test_what_the_agent_adds_to_the_context_is_read_and_may_be_missing() -> None:
+    full = parse_context(json.dumps({**PROLOG, **KNOWN, "provider": "aws"}).encode())
+    assert full == Context("7", 1, "spot-3", ("spot-3", "spot-4"), "spot", 120.0, 12.5, 0.08)
+    bare = Context("7", 1, "spot-3")
+    assert parse_context(json.dumps(PROLOG).encode()) == bare
+    assert parse_context(json.dumps({**PROLOG, **dict.fromkeys(KNOWN)}).encode()) == bare
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nodes": "spot-3"},
+        {"nodes": [3]},
+        {"nodes": ["n"] * 4097},
+        {"market": 1},
+        {"market": ""},
+        {"window_s": "120"},
+        {"window_s": -1},
+        {"age_s": True},
+        {"hazard_per_h": -0.1},
+        {"hazard_per_h": float("nan")},
+        {"hazard_per_h": 1e7},
+    ],
+)
+def test_a_wrong_type_makes_a_context_void(change: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError, match=r"context\.json"):
+        parse_context(json.dumps({**PROLOG, **KNOWN, **change}).encode())
+
+
+def test_a_context_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    path = tmp_path / "context.json"
+    file = ContextFile(path, warnings.append)
+
+    def write(text: str) -> None:
+        path.with_name("new").write_text(text)
+        path.with_name("new").rename(path)
+
+    def hazard() -> float | None:
+        context = file.poll()
+        assert context is not None
+        return context.hazard_per_h
+
+    assert file.poll() is None
+    write(json.dumps(PROLOG))
+    assert hazard() is None
+    write(json.dumps({**PROLOG, "hazard_per_h": 0.2}))
+    assert hazard() == 0.2
+    write(json.dumps({**PROLOG, "hazard_per_h": "high"}))
+    assert (hazard(), hazard()) == (0.2, 0.2)
+    assert len(warnings) == 1, "what is void is told once, and changes nothing"
+    path.unlink()
+    assert hazard() == 0.2
 
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
