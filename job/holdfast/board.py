@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast import process
 from holdfast.clock import Clock
@@ -13,6 +13,9 @@ from holdfast.process import Job, Place
 from holdfast.reports import Report, numbers
 from holdfast.timeline import NAME as TIMELINE
 from holdfast.timeline import Timeline
+
+if TYPE_CHECKING:
+    from holdfast.saver import Saved
 
 
 def say(text: str) -> None:
@@ -108,6 +111,17 @@ class Board:
         if state != "parked":
             self._status.now(state=state, **status)
 
+    def saved(self, state: str | None, saved: "Saved", expected_s: float) -> None:
+        """A checkpoint is complete; `state` None: training has gone on meanwhile, and the state stays what it is."""
+        keys: dict[str, Any] = {"saved_step": saved.step} | ({} if state is None else {"state": state, "step": saved.step})
+        self._rank.now(**keys, save_expected_s=expected_s)
+        self._status.now(**keys, **_where(saved))
+
+    def resumed(self, saved: "Saved") -> None:
+        """What this attempt goes on from."""
+        self._status.now(step=saved.step, saved_step=saved.step, **_where(saved))
+        self._rank.now(step=saved.step, saved_step=saved.step)
+
     def seen(self, notice: Notice, t: float) -> None:
         """A notice was seen on this node (called from any thread)."""
         self.note(notice.id)
@@ -124,8 +138,16 @@ class Board:
         keys = {"id": notice.id, "kind": notice.kind, "action": notice.action, "deadline": notice.deadline}
         self.timeline.event("notice_seen", t=t, **keys, received=notice.received, **identity)
 
-    def progress(self, step: int, step_s: float | None, metrics: dict[str, Any]) -> None:
-        """About once a second."""
-        self._rank.progress(step=step, step_s=step_s)
-        if self._place.rank == 0 and self._status.due:
+    def due(self, now: float) -> bool:
+        """Whether `progress` would write at that time of the monotonic clock."""
+        return self._rank.due(now)
+
+    def progress(self, step: int, step_s: float, metrics: dict[str, Any]) -> None:
+        """How far training is; `metrics` are read, which may wait for a GPU."""
+        self._rank.now(step=step, step_s=step_s)
+        if self._place.rank == 0:
             self._status.now(step=step, metrics=numbers(metrics))
+
+
+def _where(saved: "Saved") -> dict[str, Any]:
+    return {"saved_tier": "shared", "bytes": saved.size_bytes, "checkpoint": saved.name}

@@ -1,8 +1,8 @@
 """The ranks of a run, and how they decide together.
 
-Notices reach ranks at different steps, some ranks never. So each rank brings what it wishes to a common point, and the
-greatest wish of all is everybody's. The common points are the same steps on all ranks because they follow from values
-that all ranks have agreed on before. Nothing here touches a GPU: the group is a gloo group of our own on CPU tensors.
+Notices reach ranks at different steps, some ranks never. So each rank brings what it wishes to a common point (see
+`holdfast.agreement`), and the greatest wish of all is everybody's. Nothing here touches a GPU: the group is a gloo group of
+our own on CPU tensors.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,6 @@ T = TypeVar("T")
 
 GROUP_TIMEOUT = timedelta(hours=2)
 """Longer than any save: ranks wait here for the slowest one's bytes. A dead peer is noticed by its closed connection."""
-AGREE_EVERY_S = 0.2
-"""An agreement costs under 1 ms; at most five a second keeps that under half a per cent, and the delay small."""
-MAX_GAP_STEPS = 32
-"""Steps can become slow suddenly; no agreement is further away than this many."""
 
 
 class Peers(Protocol):
@@ -33,6 +29,9 @@ class Peers(Protocol):
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, by rank."""
+
+    def another(self) -> "Peers":
+        """A further line to the same ranks, for another thread: what goes over one never waits for the other."""
 
 
 class Alone:
@@ -48,6 +47,10 @@ class Alone:
     def gather(self, value: T) -> list[T]:
         """Its own value."""
         return [value]
+
+    def another(self) -> "Alone":
+        """Itself: there is nobody to wait for."""
+        return self
 
 
 class Gloo:
@@ -70,6 +73,10 @@ class Gloo:
         values: list[Any] = [None] * self.place.world_size
         self._distributed.all_gather_object(values, value, group=self._group)
         return values
+
+    def another(self) -> "Gloo":
+        """One more gloo group. Collective."""
+        return Gloo(self._distributed)
 
 
 def connect(place: Place) -> Peers:
@@ -115,24 +122,3 @@ def together(peers: Peers, what: str, action: Callable[[], T], error: type[Holdf
             raise Fenced(str(outcome.fault).removeprefix("Fenced: ")) from cause
     told = "; ".join(f"rank {rank}: {outcome.fault}" for rank, outcome in list(faults.items())[:4])
     raise error(f"{what} failed on {len(faults)} of {len(outcomes)} ranks: {told}") from cause
-
-
-class Cadence:
-    """At which steps the ranks agree. Fed only with agreed values, so it says the same on all ranks."""
-
-    def __init__(self, first_step: int, world_size: int) -> None:
-        self._next = first_step
-        self._gap = 1
-        self._free = world_size == 1  # nobody to agree with: every step
-
-    def due(self, step: int) -> bool:
-        """Whether the ranks agree at the boundary after `step` steps."""
-        return step >= self._next
-
-    def settle(self, step: int, step_s: float) -> None:
-        """After an agreement at `step`: the slowest rank's step takes `step_s` seconds (0: not known yet)."""
-        wanted = 1
-        if not self._free and step_s > 0:
-            wanted = max(1, int(min(MAX_GAP_STEPS, AGREE_EVERY_S / step_s)))
-        self._gap = min(wanted, 2 * self._gap)
-        self._next = step + self._gap

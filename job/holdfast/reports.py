@@ -35,19 +35,9 @@ class Report:
             self._content |= changes
             self._write()
 
-    def progress(self, **changes: Any) -> bool:
-        """Take the changes; write them if a second has passed since the last write. Whether it was written."""
-        with self._lock:
-            self._content |= changes
-            if not self.due:
-                return False
-            self._write()
-            return True
-
-    @property
-    def due(self) -> bool:
-        """Whether `progress` would write."""
-        return self._clock.monotonic() - self._written_at >= PROGRESS_EVERY_S
+    def due(self, now: float) -> bool:
+        """Whether a second has passed, by the monotonic clock's time `now`, since it was written."""
+        return now - self._written_at >= PROGRESS_EVERY_S
 
     def _write(self) -> None:
         self._written_at = self._clock.monotonic()

@@ -2,52 +2,39 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast import parking, process
+from holdfast import process
 from holdfast.bandwidth import Limiter, rate_from
 from holdfast.board import Board, say
 from holdfast.clock import Clock
-from holdfast.errors import HoldfastError, SaveError
+from holdfast.coordinator import Coordinator
+from holdfast.errors import HoldfastError
 from holdfast.estimate import Estimate
 from holdfast.jobdir import SAVE_AND_PARK, JobDirectory, Notice, NoticeFile
-from holdfast.peers import Cadence, Peers, connect
+from holdfast.peers import Peers, connect
 from holdfast.saver import Saved, Saver
+from holdfast.schedule import Schedule
 from holdfast.state import Training
 from holdfast.watch import Watch
 
 DIRECTORY_VARIABLE = "HOLDFAST_CHECKPOINT_DIR"
 EVERY_S = 600.0
-_RETRY_DUE_S, _RETRY_NOTICE_S = 30.0, 1.0
-_GO_ON, _SAVE, _PARK = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class _View:
-    """What one rank wishes at a boundary, and why."""
-
-    rank: int
-    node: str
-    wish: int
-    why: str
-    notice: Notice | None
-    seen_at: float
-
-    @property
-    def weight(self) -> tuple[int, bool, float]:
-        """The view with the greatest weight is followed: the one that asks for most, then the earliest deadline."""
-        return self.wish, self.notice is not None, -self.notice.ends if self.notice is not None else 0.0
+ENDLESS = 2**53
+"""The total of a loop whose length is not known."""
 
 
 class Run:
     """A training run that resumes where it was, saves when due and when told to, and parks when its node goes away.
 
     `model`, `optimizer`, `scheduler`, `loader` and further keyword arguments are anything with `state_dict` and
-    `load_state_dict`. What differs between ranks belongs to the loader; all else is rank 0's. `directory` defaults to
+    `load_state_dict` (or `save_files` and `load_files`). PyTorch modules and optimizers are saved in shards, each rank its
+    share, and can be loaded by another number of ranks; what differs between ranks otherwise belongs to the loader; all else
+    is rank 0's. `directory` defaults to
     $HOLDFAST_CHECKPOINT_DIR, else ./checkpoints. A checkpoint is due every `every_s` seconds and/or `every_steps` steps (600 s
-    if neither is given); the newest `keep` are kept. `save_bandwidth_mib_s` (or $HOLDFAST_SAVE_BANDWIDTH_MIB_S) paces the
+    if neither is given); the newest `keep` are kept. Training stands still only while the state is copied, and for the whole save
+    where `asynchronous` is False. `save_bandwidth_mib_s` (or $HOLDFAST_SAVE_BANDWIDTH_MIB_S) paces the
     writing of each rank. With several ranks, torch.distributed is initialised before, and all ranks do the same calls.
 
     Raises TypeError and ValueError for arguments that cannot work.
@@ -64,6 +51,7 @@ class Run:
         every_s: float | None = None,
         every_steps: int | None = None,
         keep: int = 3,
+        asynchronous: bool = True,
         save_bandwidth_mib_s: float | None = None,
         clock: Clock | None = None,
         **stateful: Any,
@@ -72,20 +60,19 @@ class Run:
             raise ValueError("keep and every_steps must be at least 1, every_s above 0")
         self._clock = clock or Clock()
         self._limiter = Limiter(rate_from(save_bandwidth_mib_s), self._clock)
+        self._loader = loader
         self._training = Training({"model": model, "optimizer": optimizer, "scheduler": scheduler, **stateful}, {"loader": loader})
         self._path = Path(directory or os.environ.get(DIRECTORY_VARIABLE) or "checkpoints").absolute()
-        self._every_s = EVERY_S if every_s is None and every_steps is None else every_s
-        self._every_steps, self._keep = every_steps, keep
-        self._step, self._attempt = 0, 0
-        self._step_s: float | None = None
+        self._schedule = Schedule(EVERY_S if every_s is None and every_steps is None else every_s, every_steps)
+        self._keep, self._asynchronous = keep, asynchronous
+        self._step, self._attempt, self._total = 0, 0, 0
+        self._step_s, self._step_began = 0.0, 0.0
         self._metrics: dict[str, Any] = {}
         self._callbacks: list[Callable[[Notice], None]] = []
-        self._saved: Saved | None = None
-        self._asked = self._stopping = self._stepped = False
-        self._saved_at = self._clock.monotonic()
-        self._notice_retry_at = 0.0
+        self._stopping = self._stepped = False
         self._estimate = Estimate(self._limiter.bytes_per_s)
-        self._peers: Peers | None = None
+        self._coordinator: Coordinator | None = None
+        self._asked_early = False
         self._register()
 
     def _register(self) -> None:
@@ -107,6 +94,9 @@ class Run:
     def _seen(self, notice: Notice, t: float) -> None:
         self._stopping = self._stopping or notice.action == SAVE_AND_PARK
         self._board.seen(notice, t)
+
+    def _unparked(self) -> None:
+        self._stopping = False
 
     @property
     def step(self) -> int:
@@ -130,11 +120,14 @@ class Run:
         self._metrics |= metrics
 
     def save(self) -> None:
-        """Save at the end of the step in hand (with several ranks: at their next agreement); one rank's call is enough.
+        """Save at the end of the step in hand (with several ranks: at the next step at which they meet, within about 0.1 s and a step).
 
-        `steps` raises SaveError on all ranks if that save fails.
+        One rank's call is enough. Training goes on while the checkpoint is written; if that fails, `steps` raises SaveError on all ranks.
         """
-        self._asked = True
+        if self._coordinator is None:
+            self._asked_early = True
+        else:
+            self._coordinator.asked = True
 
     def on_notice(self, callback: Callable[[Notice], None]) -> None:
         """Have `callback(notice)` called, in the main thread of every rank, before the save that a notice leads to."""
@@ -150,190 +143,140 @@ class Run:
         Raises Fenced when a newer attempt has taken over, HoldfastError where resuming is impossible, SaveError for a
         failed save that was asked for; a periodic save that fails is told and tried again.
         """
-        self._enter(total)
+        self.start(total)
         try:
-            self._boundary(total)
             while self._step < total:
-                began = self._clock.monotonic()
-                self._first("first_step")
                 yield self._step
-                self._first("first_step_done")
-                self._stepped = True
-                self._step += 1
-                took_s = self._clock.monotonic() - began
-                self._step_s = took_s if self._step_s is None else 0.8 * self._step_s + 0.2 * took_s
-                self._boundary(total)
+                self.step_done()
         except GeneratorExit:  # the loop was left by break
-            self._done()
+            self.finish()
             raise
-        self._done()
+        self.finish()
 
-    def _first(self, event: str) -> None:
-        if not self._stepped:
-            self._board.timeline.event(event, step=self._step)
+    def epochs(self, total: int) -> Iterator[int]:
+        """Yield the epochs that are still to be done, the one in hand first; within each, `batches` are its steps.
 
-    def _done(self) -> None:
+        `loader` has a length, its batches of one epoch. Raises as `steps` does; TypeError without such a loader.
+        """
+        per_epoch = self._batches_per_epoch()
+        self.start(total * per_epoch)
+        try:
+            while (epoch := self._step // per_epoch) < total:
+                yield epoch
+                if self._step // per_epoch == epoch:
+                    raise HoldfastError(
+                        f"epoch {epoch} ended after {self._step % per_epoch} of {per_epoch} batches: go through run.batches()"
+                    )
+        except GeneratorExit:
+            self.finish()
+            raise
+        self.finish()
+
+    def batches(self) -> Iterator[Any]:
+        """Yield the batches of the epoch in hand that are still to be trained on, each one step."""
+        per_epoch = self._batches_per_epoch()
+        for batch in self._loader:
+            yield batch
+            self.step_done()
+            if self._step % per_epoch == 0:
+                return
+
+    def _batches_per_epoch(self) -> int:
+        try:
+            count = len(self._loader)
+        except TypeError as fault:
+            raise TypeError("epochs need a loader with a length: Run(..., loader=holdfast.data.Loader(...))") from fault
+        if count < 1:
+            raise ValueError("the loader has no batches")
+        return count
+
+    def start(self, total: int | None = None) -> int:
+        """Begin a loop of `total` steps (None: not known): find the ranks, resume; returns the first step to do.
+
+        For a framework that owns the loop: call `step_done` after each step and `finish` at the end. `steps` does all three.
+        Raises as `steps` does.
+        """
+        self._total = ENDLESS if total is None else total
+        saved = self._enter(self._total)
+        assert self._coordinator is not None
+        state: dict[str, Any] = {"rank": {"save_expected_s": self._estimate.expected_s}, "step": self._step, "total_steps": total}
+        self._board.state("running", **state)
+        self._coordinator.begin(self._step, self._total, saved)
+        self._step_began = self._clock.monotonic()
+        self._first("first_step")
+        return self._step
+
+    def step_done(self) -> None:
+        """A step is done: save, follow a notice or park where that is due. Raises as `steps` does."""
+        assert self._coordinator is not None, "call start first"
+        self._first("first_step_done")
+        self._stepped = True
+        self._step += 1
+        now = self._clock.monotonic()
+        took_s = now - self._step_began
+        self._step_s = took_s if not self._step_s else 0.8 * self._step_s + 0.2 * took_s
+        if self._board.due(now):
+            self._board.progress(self._step, self._step_s, self._metrics)
+        self._coordinator.pass_step(self._step, self._step_s)
+        self._step_began = self._clock.monotonic()
+
+    def finish(self) -> None:
+        """The loop was left, at its end or before. Waits for a save that still goes on. Raises Fenced, SaveError as `steps` does."""
+        if self._coordinator is not None:
+            self._coordinator.end()
         self._board.state("done", step=self._step)
         self._board.timeline.event("done", step=self._step)
 
-    def _enter(self, total: int) -> None:
-        """Find the ranks, own the directory, resume. The second time (another `steps`) only check."""
-        if self._peers is None:
+    def _first(self, event: str) -> None:
+        if not self._stepped and self._step < self._total:
+            self._board.timeline.event(event, step=self._step)
+
+    def _enter(self, total: int) -> Saved | None:
+        """Find the ranks, own the directory, resume. The second time (another loop) only check."""
+        saved = None
+        if self._coordinator is None:
             place = process.place(os.environ)
             self._board.enter(place, self._watch.wake.signal)
             self._place, self._peers = place, connect(place)
-            self._resume(self._peers)
-        plans = self._peers.gather((total, self._step, self._every_steps))
+            saver = Saver(self._path, self._peers, self._limiter, self._clock, self._board.warn, self._board.unusable)
+            saved = self._resume(saver)
+            self._coordinator = self._coordinate(self._peers, saver)
+        plans = self._peers.gather((total, self._step, self._schedule.every_steps, self._asynchronous))
         if len(set(plans)) > 1:
-            raise HoldfastError(f"the ranks differ in total steps, step reached or every_steps: {plans}")
-        self._cadence = Cadence(self._step, self._place.world_size)
-        self._board.state("running", rank={"save_expected_s": self._estimate.expected_s}, step=self._step, total_steps=total)
+            raise HoldfastError(f"the ranks differ in total steps, step reached, every_steps or asynchronous: {plans}")
+        return saved
 
-    def _resume(self, peers: Peers) -> None:
+    def _coordinate(self, peers: Peers, saver: Saver) -> Coordinator:
+        coordinator = Coordinator(
+            peers,
+            saver,
+            self._training,
+            schedule=self._schedule,
+            watch=self._watch,
+            board=self._board,
+            estimate=self._estimate,
+            clock=self._clock,
+            node=self._job.node,
+            callbacks=self._callbacks,
+            unparked=self._unparked,
+            keep=self._keep,
+            asynchronous=self._asynchronous,
+        )
+        coordinator.asked = self._asked_early
+        return coordinator
+
+    def _resume(self, saver: Saver) -> Saved | None:
         began = self._clock.monotonic()
-        self._saver = Saver(self._path, peers, self._limiter, self._clock, self._board.warn, self._board.unusable)
-        self._attempt = self._saver.enter(self._job.identity, self._job.attempt)
+        self._attempt = saver.enter(self._job.identity, self._job.attempt)
         self._board.open(self._path, self._attempt)
-        self._saved = self._saver.resume(self._training)
+        saved = saver.resume(self._training)
         self._estimate.learn(self._training.size_hint_bytes())
         took_s = round(self._clock.monotonic() - began, 6)
-        if self._saved is not None:
-            self._step = self._saved.step
-            self._estimate.learn(self._saved.size_bytes, self._saved.seconds)
-            self._board.tell(f"attempt {self._attempt} resumes at step {self._step} from {self._saved.name} ({took_s:.2f} s)")
-            self._board.state("running", **self._saved_keys(self._saved))
-        name = None if self._saved is None else self._saved.name
+        if saved is not None:
+            self._step = saved.step
+            self._estimate.learn(saved.size_bytes, saved.seconds)
+            self._board.tell(f"attempt {self._attempt} resumes at step {self._step} from {saved.name} ({took_s:.2f} s)")
+            self._board.resumed(saved)
+        name = None if saved is None else saved.name
         self._board.timeline.event("resumed", step=self._step, checkpoint=name, seconds=took_s)
-        self._saved_at = self._clock.monotonic()
-
-    def _saved_keys(self, saved: Saved) -> dict[str, Any]:
-        keys: dict[str, Any] = {"step": self._step, "saved_step": saved.step, "saved_tier": "shared"}
-        return {**keys, "bytes": saved.size_bytes, "checkpoint": saved.name}
-
-    def _wish(self, total: int) -> _View:
-        """What this rank wishes now."""
-        now = self._clock.monotonic()
-        rank, node = self._place.rank, self._job.node
-        pending = self._watch.pending()
-        if pending is not None and now >= self._notice_retry_at:
-            wish = _PARK if pending[0].action == SAVE_AND_PARK else _SAVE
-            return _View(rank, node, wish, "notice", pending[0], pending[1])
-        why = self._reason_to_save(total, now)
-        return _View(rank, node, _GO_ON if why is None else _SAVE, why or "", None, 0.0)
-
-    def _reason_to_save(self, total: int, now: float) -> str | None:
-        if self._asked:
-            return "asked"
-        if self._saved is not None and self._saved.step == self._step:
-            return None
-        if self._step >= total:
-            return "final"
-        if self._at_period() or (self._place.rank == 0 and self._every_s and now >= self._saved_at + self._every_s):
-            return "due"
-        return None
-
-    def _at_period(self) -> bool:
-        return self._every_steps is not None and self._step > 0 and self._step % self._every_steps == 0
-
-    def _boundary(self, total: int) -> None:
-        """Between two steps: agree with the other ranks, and do what the greatest wish asks for.
-
-        After a save they agree again: a notice that came meanwhile finds its step saved already, and parks at once.
-        """
-        self._board.progress(self._step, self._step_s, self._metrics)
-        if not (self._step >= total or self._at_period() or self._cadence.due(self._step)):
-            self._watch.poll()
-            return
-        saved = False
-        while self._round(total):
-            saved = True
-        if saved:
-            self._board.state("running")
-            self._saver.prune(self._keep)
-
-    def _round(self, total: int) -> bool:
-        """One agreement and what follows from it. Whether there is reason for another."""
-        assert self._peers is not None
-        mine = self._wish(total)
-        step_us = int((self._step_s or 0.0) * 1e6)
-        wish, slowest_us, most, least = self._peers.highest([mine.wish, step_us, self._step, -self._step])
-        if most != -least:
-            raise HoldfastError(f"the ranks are at different steps ({-least} to {most}): each must do the same loop")
-        self._cadence.settle(self._step, slowest_us / 1e6)
-        if wish == _GO_ON:
-            return False
-        lead = max(self._peers.gather(mine), key=lambda view: view.weight)
-        if lead.notice is not None:
-            self._follow(lead, mine)
-        if not self._save(lead):
-            return False
-        for view in (lead, mine):
-            if view.notice is not None:
-                self._watch.handled(view.notice)
-        if lead.notice is not None and lead.wish == _PARK and self._step < total:
-            self._park(lead.notice, own=mine.notice is not None)
-        return True
-
-    def _follow(self, lead: _View, mine: _View) -> None:
-        """All ranks go by one rank's notice; each reports the id of its own node's where it has one."""
-        assert lead.notice is not None
-        notice_id = (mine.notice or lead.notice).id
-        self._board.note(notice_id)
-        if lead.rank != self._place.rank:
-            self._board.followed(lead.notice, lead.seen_at, rank=lead.rank, node=lead.node)
-        for callback in self._callbacks:
-            try:
-                callback(lead.notice)
-            except Exception as fault:  # a user's callback must not cost the save
-                self._board.warn(f"on_notice callback failed: {type(fault).__name__}: {fault}")
-
-    def _save(self, lead: _View) -> bool:
-        """Save unless this very step is saved already. False if it failed (all ranks alike)."""
-        asked, self._asked = lead.why == "asked", False
-        if self._saved is not None and self._saved.step == self._step:
-            return True
-        expected_s = self._estimate.expected_s
-        self._board.state("saving", rank={"save_expected_s": expected_s}, step=self._step)
-        self._board.timeline.event("save_began", step=self._step, why=lead.why, expected_s=expected_s)
-        began = self._clock.monotonic()
-        try:
-            saved = self._saver.save(self._step, self._training)
-        except SaveError as fault:
-            self._failed(lead, fault, self._clock.monotonic() - began)
-            if asked:
-                raise
-            return False
-        self._saved, self._saved_at = saved, self._clock.monotonic()
-        self._estimate.learn(saved.size_bytes, saved.seconds)
-        self._board.state("saved", rank={"save_expected_s": self._estimate.expected_s}, **self._saved_keys(saved))
-        self._save_ended(lead, round(saved.seconds, 6), None)
-        return True
-
-    def _failed(self, lead: _View, fault: SaveError, seconds: float) -> None:
-        now = self._clock.monotonic()
-        self._notice_retry_at = now + _RETRY_NOTICE_S
-        if self._every_s:
-            self._saved_at = now - self._every_s + _RETRY_DUE_S
-        self._board.tell(f"the save at step {self._step} failed, training goes on: {fault}")
-        self._save_ended(lead, round(seconds, 6), str(fault)[:1000])
-        self._board.state("running")
-
-    def _save_ended(self, lead: _View, seconds: float, error: str | None) -> None:
-        keys: dict[str, Any] = {"step": self._step, "why": lead.why, "ok": error is None, "seconds": seconds, "error": error}
-        if error is None and self._saved is not None:
-            keys |= {"bytes": self._saved.size_bytes, "checkpoint": self._saved.name}
-        self._board.timeline.event("save_ended", **keys)
-
-    def _park(self, notice: Notice, *, own: bool) -> None:
-        assert self._peers is not None
-        self._board.timeline.event("parked", step=self._step, notice_id=notice.id)  # before the state: then nobody waits for us
-        self._board.state("parked", stopped_on_notice=True)
-        self._board.tell(f"saved at step {self._step}, safe to kill (notice {notice.id}: {notice.reason or notice.kind})")
-        why = parking.park(self._peers, self._watch, self._clock, notice.ends, self._learnt, own=own)
-        self._stopping = False
-        self._board.state("running", stopped_on_notice=False)
-        self._board.timeline.event("unparked", step=self._step, notice_id=notice.id)
-        self._board.tell(f"notice {notice.id}: {why}, going on from step {self._step}")
-
-    def _learnt(self, notice: Notice, _seen_at: float) -> None:
-        self._board.state("parked", notice_id=notice.id)
+        return saved

@@ -1,18 +1,22 @@
-"""What a checkpoint holds, and how it becomes bytes.
+"""What a checkpoint holds, and how it becomes files.
 
-Model, optimizer, scheduler and the named extras are alike on all ranks: rank 0 writes them (with DDP, the buffers of rank
-0 are everybody's). The loader and the random generators are each rank's own.
+- Tensors of PyTorch modules and optimizers: one shard file for each rank, see `holdfast.sharded`.
+- Objects that write files themselves (`save_files`, `load_files`): a folder of their own name.
+- Everything else with `state_dict` and `load_state_dict`: alike on all ranks, so in rank 0's file `rank0.pt`.
+- The loader and the random generators: each rank's own, in `rank<r>.pt`.
 """
 
 import importlib
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from holdfast import rng
 from holdfast.process import module
-from holdfast.writer import HashingWriter
+
+VERSION = 2
 
 
 @runtime_checkable
@@ -26,9 +30,18 @@ class Stateful(Protocol):
         """Become that state."""
 
 
-def _unwrapped(value: Any) -> Any:
-    """The module inside DistributedDataParallel, so that runs with and without it read each other's checkpoints."""
-    return value.module if type(value).__name__ == "DistributedDataParallel" and hasattr(value, "module") else value
+@runtime_checkable
+class Filed(Protocol):
+    """An object that keeps its state in files of its own, such as a framework's own checkpointer.
+
+    Both are called in the main thread of all ranks at the same step; `folder` is the same for all.
+    """
+
+    def save_files(self, folder: Path) -> None:
+        """Write the state into `folder`, which is new and empty."""
+
+    def load_files(self, folder: Path) -> None:
+        """Become the state in `folder`, whose files have been verified."""
 
 
 def _tensor_bytes(value: Any) -> int:
@@ -40,37 +53,53 @@ def _tensor_bytes(value: Any) -> int:
     return size if isinstance(size, int) else 0
 
 
+def _has_shards(value: Any) -> bool:
+    """Whether it is a module or an optimizer of PyTorch, where the program has loaded that."""
+    torch = module("torch")
+    return torch is not None and isinstance(value, torch.nn.Module | torch.optim.Optimizer)
+
+
 class Training:
-    """The objects of a training run. Raises TypeError for one without state_dict and load_state_dict."""
+    """The objects of a training run, by name. Raises TypeError for one that has no state."""
 
     def __init__(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
-        self._shared = {name: _unwrapped(value) for name, value in shared.items() if value is not None}
+        given = {name: value for name, value in shared.items() if value is not None}
         self._own = {name: value for name, value in own.items() if value is not None}
+        self.sharded = {name: value for name, value in given.items() if _has_shards(value)}
+        rest = {name: value for name, value in given.items() if name not in self.sharded}
+        self.filed = {name: value for name, value in rest.items() if isinstance(value, Filed)}
+        self._shared = {name: value for name, value in rest.items() if name not in self.filed}
         for name, value in {**self._shared, **self._own}.items():
             if not isinstance(value, Stateful):
-                raise TypeError(f"{name} has no state_dict and load_state_dict")
+                raise TypeError(f"{name} has no state_dict and load_state_dict, nor save_files and load_files")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all objects."""
+        return sorted({*self._shared, *self._own, *self.sharded, *self.filed})
 
     def size_hint_bytes(self) -> int:
         """Roughly what a save will write, before there was one: an optimizer soon holds two tensors for each weight."""
-        weights = sum(_tensor_bytes(value.state_dict()) for name, value in self._shared.items() if name != "optimizer")
-        return weights * (3 if "optimizer" in self._shared else 1)
+        objects = {**self._shared, **self.sharded}
+        weights = sum(_tensor_bytes(value.state_dict()) for name, value in objects.items() if name != "optimizer")
+        return weights * (3 if "optimizer" in objects else 1)
 
-    def capture(self, step: int, rank: int) -> dict[str, Any]:
+    def capture(self, step: int, rank: int) -> bytes:
         """The content of this rank's file, after `step` steps."""
-        content: dict[str, Any] = {"v": 1, "step": step, "rank": rank, "rng": rng.capture()}
+        content: dict[str, Any] = {"v": VERSION, "step": step, "rank": rank, "rng": rng.capture()}
         content["own"] = {name: value.state_dict() for name, value in self._own.items()}
         if rank == 0:
             content["shared"] = {name: value.state_dict() for name, value in self._shared.items()}
-        return content
+        return _dump(content)
 
-    def restore(self, shared: dict[str, Any], mine: dict[str, Any] | None, warn: Callable[[str], None]) -> None:
-        """Become the state of rank 0's file `shared` and of this rank's file `mine`.
+    def restore(self, first: dict[str, Any], mine: dict[str, Any] | None, warn: Callable[[str], None]) -> None:
+        """Become the state of rank 0's file `first` and of this rank's file `mine`; the shards are loaded already.
 
         `mine` None (the run was smaller): the loader takes rank 0's state, which names a global position; the random
         generators stay as they are. What the load_state_dict of an object raises passes through.
         """
-        _load(self._shared, shared["shared"], warn)
-        _load(self._own, (shared if mine is None else mine)["own"], warn)
+        _load(self._shared, first["shared"], warn)
+        _load(self._own, (first if mine is None else mine)["own"], warn)
         if mine is None:
             warn("this rank had no part in the checkpoint: its random generators start afresh")
         else:
@@ -92,13 +121,13 @@ def file_name(rank: int) -> str:
     return f"rank{rank}.{'pt' if module('torch') is not None else 'pkl'}"
 
 
-def dump(content: dict[str, Any], file: HashingWriter) -> None:
-    """Write a rank's content."""
+def _dump(content: dict[str, Any]) -> bytes:
     torch = module("torch")
-    if torch is not None:
-        torch.save(content, file)
-    else:
-        pickle.dump(content, cast(BinaryIO, file), protocol=5)
+    if torch is None:
+        return pickle.dumps(content, protocol=5)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def load(path: Path) -> dict[str, Any]:

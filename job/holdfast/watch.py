@@ -119,7 +119,11 @@ class Watch:
 
     def handled(self, notice: Notice) -> None:
         """It has been dealt with: by a save, or by being learnt of while parked."""
-        self._handled.add(notice.key)
+        self.handled_key(notice.key)
+
+    def handled_key(self, key: tuple[str, str]) -> None:
+        """The notice of that key has been dealt with."""
+        self._handled.add(key)
 
     def wait(self, seconds: float) -> None:
         """Wait that long, or until a new notice is seen."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import holdfast
 import pytest
-from holdfast import parking
+from holdfast import agreement, parking
 
 
 class Tally:
@@ -71,6 +71,12 @@ def _torch_only_where_marked(request: pytest.FixtureRequest, monkeypatch: pytest
     if request.node.get_closest_marker("torch") is None:
         for name in ("torch", "torch.distributed"):
             monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _look_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps take no time here."""
+    monkeypatch.setattr(agreement, "LOOK_S", 0.0)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ class Counter:
 
 directory, point = sys.argv[1:]
 counter = Counter()
-run = holdfast.Run(counter, directory=directory, every_steps=2, keep=1)
+run = holdfast.Run(counter, directory=directory, every_steps=2, keep=1, asynchronous=False)
 for step in run.steps(100):
     assert counter.value == step, (counter.value, step)
     counter.value += 1

@@ -161,7 +161,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(
             raise OSError(28, "No space left on device")
 
     counter = tally()
-    run = runs(counter, every_steps=2)
+    run = runs(counter, every_steps=2, asynchronous=False)
     for step in run.steps(6):
         counter.train(step)
         monkeypatch.setattr(faults, "hook", full if step == 1 else None)
@@ -176,7 +176,7 @@ def test_a_save_that_was_asked_for_raises(runs: Runs, tally: Any, monkeypatch: p
             raise pickle.PicklingError("no")
 
     counter = tally()
-    run = runs(counter)
+    run = runs(counter, asynchronous=False)
     steps = run.steps(6)
     next(steps)
     counter.value = Unpicklable()

@@ -20,7 +20,7 @@ Slurm = Callable[[int], None]
 def superseded(runs: Runs, tally: Any, slurm: Slurm) -> Any:
     """Attempt 0's loop, in its fourth step, after attempt 1 has entered."""
     slurm(0)
-    steps = runs(tally(), every_steps=2, keep=1).steps(100)
+    steps = runs(tally(), every_steps=2, keep=1, asynchronous=False).steps(100)
     for _ in range(4):
         next(steps)
     slurm(1)
@@ -45,14 +45,18 @@ def saver(path: Path, attempt: int) -> Saver:
     return made
 
 
+def save(saver: Saver, step: int, training: Training, keep: int = 99) -> None:
+    saver.begin(step, training, keep=keep, ended=lambda saved, fault: None).result()
+
+
 def test_an_older_attempt_cannot_delete(tmp_path: Path, tally: Any) -> None:
     training = Training({"model": tally()}, {})
     old = saver(tmp_path, 0)
     for step in (1, 2, 3):
-        old.save(step, training)
+        save(old, step, training)
     saver(tmp_path, 1)
     with pytest.raises(holdfast.Fenced):
-        old.prune(1)
+        save(old, 4, training, keep=1)
     assert len(folders(tmp_path)) == 3
 
 
@@ -65,7 +69,7 @@ def test_fencing_between_writing_and_publishing(tmp_path: Path, tally: Any, monk
 
     monkeypatch.setattr("holdfast.faults.hook", overtaken)
     with pytest.raises(holdfast.Fenced):
-        old.save(5, Training({"model": tally()}, {}))
+        save(old, 5, Training({"model": tally()}, {}))
     assert not (tmp_path / "step-00000005.a0" / "manifest.json").exists()
 
 

@@ -171,7 +171,7 @@ def test_a_notice_during_a_save_parks_at_that_step(
             clocks.ahead_s = 200
 
     monkeypatch.setattr("holdfast.faults.hook", reclaim)
-    assert list(runs(tally(), every_steps=2, clock=clocks.clock).steps(4)) == [0, 1, 2, 3]
+    assert list(runs(tally(), every_steps=2, asynchronous=False, clock=clocks.clock).steps(4)) == [0, 1, 2, 3]
     told = [(line["event"], line["step"]) for line in events(tmp_path) if line["event"] in ("save_began", "parked")]
     assert told == [("save_began", 2), ("parked", 2), ("save_began", 4)]
 
@@ -195,7 +195,7 @@ def test_saving_is_announced_before_the_first_byte(runs: Runs, tally: Any, node:
 
     monkeypatch.setattr("holdfast.faults.hook", look)
     counter = tally()
-    for step in runs(counter, every_steps=2, save_bandwidth_mib_s=1.0).steps(4):
+    for step in runs(counter, every_steps=2, asynchronous=False, save_bandwidth_mib_s=1.0).steps(4):
         counter.train(step)
     assert [(report["state"], report["status"]) for report in announced] == [("saving", "saving")] * 2
     assert all(report["save_expected_s"] > 0 for report in announced)
@@ -252,7 +252,7 @@ def test_a_failed_save_on_notice_is_tried_again(runs: Runs, tally: Any, node: An
 
 def test_periodic_saves_by_time(runs: Runs, tally: Any, tmp_path: Path) -> None:
     now = [0.0]
-    for _ in runs(tally(), every_s=10, keep=20, clock=holdfast.Clock(monotonic=lambda: now[0])).steps(12):
+    for _ in runs(tally(), every_s=10, keep=20, asynchronous=False, clock=holdfast.Clock(monotonic=lambda: now[0])).steps(12):
         now[0] += 4
     assert [int(path.name[5:13]) for path in sorted((tmp_path / "ck").glob("step-*"))] == [3, 6, 9, 12]
 

@@ -11,16 +11,18 @@ from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.errors import Fenced, HoldfastError, SaveError
 from holdfast.jobdir import NoticeFile
-from holdfast.peers import AGREE_EVERY_S, MAX_GAP_STEPS, Cadence, Peers, connect, together
+from holdfast.peers import Peers, connect, together
 from holdfast.process import Place
 from holdfast.rehearsal import rehearse
-from holdfast.saver import Saver
+from holdfast.saver import Saved, Saver
 from holdfast.state import Training
 from holdfast.watch import Watch
-from hypothesis import given
-from hypothesis import strategies as st
 
 T = TypeVar("T")
+
+
+def save(saver: Saver, step: int, training: Training) -> Saved:
+    return saver.begin(step, training, keep=99, ended=lambda saved, fault: None).result()
 
 
 def outcome(action: Callable[[], T]) -> T | HoldfastError:
@@ -76,8 +78,8 @@ def test_nothing_is_published_when_one_ranks_save_fails(tmp_path: Path, tally: A
         saver = Saver(tmp_path, peers, Limiter(None, Clock()), Clock(), lambda _text: None)
         saver.enter("7", 0)
         bad = Training({"model": tally()}, {"loader": Fails() if peers.place.rank == 1 else tally()})
-        failed = outcome(lambda: saver.save(1, bad))
-        return failed, outcome(lambda: saver.save(2, Training({"model": tally()}, {"loader": tally()})))
+        failed = outcome(lambda: save(saver, 1, bad))
+        return failed, outcome(lambda: save(saver, 2, Training({"model": tally()}, {"loader": tally()})))
 
     results = rehearse(2, act)
     assert all(isinstance(failed, SaveError) for failed, _ in results)
@@ -90,12 +92,12 @@ def test_nothing_is_published_when_one_ranks_save_fails(tmp_path: Path, tally: A
 def test_each_rank_gets_its_own_state_and_all_get_the_model(tmp_path: Path, tally: Any, world_size: int) -> None:
     """Saved by two ranks, resumed by one, two and three; a rank that had no part takes rank 0's loader."""
 
-    def save(peers: Peers) -> Any:
+    def write(peers: Peers) -> Any:
         saver = Saver(tmp_path, peers, Limiter(None, Clock()), Clock(), lambda _text: None)
         saver.enter("7", 0)
         model, loader = tally(), tally()
         model.value, loader.value = 100 + peers.place.rank, 200 + peers.place.rank
-        return saver.save(5, Training({"model": model}, {"loader": loader}))
+        return save(saver, 5, Training({"model": model}, {"loader": loader}))
 
     def load(peers: Peers) -> Any:
         saver = Saver(tmp_path, peers, Limiter(None, Clock()), Clock(), lambda _text: None)
@@ -104,31 +106,11 @@ def test_each_rank_gets_its_own_state_and_all_get_the_model(tmp_path: Path, tall
         found = saver.resume(Training({"model": model}, {"loader": loader}))
         return found.step if found else None, model.value, loader.value
 
-    rehearse(2, save)
+    rehearse(2, write)
     parts = [set(state.load(tmp_path / "step-00000005.a0" / f"rank{rank}.pkl")) for rank in range(2)]
     assert parts[0] - parts[1] == {"shared"}, "what is alike on all ranks is written once"
     expected = [(5, 100, 200), (5, 100, 201), (5, 100, 200)]
     assert rehearse(world_size, load) == expected[:world_size]
-
-
-@given(st.lists(st.floats(0, 5), min_size=1, max_size=40), st.integers(0, 1000))
-def test_agreements_are_frequent_enough_and_never_far_away(steps_s: list[float], first: int) -> None:
-    cadence = Cadence(first, 2)
-    step = first
-    for step_s in steps_s:
-        assert cadence.due(step)
-        cadence.settle(step, step_s)
-        gap = next(ahead for ahead in range(1, 100) if cadence.due(step + ahead))
-        assert gap <= MAX_GAP_STEPS
-        assert gap == 1 or gap * step_s <= AGREE_EVERY_S
-        step += gap
-
-
-def test_a_single_process_looks_at_every_step() -> None:
-    cadence = Cadence(0, 1)
-    for step in range(100):
-        assert cadence.due(step)
-        cadence.settle(step, 0.0001)
 
 
 def test_ranks_that_cannot_be_reached_are_an_error() -> None:
@@ -153,6 +135,9 @@ def test_parked_ranks_follow_the_latest_deadline_of_any_and_leave_together(quick
 
             def highest(self, values: list[int]) -> list[int]:
                 return peers.highest(values)
+
+            def another(self) -> Peers:
+                return peers.another()
 
             def gather(self, value: Any) -> list[Any]:
                 rounds[rank] += 1
@@ -189,6 +174,9 @@ def test_parked_ranks_go_on_together_when_the_last_notice_is_withdrawn(quick_par
             def highest(self, values: list[int]) -> list[int]:
                 return peers.highest(values)
 
+            def another(self) -> Peers:
+                return peers.another()
+
             def gather(self, value: Any) -> list[Any]:
                 rounds[rank] += 1
                 if rounds[rank] == (10, 3)[rank]:
@@ -213,6 +201,9 @@ def test_a_parked_rank_outlives_its_peers_for_a_while_then_says_so(quick_parking
 
         def gather(self, value: Any) -> list[Any]:
             raise RuntimeError("Connection closed by peer")
+
+        def another(self) -> Peers:
+            return self
 
     def wall() -> float:
         now[0] += 10

@@ -1,0 +1,157 @@
+"""When the ranks meet: at one and the same step, found without stopping any of them.
+
+Each rank has a thread that exchanges wishes with the others' about ten times a second, whatever the training does meanwhile
+(a long step, an evaluation, a wait in a collective). Once a rank wishes something, the threads choose a step that no
+rank has reached yet, and every training loop meets the others at its end. A step costs its loop one lock and one
+comparison; nothing here touches a GPU. TensorFlow's and JAX's preemption services choose a step in the same manner.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from holdfast.clock import Clock
+from holdfast.peers import Peers
+
+ROUND_S = 0.1
+"""Seconds between two exchanges. One costs each rank under a millisecond in a thread of its own."""
+LEAD_S = 0.005
+"""A meeting is put off by so many seconds' steps: an exchange takes a few milliseconds, in which quick loops go on."""
+MAX_LEAD_STEPS = 64
+RETRY_S = 0.001
+LOOK_S = 0.02
+"""How often a lone process looks whether it wishes something; what another thread tells it is looked at at once."""
+
+
+class Agreement(Protocol):
+    """The loop's side: `begin` once, `at` after each step, `met` after each meeting, `end` once."""
+
+    def begin(self, step: int, total: int) -> None:
+        """The loop has done `step` steps and will end at `total`."""
+
+    def at(self, step: int, step_s: float) -> bool:
+        """Whether all ranks meet now, after `step` steps, of which the last took about `step_s` seconds."""
+
+    def met(self) -> None:
+        """The meeting is over."""
+
+    def end(self) -> None:
+        """The loop was left."""
+
+
+class Solo:
+    """The only process of the run meets itself whenever it wishes something."""
+
+    def __init__(self, wishes: Callable[[], bool], clock: Clock) -> None:
+        self._wishes = wishes
+        self._clock = clock
+        self._look_at = 0.0
+
+    def begin(self, step: int, total: int) -> None:
+        """Nothing to prepare."""
+
+    def at(self, step: int, step_s: float) -> bool:
+        """Looked at every 20 ms: a look reads the notice file's status."""
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + LOOK_S
+        return self._wishes()
+
+    def met(self) -> None:
+        """Look again at the next step."""
+        self._look_at = 0.0
+
+    def end(self) -> None:
+        """Nothing to undo."""
+
+
+class Rounds:
+    """The agreement of several ranks; `line` is for its thread alone. `wishes` is asked from that thread."""
+
+    def __init__(self, line: Peers, wishes: Callable[[], bool], clock: Clock, warn: Callable[[str], None]) -> None:
+        self._line = line
+        self._wishes = wishes
+        self._clock = clock
+        self._warn = warn
+        self._lock = threading.Lock()
+        self._decided = threading.Event()
+        self._released = threading.Event()
+        self._reached, self._total = 0, 0
+        self._step_s = 0.0
+        self._armed: int | None = None
+        self._idle = True
+        self._thread: threading.Thread | None = None
+
+    def begin(self, step: int, total: int) -> None:
+        """Start exchanging wishes. All ranks begin at the same step with the same total."""
+        if self._thread is not None:
+            self._thread.join()  # of an earlier loop; every rank has left it, so it ends within a round
+        self._reached, self._total, self._armed, self._idle = step, total, None, False
+        self._thread = threading.Thread(target=self._exchange, name="holdfast-agree", daemon=True)
+        self._thread.start()
+
+    def at(self, step: int, step_s: float) -> bool:
+        """Whether this step was chosen; waits where the threads are just choosing it."""
+        with self._lock:
+            self._reached, self._step_s = step, step_s
+            if self._armed != step:
+                return False
+        self._decided.wait()
+        return self._armed == step
+
+    def met(self) -> None:
+        """Let the threads go on."""
+        with self._lock:
+            self._armed = None
+        self._released.set()
+
+    def end(self) -> None:
+        """Left at the end or by break; the threads stop once all ranks have."""
+        with self._lock:
+            self._idle = True
+        self.met()
+        if self._thread is not None:
+            self._thread.join(timeout=4 * ROUND_S)
+
+    def _exchange(self) -> None:
+        """The thread: every rank's does the same exchanges in the same order."""
+        lead = 1
+        try:
+            while True:
+                idle = self._idle
+                mine = [int(self._wishes()), self._reached, -self._total, -int(self._step_s * 1e6), -int(idle)]
+                wish, reached, total, step_us, all_idle = self._line.highest(mine)
+                if all_idle == -1:
+                    return
+                target = reached + max(lead, min(MAX_LEAD_STEPS, int(LEAD_S * 1e6 / max(1, -step_us))))
+                if not wish or target > -total:  # the ranks meet at the total anyway
+                    lead = 1
+                    self._clock.sleep(ROUND_S)
+                elif self._choose(target):
+                    lead = 1
+                else:
+                    lead = min(MAX_LEAD_STEPS, 2 * lead)
+                    self._clock.sleep(RETRY_S * lead)
+        except Exception as fault:  # a rank is gone, and what its group raises depends on the backend
+            self._warn(f"the ranks no longer agree on saves, since one is gone: {type(fault).__name__}: {fault}")
+        finally:
+            self.met()
+            self._decided.set()
+
+    def _choose(self, target: int) -> bool:
+        """Meet at `target` unless a rank has reached it meanwhile; whether they did."""
+        with self._lock:
+            late = self._reached >= target or self._idle
+            self._decided.clear()
+            self._released.clear()
+            if not late:
+                self._armed = target
+        refused = self._line.highest([int(late)])[0]
+        if refused:
+            with self._lock:
+                self._armed = None
+        self._decided.set()
+        if not refused:
+            self._released.wait()
+        return not refused

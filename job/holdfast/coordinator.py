@@ -1,0 +1,292 @@
+"""What the ranks do when they meet: save, follow a notice, park.
+
+Every rank brings what it wishes; the greatest wish is everybody's. All that decides whether ranks call a collective comes
+from what they have exchanged, so none is left waiting.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast import parking
+from holdfast.agreement import Agreement, Rounds, Solo
+from holdfast.board import Board
+from holdfast.clock import Clock
+from holdfast.errors import HoldfastError, SaveError
+from holdfast.estimate import Estimate
+from holdfast.jobdir import SAVE_AND_PARK, Notice
+from holdfast.peers import Peers
+from holdfast.saver import Saved, Saver
+from holdfast.schedule import Schedule
+from holdfast.state import Training
+from holdfast.watch import Watch
+
+RETRY_DUE_S, RETRY_NOTICE_S = 30.0, 1.0
+GO_ON, SETTLE, SAVE, PARK = 0, 1, 2, 3
+_FIRST = 2
+"""The ranks always meet before the first step and after it."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What one rank wishes at a meeting, and why."""
+
+    rank: int
+    node: str
+    wish: int
+    why: str
+    notice: Notice | None
+    seen_at: float
+
+    @property
+    def weight(self) -> tuple[int, bool, float]:
+        """The view with the greatest weight is followed: the one that asks for most, then the earliest deadline."""
+        return self.wish, self.notice is not None, -self.notice.ends if self.notice is not None else 0.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether training stands still until the save is complete."""
+        return self.wish == PARK or self.why == "final"
+
+
+@dataclass
+class Save:
+    """A save that goes on in the background; `answers` are the keys of the notices that it answers."""
+
+    step: int
+    why: str
+    future: Future[Saved]
+    answers: tuple[tuple[str, str], ...]
+    began: float
+
+
+class Coordinator:
+    """One rank's part in the meetings of one attempt."""
+
+    def __init__(  # noqa: PLR0913  (the parts of a run, wired in one place)
+        self,
+        peers: Peers,
+        saver: Saver,
+        training: Training,
+        *,
+        schedule: Schedule,
+        watch: Watch,
+        board: Board,
+        estimate: Estimate,
+        clock: Clock,
+        node: str,
+        callbacks: list[Callable[[Notice], None]],
+        unparked: Callable[[], None],
+        keep: int,
+        asynchronous: bool,
+    ) -> None:
+        self._peers, self._saver, self._training, self._schedule = peers, saver, training, schedule
+        self._watch, self._board, self._estimate, self._clock = watch, board, estimate, clock
+        self._rank, self._node = peers.place.rank, node
+        self._callbacks, self._unparked, self._keep = callbacks, unparked, keep
+        self.saved: Saved | None = None
+        self.asked = False
+        self._save: Save | None = None
+        self._notice_retry_at = 0.0
+        self._step, self._total = 0, 0
+        self._asynchronous, self._meetings = asynchronous, 0
+        self.agreement: Agreement
+        if peers.place.world_size == 1:
+            self.agreement = Solo(self._wishes, clock)
+        else:
+            self.agreement = Rounds(peers.another(), self._wishes, clock, board.warn)
+
+    def begin(self, step: int, total: int, saved: Saved | None) -> None:
+        """A loop begins at `step`, for which `saved` is the newest checkpoint, and ends at `total`. Raises as `pass_step` does."""
+        self._step, self._total = step, total
+        if saved is not None:
+            self.saved = saved
+        self._schedule.saved(self._clock.monotonic())
+        self.agreement.begin(step, total)
+        self.pass_step(step, 0.0)
+
+    def pass_step(self, step: int, step_s: float) -> None:
+        """Between two steps: meet the others where that is due.
+
+        Raises Fenced, SaveError for a save that was asked for, HoldfastError where the ranks do not do the same.
+        """
+        self._step = step
+        due = step >= self._total or self._schedule.at_period(step) or self._meetings < _FIRST
+        if self.agreement.at(step, step_s) or due:
+            self._meet()
+            self.agreement.met()
+
+    def end(self) -> None:
+        """The loop was left. Waits for a save that still goes on; raises Fenced or, if it was asked for, SaveError."""
+        self.agreement.end()
+        if self._save is not None:
+            self._settle(self._save)
+        self._saver.rest()
+
+    def _meet(self) -> None:
+        """All ranks are here, after the same step.
+
+        After a save that was waited for they go round again: a notice that came meanwhile finds its step saved already.
+        """
+        self._meetings += 1
+        if self._meetings == _FIRST:  # the first step is done: by now the optimizer has its state
+            self._saver.warm()
+        while self._round():
+            pass
+
+    def _wishes(self) -> bool:
+        """Asked between meetings, by the agreement's thread where there is one: whether to call one."""
+        return self._view().wish > GO_ON
+
+    def _view(self) -> View:
+        """What this rank wishes now."""
+        now = self._clock.monotonic()
+        save = self._save
+        pending = self._watch.pending()
+        if pending is not None and now >= self._notice_retry_at:
+            notice, seen_at = pending
+            if notice.action == SAVE_AND_PARK:
+                return View(self._rank, self._node, PARK, "notice", notice, seen_at)
+            if save is None or notice.key not in save.answers:
+                return View(self._rank, self._node, GO_ON if _busy(save) else SAVE, "notice", notice, seen_at)
+        why = self._reason_to_save(save, now)
+        if why is not None and (why == "final" or not _busy(save) or self._schedule.at_period(self._step)):
+            return View(self._rank, self._node, SAVE, why, None, 0.0)
+        return View(self._rank, self._node, SETTLE if _failed(save) else GO_ON, "", None, 0.0)
+
+    def _reason_to_save(self, save: Save | None, now: float) -> str | None:
+        step = self._step
+        if self.asked:
+            return "asked"
+        if (self.saved is not None and self.saved.step == step) or (save is not None and save.step == step):
+            return None
+        if step >= self._total:
+            return "final"
+        if self._schedule.at_period(step) or (self._rank == 0 and self._schedule.due(now)):
+            return "due"
+        return None
+
+    def _round(self) -> bool:
+        """One exchange and what follows from it. Whether there is reason for another."""
+        mine = self._view()
+        highest = self._peers.highest([mine.wish, int(_busy(self._save)), self._step, -self._step])
+        wish, busy_somewhere, most, least = highest
+        if most != -least:
+            raise HoldfastError(f"the ranks are at different steps ({-least} to {most}): each must do the same loop")
+        if self._save is not None and not busy_somewhere:
+            self._settle(self._save)
+            return True
+        if wish <= SETTLE:
+            return False
+        lead = max(self._peers.gather(mine), key=lambda view: view.weight)
+        if self._save is not None:
+            if not lead.waits and not self._schedule.at_period(self._step):
+                return False
+            self._settle(self._save)
+            return True
+        if lead.notice is not None:
+            self._follow(lead, mine)
+        return self._answer(lead, mine)
+
+    def _follow(self, lead: View, mine: View) -> None:
+        """All ranks go by one rank's notice; each reports the id of its own node's where it has one."""
+        assert lead.notice is not None
+        notice_id = (mine.notice or lead.notice).id
+        self._board.note(notice_id)
+        if lead.rank != self._rank:
+            self._board.followed(lead.notice, lead.seen_at, rank=lead.rank, node=lead.node)
+        for callback in self._callbacks:
+            try:
+                callback(lead.notice)
+            except Exception as fault:  # a user's callback must not cost the save
+                self._board.warn(f"on_notice callback failed: {type(fault).__name__}: {fault}")
+
+    def _answer(self, lead: View, mine: View) -> bool:
+        """Save, unless this very step is saved already, and park if that is asked. Whether there is reason for another round."""
+        notices = [view.notice for view in (lead, mine) if view.notice is not None]
+        self.asked = False
+        if self.saved is None or self.saved.step != self._step:
+            save = self._start(lead, notices)
+            if self._asynchronous and not lead.waits:
+                self._save = save
+                return False
+            if self._settle(save) is None:
+                return False
+        for notice in notices:
+            self._watch.handled(notice)
+        if lead.notice is not None and lead.wish == PARK and self._step < self._total:
+            self._park(lead.notice, own=mine.notice is not None)
+        return True
+
+    def _start(self, lead: View, notices: list[Notice]) -> Save:
+        """Copy the state and have the copy saved in the background."""
+        expected_s = self._estimate.expected_s
+        waits = lead.waits or not self._asynchronous
+        if waits:
+            self._board.state("saving", rank={"save_expected_s": expected_s}, step=self._step)
+        self._board.timeline.event("save_began", step=self._step, why=lead.why, expected_s=expected_s)
+        began = self._clock.monotonic()
+        save = Save(self._step, lead.why, Future(), tuple(notice.key for notice in notices), began)
+        state = "saved" if waits else None
+        try:
+            save.future = self._saver.begin(
+                self._step, self._training, keep=self._keep, ended=lambda saved, fault: self._ended(save, state, saved, fault)
+            )
+        except SaveError as fault:
+            self._ended(save, state, None, fault)
+            save.future.set_exception(fault)
+        return save
+
+    def _ended(self, save: Save, state: str | None, saved: Saved | None, fault: BaseException | None) -> None:
+        """A save has come to its end: report it at once (from the thread that saves, if it came so far)."""
+        seconds = round(self._clock.monotonic() - save.began, 6)
+        keys: dict[str, Any] = {"step": save.step, "why": save.why, "seconds": seconds}
+        if saved is None:
+            self._board.timeline.event("save_ended", **keys, ok=False, error=str(fault)[:1000])
+            return
+        self._estimate.learn(saved.size_bytes, saved.seconds)
+        self._board.saved(state, saved, self._estimate.expected_s)
+        keys |= {"bytes": saved.size_bytes, "checkpoint": saved.name, "blocked_s": round(saved.blocked_s, 6)}
+        self._board.timeline.event("save_ended", **keys, ok=True, error=None)
+
+    def _settle(self, save: Save) -> Saved | None:
+        """Wait for the end of a save and go by it; None if it failed, on all ranks alike. Raises Fenced; SaveError if it was asked for."""
+        self._save = None
+        try:
+            saved = save.future.result()
+        except SaveError as fault:
+            now = self._clock.monotonic()
+            self._notice_retry_at = now + RETRY_NOTICE_S
+            self._schedule.failed(now, RETRY_DUE_S)
+            self._board.tell(f"the save at step {save.step} failed, training goes on: {fault}")
+            self._board.state("running")
+            if save.why == "asked":
+                raise
+            return None
+        self.saved = saved
+        self._schedule.saved(save.began)
+        for key in save.answers:
+            self._watch.handled_key(key)
+        return saved
+
+    def _park(self, notice: Notice, *, own: bool) -> None:
+        self._board.timeline.event("parked", step=self._step, notice_id=notice.id)  # before the state: then nobody waits for us
+        self._board.state("parked", step=self._step, stopped_on_notice=True)
+        self._board.tell(f"saved at step {self._step}, safe to kill (notice {notice.id}: {notice.reason or notice.kind})")
+        why = parking.park(self._peers, self._watch, self._clock, notice.ends, self._learnt, own=own)
+        self._board.state("running", stopped_on_notice=False)
+        self._board.timeline.event("unparked", step=self._step, notice_id=notice.id)
+        self._board.tell(f"notice {notice.id}: {why}, going on from step {self._step}")
+        self._unparked()
+
+    def _learnt(self, notice: Notice, _seen_at: float) -> None:
+        self._board.state("parked", notice_id=notice.id)
+
+
+def _busy(save: Save | None) -> bool:
+    return save is not None and not save.future.done()
+
+
+def _failed(save: Save | None) -> bool:
+    return save is not None and save.future.done() and save.future.exception() is not None
