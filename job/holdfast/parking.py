@@ -1,6 +1,11 @@
-"""Parked: the state is saved, the process waits to be ended by SIGTERM, whose default action needs no help from us."""
+"""Parked: the state is saved, the process waits to be ended by SIGTERM."""
 
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError
@@ -13,6 +18,31 @@ GRACE_S = 60.0
 ROUND_S = 0.5
 
 
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """Have SIGTERM end this process, also where a framework catches it and lets the process live on, as Lightning and JAX do.
+
+    Otherwise the job would stand until SIGKILL comes, KillWait later. A handler of Python's is called first; one of a C library gives way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set one
+        return
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if callable(before):
+            before(number, frame)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end if callable(before) else signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
 def park(peers: Peers, watch: Watch, clock: Clock, ends: float, learnt: Callable[[Notice, float], None], *, own: bool = False) -> str:
     """Wait to be killed; return why that did not happen, on all ranks alike.
 
@@ -21,6 +51,11 @@ def park(peers: Peers, watch: Watch, clock: Clock, ends: float, learnt: Callable
     meanwhile; a later deadline prolongs the wait. Ranks meet once a round, so that they follow the same deadline and nobody waits
     long inside a collective. Raises HoldfastError when the other ranks are gone and nobody has ended this one either.
     """
+    with _ends_on_sigterm():
+        return _wait(peers, watch, clock, ends, learnt, own=own)
+
+
+def _wait(peers: Peers, watch: Watch, clock: Clock, ends: float, learnt: Callable[[Notice, float], None], *, own: bool) -> str:
     while True:
         watch.wait(ROUND_S)
         mine = _listen(watch, learnt)

@@ -51,6 +51,12 @@ def torch_distributed() -> Any:
     return distributed
 
 
+def jax_state() -> Any:
+    """The coordination of `jax.distributed` (process_id, num_processes, client) where the program has initialised it, else None."""
+    state = getattr(module("jax._src.distributed"), "global_state", None)
+    return None if getattr(state, "client", None) is None else state
+
+
 def _count(environ: Mapping[str, str], name: str, least: int) -> int | None:
     text = environ.get(name, "")
     if not text:
@@ -69,7 +75,7 @@ class Place:
 
 
 def place(environ: Mapping[str, str]) -> Place:
-    """From torch.distributed if it is initialised, else RANK and WORLD_SIZE, else an srun step's variables.
+    """From torch.distributed or jax.distributed if it is initialised, else RANK and WORLD_SIZE, else an srun step's variables.
 
     A batch script has SLURM_PROCID=0 and SLURM_NTASKS=N too without being one of N tasks: SLURM_STEP_ID tells an srun
     task from it. Raises HoldfastError for variables that are not numbers.
@@ -77,6 +83,9 @@ def place(environ: Mapping[str, str]) -> Place:
     distributed = torch_distributed()
     if distributed is not None:
         return Place(distributed.get_rank(), distributed.get_world_size())
+    state = jax_state()
+    if state is not None:
+        return Place(state.process_id, state.num_processes)
     names = [("RANK", "WORLD_SIZE")]
     if environ.get("SLURM_STEP_ID"):
         names += [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_PROCID", "SLURM_NTASKS")]
