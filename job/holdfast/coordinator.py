@@ -89,7 +89,7 @@ class Coordinator:
         self.asked = False
         self._save: Save | None = None
         self._notice_retry_at = 0.0
-        self._step, self._total = 0, 0
+        self._step, self.total = 0, 0
         self._asynchronous, self._meetings = asynchronous, 0
         self.agreement: Agreement
         if peers.place.world_size == 1:
@@ -99,7 +99,7 @@ class Coordinator:
 
     def begin(self, step: int, total: int, saved: Saved | None) -> None:
         """A loop begins at `step`, for which `saved` is the newest checkpoint, and ends at `total`. Raises as `pass_step` does."""
-        self._step, self._total = step, total
+        self._step, self.total = step, total
         if saved is not None:
             self.saved = saved
         self._schedule.saved(self._clock.monotonic())
@@ -112,7 +112,7 @@ class Coordinator:
         Raises Fenced, SaveError for a save that was asked for, HoldfastError where the ranks do not do the same.
         """
         self._step = step
-        due = step >= self._total or self._schedule.at_period(step) or self._meetings < _FIRST
+        due = step >= self.total or self._schedule.at_period(step) or self._meetings < _FIRST
         if self.agreement.at(step, step_s) or due:
             self._meet()
             self.agreement.met()
@@ -161,7 +161,7 @@ class Coordinator:
             return "asked"
         if (self.saved is not None and self.saved.step == step) or (save is not None and save.step == step):
             return None
-        if step >= self._total:
+        if step >= self.total:
             return "final"
         if self._schedule.at_period(step) or (self._rank == 0 and self._schedule.due(now)):
             return "due"
@@ -215,7 +215,7 @@ class Coordinator:
                 return False
         for notice in notices:
             self._watch.handled(notice)
-        if lead.notice is not None and lead.wish == PARK and self._step < self._total:
+        if lead.notice is not None and lead.wish == PARK and self._step < self.total:
             self._park(lead.notice, own=mine.notice is not None)
         return True
 

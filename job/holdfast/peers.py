@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from holdfast.errors import Fenced, HoldfastError, SaveError
-from holdfast.process import Place, module, torch_distributed
+from holdfast.process import Place, jax_state, module, torch_distributed
 
 T = TypeVar("T")
 
@@ -84,12 +84,16 @@ def connect(place: Place) -> Peers:
     if place.world_size == 1:
         return Alone()
     distributed = torch_distributed()
-    if distributed is None:
-        raise HoldfastError(
-            f"this is rank {place.rank} of {place.world_size} by the environment, but torch.distributed is not initialised:"
-            " call torch.distributed.init_process_group before Run.steps, or start one task only"
-        )
-    return Gloo(distributed)
+    if distributed is not None:
+        return Gloo(distributed)
+    if jax_state() is not None:
+        from holdfast.adapters.jax import JaxPeers
+
+        return JaxPeers()
+    raise HoldfastError(
+        f"this is rank {place.rank} of {place.world_size} by the environment, but torch.distributed is not initialised:"
+        " call torch.distributed.init_process_group (or jax.distributed.initialize) before Run.steps, or start one task only"
+    )
 
 
 @dataclass(frozen=True)

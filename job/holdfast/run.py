@@ -206,6 +206,15 @@ class Run:
         self._first("first_step")
         return self._step
 
+    def expect(self, total: int) -> None:
+        """Say how many steps there will be, once a framework that owns the loop knows; then the last one is saved as well.
+
+        Between `start` and the next `step_done`. All ranks say the same after the same step.
+        """
+        assert self._coordinator is not None, "call start first"
+        self._total = self._coordinator.total = total
+        self._board.state("running", total_steps=total)
+
     def step_done(self) -> None:
         """A step is done: save, follow a notice or park where that is due. Raises as `steps` does."""
         assert self._coordinator is not None, "call start first"
