@@ -89,7 +89,7 @@ class Coordinator:
         self.asked = False
         self._save: Save | None = None
         self._notice_retry_at = 0.0
-        self._step, self.total = 0, 0
+        self._step, self._total = 0, 0
         self._asynchronous, self._meetings = asynchronous, 0
         self.agreement: Agreement
         if peers.place.world_size == 1:
@@ -99,12 +99,16 @@ class Coordinator:
 
     def begin(self, step: int, total: int, saved: Saved | None) -> None:
         """A loop begins at `step`, for which `saved` is the newest checkpoint, and ends at `total`. Raises as `pass_step` does."""
-        self._step, self.total = step, total
+        self._step, self._total = step, total
         if saved is not None:
             self.saved = saved
         self._schedule.saved(self._clock.monotonic())
         self.agreement.begin(step, total)
         self.pass_step(step, 0.0)
+
+    def expect(self, total: int) -> None:
+        """The loop turns out to end at `total`."""
+        self._total = total
 
     def pass_step(self, step: int, step_s: float) -> None:
         """Between two steps: meet the others where that is due.
@@ -112,7 +116,7 @@ class Coordinator:
         Raises Fenced, SaveError for a save that was asked for, HoldfastError where the ranks do not do the same.
         """
         self._step = step
-        due = step >= self.total or self._schedule.at_period(step) or self._meetings < _FIRST
+        due = step >= self._total or self._schedule.at_period(step) or self._meetings < _FIRST
         if self.agreement.at(step, step_s) or due:
             self._meet()
             self.agreement.met()
@@ -161,7 +165,7 @@ class Coordinator:
             return "asked"
         if (self.saved is not None and self.saved.step == step) or (save is not None and save.step == step):
             return None
-        if step >= self.total:
+        if step >= self._total:
             return "final"
         if self._schedule.at_period(step) or (self._rank == 0 and self._schedule.due(now)):
             return "due"
@@ -215,7 +219,7 @@ class Coordinator:
                 return False
         for notice in notices:
             self._watch.handled(notice)
-        if lead.notice is not None and lead.wish == PARK and self._step < self.total:
+        if lead.notice is not None and lead.wish == PARK and self._step < self._total:
             self._park(lead.notice, own=mine.notice is not None)
         return True
 

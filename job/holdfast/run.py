@@ -212,7 +212,8 @@ class Run:
         Between `start` and the next `step_done`. All ranks say the same after the same step.
         """
         assert self._coordinator is not None, "call start first"
-        self._total = self._coordinator.total = total
+        self._total = total
+        self._coordinator.expect(total)
         self._board.state("running", total_steps=total)
 
     def step_done(self) -> None:
