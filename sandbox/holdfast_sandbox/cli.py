@@ -255,6 +255,14 @@ def interrupt(
     _tell({"node": node, **reply}, as_json, f"{node} ({instance}) {what}.")
 
 
+@app.command("s3", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def object_store(context: typer.Context) -> None:
+    """Be an object store on loopback (S3, Cloud Storage) until Ctrl-C, for trying s3:// checkpoints. Needs neither root nor Slurm."""
+    from holdfast_sandbox.objects.__main__ import main
+
+    raise typer.Exit(main(context.args))
+
+
 def _opened(directory: Path, as_json: bool) -> Sandbox:
     try:
         sandbox = Sandbox.open(directory)
