@@ -1,0 +1,188 @@
+"""The tensors of all modules and optimizers of a run: staged, written and loaded as shares of the ranks."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from holdfast.errors import HoldfastError, SaveError
+from holdfast.peers import Peers, together
+from holdfast.sharded import loading, plan
+from holdfast.sharded.buffers import Buffer, Copier
+from holdfast.sharded.leaves import Leaf, is_tensor, leaves
+from holdfast.sharded.names import Name, NamedModule, expected_state_bytes, local, named_state, names_for
+from holdfast.sharded.staged import Staged
+
+_SLACK_BYTES = 16 * 1024 * 1024
+
+
+class Shards:
+    """Modules and optimizers by name, as they are saved and loaded by all ranks together.
+
+    Parameters and optimizer state are written once, in balanced shares; buffers and all else that is replicated by the lowest
+    rank that has it. Optimizers are keyed by the names of their parameters; one with parameters that no given module has, by
+    their numbers. Raises HoldfastError for FSDP1.
+    """
+
+    def __init__(self, objects: dict[str, nn.Module | Optimizer], peers: Peers, warn: Callable[[str], None]) -> None:
+        self._modules = {name: NamedModule(value) for name, value in objects.items() if isinstance(value, nn.Module)}
+        self._optimizers = {name: value for name, value in objects.items() if isinstance(value, Optimizer)}
+        self._order = list(objects)
+        self._peers = peers
+        self._warn = warn
+        self._warned: set[str] = set()
+        self._copier = Copier()
+        self._plan: plan.Plan | None = None
+        self._structure: list[Any] = []
+        self._free: list[Buffer] = []
+        self._lock = threading.Lock()
+        self._expected_bytes = self._expect()
+
+    @property
+    def share_bytes(self) -> int:
+        """What this rank writes; before the first save an estimate."""
+        return self._expected_bytes if self._plan is None else self._plan.tensors_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """What all ranks write; before the first save an estimate."""
+        return self._expected_bytes * self._peers.place.world_size if self._plan is None else self._plan.total_bytes
+
+    def _expect(self) -> int:
+        """The share before anything is planned: what is sharded, and this rank's part of what is replicated."""
+        sizes = {True: 0, False: 0}
+        for module in self._modules.values():
+            for tensor in [*module.module.parameters(), *module.module.buffers()]:
+                sizes[hasattr(tensor, "to_local")] += local(tensor).nbytes
+        share = sizes[True] + sizes[False] // self._peers.place.world_size
+        weights = sum(sizes.values())
+        state = sum(expected_state_bytes(optimizer) for optimizer in self._optimizers.values())
+        return share + (state * share // weights if weights else state)
+
+    def stage(self) -> Staged:
+        """Copy this rank's share. Called by all ranks at the same boundary; a collective: one all-reduce, and a plan where needed.
+
+        Raises HoldfastError, ValueError for a state that cannot be saved.
+        """
+        with torch.no_grad():
+            found, current = self._agree()
+            values = {leaf.name: leaf.value for leaf in found}
+            buffer = self._take(current.tensors_bytes)
+            sources = [local(values[tensor.index.fqn]) for tensor in current.tensors]
+            if any(source.is_cuda for source in sources):
+                buffer.pin(current.tensors_bytes)
+            buffer.lay_out(current)
+            self._copier.copy(buffer.views, sources)
+            return Staged(current, self._peers.place.rank, buffer, [values[index.fqn] for index in current.objects], self._put_back)
+
+    def _collect(self) -> tuple[list[Leaf], set[str]]:
+        """All leaves, and the names of the replicated tensors that are equal on all ranks."""
+        states, names = self._named()
+        found: list[Leaf] = []
+        anybodys: set[str] = set()
+        for name in self._order:
+            if name in states:
+                mine = leaves(name, states[name])
+                anybodys |= {leaf.name for leaf in mine if isinstance(leaf.value, nn.Parameter)}
+            else:
+                mine = leaves(name, named_state(self._optimizers[name], names[name]))
+                anybodys |= {leaf.name for leaf in mine if leaf.path[1] == "state" and is_tensor(leaf.value) and leaf.value.ndim}
+            found += mine
+        return found, anybodys
+
+    def _named(self) -> tuple[dict[str, dict[str, Any]], dict[str, list[Name]]]:
+        """The modules' states (parameters as themselves), and the names of each optimizer's parameters."""
+        states = {name: module.state(keep_vars=True) for name, module in self._modules.items()}
+        parameters = {name: self._modules[name].parameters(state) for name, state in states.items()}
+        names: dict[str, list[Name]] = {}
+        for name, optimizer in self._optimizers.items():
+            found = names_for(optimizer, parameters)
+            if found is None:
+                self._warn_once(f"{name} has parameters that belong to no given module: its state is kept by their numbers")
+                found = list(range(sum(len(group["params"]) for group in optimizer.param_groups)))
+            names[name] = found
+        return states, names
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._warn(text)
+
+    def _agree(self) -> tuple[list[Leaf], plan.Plan]:
+        """All leaves; the plan that stands, or a new one if on any rank something is not as it was."""
+        fault: Exception | None = None
+        found: list[Leaf] = []
+        anybodys: set[str] = set()
+        try:
+            found, anybodys = self._collect()
+        except Exception as trouble:  # told only after the others know: they wait
+            fault = trouble
+        structure = [_shape(leaf) for leaf in found]
+        changed = self._plan is None or structure != self._structure
+        anywhere, failed = self._peers.highest([int(changed), int(fault is not None)])
+        if fault is not None:
+            raise fault
+        if failed:
+            raise SaveError("the state of another rank cannot be read")
+        if anywhere or self._plan is None:
+            self._plan = None
+            made = plan.make(found, anybodys, self._peers)
+            self._plan, self._structure = made, structure
+        return found, self._plan
+
+    def warm(self) -> None:
+        """Have memory ready for the next save, so that it need not be found while training waits. For a background thread.
+
+        It may be called at any time and again; it stops early where a save needs the memory meanwhile.
+        """
+        size_bytes = self.share_bytes
+        with self._lock:
+            if not self._free:
+                self._free.append(Buffer(size_bytes if self._plan is not None else 2 * size_bytes + _SLACK_BYTES))
+            buffer = self._free[0]
+        buffer.touch(size_bytes)
+
+    def _take(self, size_bytes: int) -> Buffer:
+        with self._lock:
+            buffer = self._free.pop() if self._free else None
+        if buffer is not None and buffer.capacity_bytes < size_bytes:
+            buffer.take()
+            buffer.unpin()
+            buffer = None
+        if buffer is None:
+            buffer = Buffer(size_bytes)
+        buffer.take()
+        return buffer
+
+    def _put_back(self, buffer: Buffer) -> None:
+        with self._lock:
+            if not self._free:
+                self._free.append(buffer)
+                return
+        buffer.unpin()
+
+    def load(self, folder: Path) -> set[str]:
+        """Become the state in `folder`, which has been verified; the names of the objects that it has no state for.
+
+        Called by all ranks. Nothing is touched on any rank unless the checkpoint fits all objects on all ranks. Raises HoldfastError
+        on all ranks alike.
+        """
+        names: dict[str, list[Name]] = {}
+        together(self._peers, "naming the optimizers' parameters", lambda: names.update(self._named()[1]), HoldfastError)
+        optimizers = {name: (optimizer, names[name]) for name, optimizer in self._optimizers.items()}
+        return loading.load(folder, self._modules, optimizers, self._peers, self._copier)
+
+
+def _shape(leaf: Leaf) -> tuple[Any, ...]:
+    """All of a leaf that a plan depends on."""
+    value = leaf.value
+    if not is_tensor(value):
+        return (leaf.name,)
+    if hasattr(value, "to_local"):
+        part = value.to_local()
+        return leaf.name, value.size(), value.dtype, value.placements, value.device_mesh, part.size(), part.stride(), part.device
+    return leaf.name, value.size(), value.dtype, value.stride(), value.device
