@@ -5,17 +5,18 @@ Everything that renames or deletes is called by rank 0, inside `Fence.held()`.
 
 import json
 import re
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast import faults, manifest
-from holdfast.errors import BadCheckpointError
-from holdfast.files import fsync_directory, replace_durably
+from holdfast import manifest
+from holdfast.errors import BadCheckpointError, HoldfastError, StoreError
 from holdfast.manifest import Manifest
+from holdfast.store.base import Progress, Store
+from holdfast.store.files import FileStore
+from holdfast.store.verification import check_held, read_manifest, verify
 
-_NAME = re.compile(r"step-(\d{8,18})\.a(\d{1,9})", re.ASCII)
+_NAME = re.compile(r"(?:bad-)?step-(\d{8,18})\.a(\d{1,9})(?:\.\d+)?", re.ASCII)
 Unusable = Callable[[str, str, str], None]
 """Gets a checkpoint's name, the faulty file in it, and the reason."""
 
@@ -26,85 +27,119 @@ class Checkpoint:
 
     step: int
     attempt: int
-    path: Path
+    name: str
+    store: Store = field(compare=False, repr=False)
 
     @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+    def path(self) -> Path:
+        """The folder, of a checkpoint on a file system. Raises HoldfastError for another."""
+        if not isinstance(self.store, FileStore):
+            raise HoldfastError(f"{self.location} is on no file system")
+        return self.store.root / self.name
+
+    @property
+    def location(self) -> str:
+        """Its path or URL."""
+        return self.store.place(self.name)
 
     @property
     def published(self) -> bool:
-        """Whether it has a manifest (whether that verifies is another question)."""
-        return (self.path / manifest.NAME).exists()
+        """Whether it has a manifest (whether that verifies is another question). Asks the store. Raises OSError."""
+        return self.store.exists(f"{self.name}/{manifest.NAME}")
 
 
 class CheckpointDirectory:
-    """The folders below `path`. `warn` gets one line for each thing a user should know; `unusable` the name, file and reason of each
+    """The folders in a store. `warn` gets one line for each thing a user should know; `unusable` the name, file and reason of each
     checkpoint that cannot be resumed from.
     """
 
-    def __init__(self, path: Path, warn: Callable[[str], None], unusable: Unusable = lambda _name, _file, _reason: None) -> None:
-        self.path = path
+    def __init__(self, where: Path | Store, warn: Callable[[str], None], unusable: Unusable = lambda _name, _file, _reason: None) -> None:
+        self.store: Store = FileStore(where) if isinstance(where, Path) else where
         self._warn = warn
         self._unusable = unusable
         self._verified: set[str] = set()
 
+    @property
+    def path(self) -> Path:
+        """The directory, of a store on a file system. Raises HoldfastError for another."""
+        if not isinstance(self.store, FileStore):
+            raise HoldfastError(f"{self.store.location} is on no file system")
+        return self.store.root
+
     def place(self, step: int, attempt: int) -> Checkpoint:
         """Where the checkpoint of that step and attempt stands or will stand."""
-        return Checkpoint(step, attempt, self.path / f"step-{step:08d}.a{attempt}")
+        return Checkpoint(step, attempt, f"step-{step:08d}.a{attempt}", self.store)
+
+    def _list(self, *, published: bool | None, bad: bool) -> list[Checkpoint]:
+        found = []
+        for folder in self.store.folders():
+            match = _NAME.fullmatch(folder.name)
+            if match and folder.bad == bad and published in (None, folder.published):
+                found.append(Checkpoint(int(match[1]), int(match[2]), folder.name, self.store))
+        return sorted(found, reverse=True)
 
     def all(self) -> list[Checkpoint]:
         """All checkpoints, half-written ones too, newest first. Raises OSError."""
-        if not self.path.is_dir():
-            return []
-        found = []
-        for path in self.path.iterdir():
-            if (match := _NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
-                found.append(Checkpoint(int(match[1]), int(match[2]), path))
-        return sorted(found, reverse=True)
+        return self._list(published=None, bad=False)
 
-    def check(self, checkpoint: Checkpoint) -> Manifest:
-        """Verify a checkpoint wholly. Raises BadCheckpointError, HoldfastError, OSError."""
+    def published(self) -> list[Checkpoint]:
+        """Those that have a manifest, newest first. Raises OSError."""
+        return self._list(published=True, bad=False)
+
+    def unfinished(self) -> list[Checkpoint]:
+        """Those that have no manifest, newest first. Raises OSError."""
+        return self._list(published=False, bad=False)
+
+    def set_aside(self) -> list[Checkpoint]:
+        """Those that were found bad, newest first. They are never taken, and nothing here deletes them. Raises OSError."""
+        return self._list(published=None, bad=True)
+
+    def read(self, checkpoint: Checkpoint) -> Manifest:
+        """A checkpoint's manifest, checked by itself. Raises BadCheckpointError, HoldfastError, OSError."""
         try:
-            content = manifest.read(checkpoint.path)
+            content = read_manifest(self.store, checkpoint.name)
         except FileNotFoundError as fault:
             raise BadCheckpointError(manifest.NAME, "the file is missing") from fault
         if (content.step, content.attempt) != (checkpoint.step, checkpoint.attempt):
             raise BadCheckpointError(manifest.NAME, "it belongs to another step or attempt")
-        manifest.verify(checkpoint.path, content)
+        return content
+
+    def check(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Manifest:
+        """Verify a checkpoint wholly. Raises BadCheckpointError, HoldfastError, OSError."""
+        content = self.read(checkpoint)
+        verify(self.store, checkpoint.name, content, progress=progress)
         self._verified.add(checkpoint.name)
         return content
 
-    def newest_verified(self) -> tuple[Checkpoint, Manifest] | None:
+    def newest_verified(self, check: Callable[[Checkpoint], Manifest] | None = None) -> tuple[Checkpoint, Manifest] | None:
         """The newest checkpoint that verifies. Bad ones on the way are quarantined, unreadable ones passed over.
 
-        Raises HoldfastError where verifying is impossible (a hash that is not installed).
+        `check` replaces our own (a download that verifies on the way). Raises StoreError where none verifies and at least one could not
+        be read: to start afresh then would throw away what may be good. Raises HoldfastError where verifying is impossible (a hash that
+        is not installed), OSError.
         """
-        for checkpoint in self.all():
-            if not checkpoint.published:
-                continue
+        unread: list[str] = []
+        for checkpoint in self.published():
             try:
-                return checkpoint, self.check(checkpoint)
+                return checkpoint, (check or self.check)(checkpoint)
             except BadCheckpointError as fault:
                 self.quarantine(checkpoint, fault)
             except OSError as fault:
                 self._warn(f"checkpoint {checkpoint.name} cannot be read ({fault}); using an older one")
                 self._unusable(checkpoint.name, Path(str(fault.filename or "")).name, f"cannot be read: {fault.strerror or fault}")
+                unread.append(f"{checkpoint.name}: {fault}")
+        if unread:
+            advice = "make them readable, or move them away to start afresh"
+            raise StoreError(
+                f"no checkpoint in {self.store.location} is known to be good, and {len(unread)} cannot be read; {advice}: {unread[0]}"
+            )
         return None
 
     def quarantine(self, checkpoint: Checkpoint, fault: BadCheckpointError) -> None:
-        """Rename a bad checkpoint to `bad-…`, with the reason beside it, and say so."""
-        target = self.path / f"bad-{checkpoint.name}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = self.path / f"bad-{checkpoint.name}.{number}"
+        """Set a bad checkpoint aside (`bad-…` on a file system, a mark beside it on an object store), with the reason, and say so."""
+        reason = {"v": 1, "checkpoint": checkpoint.name, "file": fault.file, "reason": fault.reason}
         try:
-            checkpoint.path.rename(target)
-            reason = {"v": 1, "checkpoint": checkpoint.name, "file": fault.file, "reason": fault.reason}
-            replace_durably(target / "reason.json", json.dumps(reason).encode())
-            done = f"moved to {target.name}"
+            done = self.store.set_aside(checkpoint.name, json.dumps(reason).encode())
         except OSError as trouble:
             done = f"could not be moved: {trouble}"
         self._warn(f"checkpoint {checkpoint.name} is bad: {fault.file}: {fault.reason}; {done}; using an older one")
@@ -115,36 +150,49 @@ class CheckpointDirectory:
 
         Raises OSError.
         """
-        (checkpoint.path / manifest.NAME).unlink(missing_ok=True)
-        fsync_directory(checkpoint.path)
-        faults.point("removal-unpublished")
-        shutil.rmtree(checkpoint.path)
-        faults.point("removal-done")
+        self.store.remove(checkpoint.name)
 
     def sweep(self, attempt: int, *, every_attempt: bool) -> None:
         """At a new attempt's entry: delete what earlier attempts left half-written (their tokens are void).
 
-        `every_attempt`: the directory was another job's, whose attempt numbers say nothing about ours.
+        `every_attempt`: the directory was another job's, whose attempt numbers say nothing about ours. Raises OSError where the
+        directory cannot be listed; what cannot be deleted is told.
         """
-        for checkpoint in self.all():
-            if not checkpoint.published and (every_attempt or checkpoint.attempt <= attempt):
-                self._warn(f"checkpoint {checkpoint.name} was never finished (no {manifest.NAME}); removed")
+        for checkpoint in self.unfinished():
+            if every_attempt or checkpoint.attempt <= attempt:
+                done = "removed"
+                try:
+                    self.remove(checkpoint)
+                except OSError as fault:
+                    done = f"could not be removed: {fault}"
+                self._warn(f"checkpoint {checkpoint.name} was never finished (no {manifest.NAME}); {done}")
                 self._unusable(checkpoint.name, manifest.NAME, "the file is missing: the save was never finished")
-                shutil.rmtree(checkpoint.path, ignore_errors=True)
 
-    def prune(self, keep: int) -> None:
-        """Keep the newest `keep`; delete older ones only while one of those kept verifies."""
-        published = [checkpoint for checkpoint in self.all() if checkpoint.published]
-        if len(published) <= keep or not any(self._good(checkpoint) for checkpoint in published[:keep]):
-            return
-        for checkpoint in published[keep:]:
+    def prune(self, keep: int, keep_every: int | None = None, guard: Callable[[], None] = lambda: None) -> list[Checkpoint]:
+        """Keep the newest `keep` and those whose step is divisible by `keep_every`; delete the others, but only while one of the newest
+        verifies (in an object store: is complete, with the digests that were checked when it was sent). Returns what was deleted.
+
+        `guard` is called before each deletion (`Fence.check`: a store without locks may have changed hands meanwhile), and its
+        exceptions pass through. Raises OSError.
+        """
+        published = self.published()
+        doomed = [one for one in published[keep:] if keep_every is None or one.step % keep_every]
+        newest = published[:keep]
+        if not doomed or not (any(one.name in self._verified for one in newest) or any(self._good(one) for one in newest)):
+            return []
+        for checkpoint in doomed:
+            guard()
             self.remove(checkpoint)
+        return doomed
 
     def _good(self, checkpoint: Checkpoint) -> bool:
-        if checkpoint.name in self._verified:
-            return True
         try:
-            self.check(checkpoint)
+            content = self.read(checkpoint)
+            if isinstance(self.store, FileStore):
+                verify(self.store, checkpoint.name, content)
+            else:
+                check_held(self.store, checkpoint.name, content)
+            self._verified.add(checkpoint.name)
         except BadCheckpointError as fault:
             self._warn(f"checkpoint {checkpoint.name} is bad: {fault.file}: {fault.reason}; older ones are kept")
             return False

@@ -22,5 +22,9 @@ class BadCheckpointError(HoldfastError):
         self.reason = reason
 
 
+class StoreError(HoldfastError, OSError):
+    """A store of checkpoints did not do what was asked, after its own retries; names the object and the cause."""
+
+
 class ProtocolError(HoldfastError):
     """A file of the job directory is malformed (too large, not regular, not JSON, a wrong type); it is void."""

@@ -1,13 +1,16 @@
-"""Which attempt owns a checkpoint directory: `attempt.json`, replaced as a whole under a lock.
+"""Which attempt owns a checkpoint directory: `attempt.json`, replaced as a whole and only if it is still what was read.
 
 Orphans of an earlier attempt can outlive a requeue, so each publication and each deletion asks the fence first. A token
 that is new for each taking decides; attempt numbers decide who may take it: within one job an older attempt may not
 take it from a newer one. Another job (or a run outside Slurm) that is given the same directory takes over.
 
+On a file system nobody can take the fence while it is held. An object store has no locks: there an orphan may have asked
+just before it lost the fence, and publish or delete one moment later. That is harmless: it writes and publishes folders
+of its own attempt's name only, whole ones or such as do not verify, and deletes only what is older than the newest that it kept.
+
 attempt.json keys: v (1), job_id, attempt, token, node, pid, taken (Unix seconds).
 """
 
-import fcntl
 import json
 import os
 import uuid
@@ -15,14 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from holdfast.clock import Clock
-from holdfast.errors import Fenced, ProtocolError
-from holdfast.files import read_bounded, replace_durably
+from holdfast.errors import Fenced, ProtocolError, StoreError
+from holdfast.files import LIMIT_BYTES
+from holdfast.store.base import Store
+from holdfast.store.files import FileStore
 
 NAME = "attempt.json"
-LOCK_NAME = "attempt.lock"
-LOCK_WAIT_S = 10.0
+MOST_RIVALS = 32
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,27 @@ class Owner:
     token: str
 
 
-def read_owner(directory: Path) -> Owner | None:
-    """The owner of a checkpoint directory; None where nobody has taken it. Raises ProtocolError if it is malformed."""
+def read_owner(directory: Path | Store) -> Owner | None:
+    """The owner of a checkpoint directory; None where nobody has taken it. Raises ProtocolError if it is malformed, OSError."""
+    store = _store(directory)
+    found = store.load(NAME, LIMIT_BYTES)
+    return None if found is None else _parse(found[0], store.place(NAME))
+
+
+def _store(directory: Path | Store) -> Store:
+    return FileStore(directory) if isinstance(directory, Path) else directory
+
+
+def _parse(data: bytes, place: str) -> Owner:
     try:
-        content = json.loads(read_bounded(directory / NAME))
-    except FileNotFoundError:
-        return None
-    except ValueError as fault:
-        raise ProtocolError(f"{directory / NAME}: not JSON") from fault
+        content = json.loads(data)
+    except (ValueError, RecursionError) as fault:
+        raise ProtocolError(f"{place}: not JSON") from fault
     if not isinstance(content, dict):
-        raise ProtocolError(f"{directory / NAME}: not an object")
+        raise ProtocolError(f"{place}: not an object")
     job_id, attempt, token = content.get("job_id"), content.get("attempt"), content.get("token")
     if not isinstance(job_id, str) or type(attempt) is not int or not isinstance(token, str):
-        raise ProtocolError(f"{directory / NAME}: job_id, attempt or token has a wrong type")
+        raise ProtocolError(f"{place}: job_id, attempt or token has a wrong type")
     return Owner(job_id, attempt, token)
 
 
@@ -56,8 +69,8 @@ class Fence:
     `previous` is the owner that was superseded, or None.
     """
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path | Store, clock: Clock) -> None:
+        self._store = _store(directory)
         self._clock = clock
         self.owner = Owner("", 0, "")
         self.previous: Owner | None = None
@@ -65,64 +78,52 @@ class Fence:
     def take(self, job_id: str, attempt: int | None) -> int:
         """Own the directory from now on, durably; returns this attempt's number (one more than the last for None).
 
-        Raises Fenced if a newer attempt of the same job owns it, OSError.
+        Raises Fenced if a newer attempt of the same job owns it, StoreError, OSError.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            try:
-                last = read_owner(self._directory)
-            except ProtocolError:
-                last = None  # replaced as a whole, so only a damaged disk gets here; the directory is still the job's
-            if attempt is None:
-                attempt = last.attempt + 1 if last is not None else 0
-            if last is not None and last.job_id == job_id and last.attempt > attempt:
-                raise Fenced(f"attempt {last.attempt} of job {job_id or '(none)'} owns {self._directory}; this is {attempt}")
-            self.previous, self.owner = last, Owner(job_id, attempt, uuid.uuid4().hex)
-            content = {"v": 1, "job_id": job_id, "attempt": attempt, "token": self.owner.token}
-            content |= {"node": os.uname().nodename, "pid": os.getpid(), "taken": self._clock.wall()}
-            replace_durably(self._directory / NAME, json.dumps(content).encode())
+        with self._store.locked(self._clock):
+            for _ in range(MOST_RIVALS):
+                if (taken := self._try(job_id, attempt)) is not None:
+                    return taken
+        raise StoreError(f"{self._store.place(NAME)} changes all the time: too many processes use this directory at once")
+
+    def _try(self, job_id: str, attempt: int | None) -> int | None:
+        """Read and replace; None where another process came in between."""
+        last, version = self._read()
+        if attempt is None:
+            attempt = last.attempt + 1 if last is not None else 0
+        if last is not None and last.job_id == job_id and last.attempt > attempt:
+            raise Fenced(f"attempt {last.attempt} of job {job_id or '(none)'} owns {self._store.location}; this is {attempt}")
+        owner = Owner(job_id, attempt, uuid.uuid4().hex)
+        content = {"v": 1, "job_id": job_id, "attempt": attempt, "token": owner.token}
+        content |= {"node": os.uname().nodename, "pid": os.getpid(), "taken": self._clock.wall()}
+        if not self._store.swap(NAME, json.dumps(content).encode(), version):
+            return None
+        self.previous, self.owner = last, owner
         return attempt
+
+    def _read(self) -> tuple[Owner | None, Any]:
+        found = self._store.load(NAME, LIMIT_BYTES)
+        if found is None:
+            return None, None
+        try:
+            return _parse(found[0], NAME), found[1]
+        except ProtocolError:
+            return None, found[1]  # replaced as a whole, so only a damaged disk gets here; the directory is still the job's
 
     def check(self) -> None:
         """Raises Fenced if this process owns the directory no longer, ProtocolError or OSError if that is unknown."""
-        owner = read_owner(self._directory)
+        owner = read_owner(self._store)
         if owner is None:
-            raise Fenced(f"{self._directory / NAME} is gone: whose directory it is can no longer be told")
+            raise Fenced(f"{self._store.place(NAME)} is gone: whose directory it is can no longer be told")
         if owner.token != self.owner.token:
             raise Fenced(
-                f"attempt {owner.attempt} of job {owner.job_id or '(none)'} has taken over {self._directory}"
+                f"attempt {owner.attempt} of job {owner.job_id or '(none)'} has taken over {self._store.location}"
                 f" from attempt {self.owner.attempt}"
             )
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Own the directory for the length of the block: nobody takes it meanwhile. Raises as `check` does."""
-        with self._locked():
+        """Own the directory for the length of the block: on a file system nobody takes it meanwhile. Raises as `check` does."""
+        with self._store.locked(self._clock):
             self.check()
             yield
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = os.open(self._directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            self._lock(fd)
-            yield
-        finally:
-            os.close(fd)
-
-    def _lock(self, fd: int) -> None:
-        """Wait for the lock, but not for ever: a frozen process of a lost node must not stop the next attempt.
-
-        Without it (or on a file system without locks) two attempts may interleave between check and rename; each still
-        writes directories of its own name only, so the worst is a complete checkpoint too many.
-        """
-        give_up = self._clock.monotonic() + LOCK_WAIT_S
-        while self._clock.monotonic() < give_up:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._clock.sleep(0.02)
-            except OSError:
-                return
-            else:
-                return

@@ -10,7 +10,9 @@ from holdfast.errors import HoldfastError
 
 XXH3 = "xxh3-128"
 SHA256 = "sha256"
-ALGORITHMS = (XXH3, SHA256)
+DIGEST_DIGITS = {XXH3: 32, SHA256: 64}
+"""Each algorithm's digest is that many hexadecimal digits."""
+ALGORITHMS = tuple(DIGEST_DIGITS)
 CHUNK_BYTES = 4 * 1024 * 1024
 """Both release the GIL; chunks of 1 MiB and more keep training threads from being woken a thousand times a second."""
 

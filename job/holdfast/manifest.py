@@ -1,25 +1,33 @@
 """`manifest.json`: what a checkpoint consists of. It is written last, so a directory without one is not a checkpoint.
 
 Keys: version (1), step, attempt, job_id, world_size, torch (version or null), algorithm (`xxh3-128` or `sha256`), write_s
-(seconds that writing took), files {name: {bytes, hash, rank}}, hash (of the canonical JSON of all the other keys). A
-reader ignores keys that it does not know, so that sharded checkpoints can add theirs; the hash covers them.
+(seconds that writing took), files {name: {bytes, hash, rank}}, parts (names of the objects saved, or null), partial (whether some
+objects were left out for want of time), hash (of the canonical JSON of all the other keys). A reader ignores keys that it does not
+know; the hash covers them. The name of a file may have parts, `model/weights.bin`; none leads out of the folder.
 """
 
 import json
+import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import BadCheckpointError, ProtocolError
-from holdfast.files import read_bounded
-from holdfast.hashing import ALGORITHMS, file_hash, hasher
+from holdfast.errors import BadCheckpointError, SaveError
+from holdfast.hashing import DIGEST_DIGITS, hasher
 
 NAME = "manifest.json"
 VERSION = 1
 LIMIT_BYTES = 64 * 1024 * 1024
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-_DIGEST = re.compile(r"[0-9a-f]{32,64}")
+MOST_FILES = 200_000
+MOST_NAME_CHARACTERS = 500
+MOST_NAME_PARTS = 16
+MOST_PARTS = 1000
+LARGEST = 2**63 - 1
+_NAME_PART = re.compile(r"[A-Za-z0-9._+=@,() -]{1,200}", re.ASCII)
+"""What every file system and object store takes as it is."""
+_DIGEST = re.compile(r"[0-9a-f]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Manifest:
     algorithm: str
     write_s: float
     files: dict[str, FileEntry]
+    parts: tuple[str, ...] | None = None
+    partial: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -50,7 +60,14 @@ class Manifest:
         return sum(entry.bytes for entry in self.files.values())
 
     def to_bytes(self) -> bytes:
-        """The file's content, its own hash included."""
+        """The file's content, its own hash included. Raises SaveError for what `parse` would refuse."""
+        for name in self.files:
+            if not safe_name(name):
+                raise SaveError(
+                    f"a file of a checkpoint cannot be called {name[:200]!r}: letters, digits and ._+=@,()- are understood everywhere"
+                )
+        if not 0 < len(self.files) <= MOST_FILES:
+            raise SaveError(f"a checkpoint has 1 to {MOST_FILES} files, not {len(self.files)}")
         content = {"version": VERSION, **asdict(self)}
         return json.dumps({**content, "hash": _content_hash(content, self.algorithm)}, indent=1, sort_keys=True).encode()
 
@@ -61,9 +78,19 @@ def _content_hash(content: dict[str, Any], algorithm: str) -> str:
     return state.hexdigest()
 
 
+def safe_name(name: str) -> bool:
+    """Whether this can be a file of a checkpoint: a relative path that stays in the folder and is none of our own files' names."""
+    parts = name.split("/")
+    if len(name) > MOST_NAME_CHARACTERS or len(parts) > MOST_NAME_PARTS or parts[0] == NAME:
+        return False
+    if parts[0].startswith(".") and name != ".metadata":
+        return False
+    return all(_NAME_PART.fullmatch(part) and part.strip(".") for part in parts)
+
+
 def _whole(content: dict[str, Any], key: str, least: int = 0) -> int:
     value = content.get(key)
-    if type(value) is not int or value < least:
+    if type(value) is not int or not least <= value <= LARGEST:
         raise BadCheckpointError(NAME, f"{key} is not a whole number of at least {least}")
     return value
 
@@ -75,34 +102,69 @@ def _text(content: dict[str, Any], key: str) -> str:
     return value
 
 
-def _entry(name: object, value: object) -> FileEntry:
-    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or name == NAME or not isinstance(value, dict):
+def _entry(name: object, value: object, digits: int) -> FileEntry:
+    if not isinstance(name, str) or not safe_name(name) or not isinstance(value, dict):
         raise BadCheckpointError(NAME, f"files has a bad entry {str(name)[:80]!r}")
     digest = _text(value, "hash")
-    if not _DIGEST.fullmatch(digest):
+    if len(digest) != digits or not _DIGEST.fullmatch(digest):
         raise BadCheckpointError(NAME, f"the hash of {name} is malformed")
     return FileEntry(bytes=_whole(value, "bytes"), hash=digest, rank=_whole(value, "rank"))
 
 
-def parse(data: bytes) -> Manifest:
-    """Read manifest.json's content, strictly. Raises BadCheckpointError; HoldfastError if its hash is not installed."""
-    try:
-        content = json.loads(data)
-    except ValueError as fault:
-        raise BadCheckpointError(NAME, f"not JSON: {fault}") from fault
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        raise BadCheckpointError(NAME, f"not a version {VERSION} manifest")
-    algorithm = _text(content, "algorithm")
-    if algorithm not in ALGORITHMS:
-        raise BadCheckpointError(NAME, f"unknown hash algorithm {algorithm[:40]!r}")
-    stated = content.pop("hash", None)
-    if stated != _content_hash(content, algorithm):
-        raise BadCheckpointError(NAME, "its content does not match its own hash")
-    files, torch, write_s = content.get("files"), content.get("torch"), content.get("write_s")
+def _files(content: dict[str, Any], digits: int) -> dict[str, FileEntry]:
+    files = content.get("files")
     if not isinstance(files, dict) or not files:
         raise BadCheckpointError(NAME, "it names no files")
-    if not isinstance(torch, str | None) or isinstance(write_s, bool) or not isinstance(write_s, int | float):
-        raise BadCheckpointError(NAME, "torch or write_s has a wrong type")
+    if len(files) > MOST_FILES:
+        raise BadCheckpointError(NAME, f"it names more than {MOST_FILES} files")
+    return {name: _entry(name, value, digits) for name, value in files.items()}
+
+
+def _seconds(content: dict[str, Any], key: str) -> float:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise BadCheckpointError(NAME, f"{key} is not a number of seconds")
+    return float(value)
+
+
+def _parts(content: dict[str, Any]) -> tuple[str, ...] | None:
+    parts = content.get("parts")
+    if parts is None:
+        return None
+    if not isinstance(parts, list) or len(parts) > MOST_PARTS or not all(isinstance(part, str) and len(part) <= 200 for part in parts):
+        raise BadCheckpointError(NAME, "parts is not a list of short strings")
+    return tuple(parts)
+
+
+def _load(data: bytes) -> tuple[dict[str, Any], str]:
+    """The JSON object and its hash algorithm, once its own hash is right."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as fault:
+        raise BadCheckpointError(NAME, f"not JSON: {fault}") from fault
+    if not isinstance(content, dict) or type(content.get("version")) is not int or content["version"] != VERSION:
+        raise BadCheckpointError(NAME, f"not a version {VERSION} manifest")
+    algorithm = _text(content, "algorithm")
+    if algorithm not in DIGEST_DIGITS:
+        raise BadCheckpointError(NAME, f"unknown hash algorithm {algorithm[:40]!r}")
+    stated = content.pop("hash", None)
+    try:
+        right = stated == _content_hash(content, algorithm)
+    except RecursionError:
+        right = False
+    if not right:
+        raise BadCheckpointError(NAME, "its content does not match its own hash")
+    return content, algorithm
+
+
+def parse(data: bytes) -> Manifest:
+    """Read manifest.json's content, strictly. Raises BadCheckpointError; HoldfastError if its hash is not installed."""
+    content, algorithm = _load(data)
+    torch, partial = content.get("torch"), content.get("partial", False)
+    if torch is not None:
+        torch = _text(content, "torch")
+    if not isinstance(partial, bool):
+        raise BadCheckpointError(NAME, "partial is neither true nor false")
     return Manifest(
         step=_whole(content, "step"),
         attempt=_whole(content, "attempt"),
@@ -110,32 +172,24 @@ def parse(data: bytes) -> Manifest:
         world_size=_whole(content, "world_size", 1),
         torch=torch,
         algorithm=algorithm,
-        write_s=float(write_s),
-        files={name: _entry(name, value) for name, value in files.items()},
+        write_s=_seconds(content, "write_s"),
+        files=_files(content, DIGEST_DIGITS[algorithm]),
+        parts=_parts(content),
+        partial=partial,
     )
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of a checkpoint. Raises FileNotFoundError where there is none, BadCheckpointError, HoldfastError."""
-    try:
-        return parse(read_bounded(directory / NAME, LIMIT_BYTES))
-    except ProtocolError as fault:
-        raise BadCheckpointError(NAME, str(fault)) from fault
+    """The manifest of a checkpoint's folder. Raises FileNotFoundError where there is none, BadCheckpointError, HoldfastError."""
+    from holdfast.store.files import FileStore
+    from holdfast.store.verification import read_manifest
+
+    return read_manifest(FileStore(directory.parent), directory.name)
 
 
-def verify(directory: Path, manifest: Manifest, names: set[str] | None = None) -> None:
-    """Check sizes, then hashes, of all files (or of `names`). Raises BadCheckpointError naming the first faulty file.
+def verify(directory: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
+    """Check a checkpoint's folder as `holdfast.store.verification.verify` does."""
+    from holdfast.store.files import FileStore
+    from holdfast.store.verification import verify as verify_in
 
-    An OSError other than a missing file passes through: a file that cannot be read now is not known to be bad.
-    """
-    wanted = {name: entry for name, entry in manifest.files.items() if names is None or name in names}
-    for name, entry in wanted.items():
-        try:
-            size_bytes = (directory / name).lstat().st_size
-        except (FileNotFoundError, NotADirectoryError) as fault:
-            raise BadCheckpointError(name, "the file is missing") from fault
-        if size_bytes != entry.bytes:
-            raise BadCheckpointError(name, f"{size_bytes} bytes where the manifest says {entry.bytes}")
-    for name, entry in wanted.items():
-        if file_hash(directory / name, manifest.algorithm) != entry.hash:
-            raise BadCheckpointError(name, f"its {manifest.algorithm} hash is not the manifest's")
+    verify_in(FileStore(directory.parent), directory.name, manifest, names)

@@ -50,8 +50,8 @@ def _quarantined(path: Path) -> list[Row]:
 def _rows(path: Path, *, whole: bool) -> list[Row]:
     single = re.fullmatch(r"step-(\d{8,18})\.a(\d{1,9})", path.name)
     if single:
-        checkpoint = Checkpoint(int(single[1]), int(single[2]), path)
-        return [_row(CheckpointDirectory(path.parent, lambda _text: None), checkpoint, whole=whole)]
+        around = CheckpointDirectory(path.parent, lambda _text: None)
+        return [_row(around, around.place(int(single[1]), int(single[2])), whole=whole)]
     directory = CheckpointDirectory(path, lambda _text: None)
     return [_row(directory, checkpoint, whole=whole) for checkpoint in directory.all()] + _quarantined(path)
 
