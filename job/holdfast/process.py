@@ -19,12 +19,20 @@ def started() -> float:
     proc(5): field 22 of /proc/self/stat counts clock ticks since boot. The agent compares it with its own reading to
     tell this process from a later one that got its pid.
     """
+    began = started_of("self")
+    return IMPORTED if began is None else began
+
+
+def started_of(pid: int | str) -> float | None:
+    """The same of another process of this machine; None where there is none, it has ended, or /proc does not tell."""
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        since_boot_s = ticks / os.sysconf("SC_CLK_TCK")
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        since_boot_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return _booted() + since_boot_s
     except (OSError, ValueError, IndexError, AttributeError):
-        return IMPORTED
+        return None
 
 
 def _booted() -> float:

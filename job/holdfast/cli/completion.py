@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from holdfast.cli.checkpoint import WORDS
+
 _BASH = """\
 # holdfast completion for bash: source <(holdfast completion bash)
 _holdfast() {{
@@ -13,9 +15,16 @@ _holdfast() {{
     elif [ "$command" = completion ]; then
         mapfile -t COMPREPLY < <(compgen -W "bash" -- "$word")
     elif [ "$command" = checkpoint ] && [ "$COMP_CWORD" -eq 2 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "ls verify" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "{actions} --help" -- "$word")
     elif [ "$command" = checkpoint ]; then
-        mapfile -t COMPREPLY < <(compgen -W "--json" -- "$word"; compgen -d -- "$word")
+        local options="--json --help"
+        case "${{COMP_WORDS[2]}}" in
+            verify) options+=" --progress --no-progress" ;;
+            show) options+=" --tensors" ;;
+            prune) options+=" --keep --keep-every --dry-run --force --progress --no-progress" ;;
+            copy) options+=" --all --progress --no-progress" ;;
+        esac
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word"; compgen -d -- "$word")
     else
         mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$word"; compgen -f -- "$word")
     fi
@@ -29,5 +38,5 @@ def main(argv: Sequence[str], commands: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="holdfast completion", description="Print a shell's completion script.")
     parser.add_argument("shell", choices=("bash",))
     parser.parse_args(argv)
-    print(_BASH.format(commands=" ".join(commands)), end="")
+    print(_BASH.format(commands=" ".join(commands), actions=" ".join(WORDS)), end="")
     return 0

@@ -51,6 +51,9 @@ class Store(Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is something of that name."""
 
+    def written_at(self, name: str) -> float:
+        """Unix time of the last change of what has that name, by the store's clock. Raises FileNotFoundError."""
+
     def read(self, name: str, limit_bytes: int) -> bytes:
         """A small file's content. Raises ProtocolError where it is larger, or no regular file."""
 

@@ -73,6 +73,10 @@ class FileStore:
         """Dangling links exist, too."""
         return os.path.lexists(self.root / name)
 
+    def written_at(self, name: str) -> float:
+        """mtime; of a link the link's own."""
+        return (self.root / name).lstat().st_mtime
+
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Follows no link, waits on no pipe."""
         return read_bounded(self.root / name, limit_bytes)

@@ -72,6 +72,13 @@ class ObjectStore:
         """HEAD."""
         return self._head(name) is not None
 
+    def written_at(self, name: str) -> float:
+        """HEAD."""
+        found = self._head(name)
+        if found is None:
+            raise FileNotFoundError(2, "no such object", self.place(name))
+        return float(found.meta["last_modified"].timestamp())
+
     def read(self, name: str, limit_bytes: int) -> bytes:
         """One GET, given up where the answer says that it is too large."""
         return self._get(name, limit_bytes)[0]
