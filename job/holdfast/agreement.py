@@ -101,7 +101,13 @@ class Rounds:
         return self._armed == step
 
     def met(self) -> None:
-        """Let the threads go on."""
+        """Let the threads go on. A later step that they have chosen meanwhile stays chosen: this was another meeting."""
+        with self._lock:
+            if self._armed is not None and self._armed > self._reached:
+                return
+        self._release()
+
+    def _release(self) -> None:
         with self._lock:
             self._armed = None
         self._released.set()
@@ -110,7 +116,7 @@ class Rounds:
         """Left at the end or by break; the threads stop once all ranks have."""
         with self._lock:
             self._idle = True
-        self.met()
+        self._release()
         if self._thread is not None:
             self._thread.join(timeout=4 * ROUND_S)
 
@@ -136,7 +142,7 @@ class Rounds:
         except Exception as fault:  # a rank is gone, and what its group raises depends on the backend
             self._warn(f"the ranks no longer agree on saves, since one is gone: {type(fault).__name__}: {fault}")
         finally:
-            self.met()
+            self._release()
             self._decided.set()
 
     def _choose(self, target: int) -> bool:
