@@ -1,11 +1,9 @@
 """Parked: the state is saved, the process waits to be ended by SIGTERM."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError
@@ -20,26 +18,19 @@ ROUND_S = 0.5
 
 @contextmanager
 def _ends_on_sigterm() -> Iterator[None]:
-    """Have SIGTERM end this process, also where a framework catches it and lets the process live on, as Lightning and JAX do.
+    """Have SIGTERM end this process at once, whoever else catches it.
 
-    Otherwise the job would stand until SIGKILL comes, KillWait later. A handler of Python's is called first; one of a C library gives way.
+    Lightning's handler waits in a collective that the other ranks may never come to, JAX's lets the process live on; the job would
+    then stand until SIGKILL comes, KillWait later. What a user's handler would do belongs into `Run.on_notice`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set one
         return
-    before = signal.getsignal(signal.SIGTERM)
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if callable(before):
-            before(number, frame)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, end if callable(before) else signal.SIG_DFL)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     finally:
-        if before is not None:
+        if before is not None:  # else it was a C library's, which Python cannot put back
             signal.signal(signal.SIGTERM, before)
 
 
