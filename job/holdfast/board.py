@@ -47,7 +47,7 @@ class Board:
         path = None if self._reports is None or self._place.rank != 0 else self._reports / "status.json"
         content: dict[str, Any] = {"state": "ready", "notice_id": self._notice_id, "step": 0, "total_steps": None}
         content |= {"saved_step": None, "saved_tier": None, "bytes": None, "checkpoint": None}
-        content |= {"attempt": self._job.attempt or 0, "stopped_on_notice": False, "message": None, "metrics": {}}
+        content |= {"attempt": self._job.attempt or 0, "stopped_on_notice": False, "steps_lost": 0, "message": None, "metrics": {}}
         return Report(path, self._clock, say, **content)
 
     def register(self, wake_signal: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast import parking
 from holdfast.agreement import Agreement, Rounds, Solo
 from holdfast.board import Board
+from holdfast.budget import Action, Choice, InFlight, Situation, choose
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError, SaveError
 from holdfast.estimate import Estimate
@@ -102,7 +103,6 @@ class Coordinator:
         self._step, self._total = step, total
         if saved is not None:
             self.saved = saved
-        self._schedule.saved(self._clock.monotonic())
         self.agreement.begin(step, total)
         self.pass_step(step, 0.0)
 
@@ -115,7 +115,7 @@ class Coordinator:
 
         Raises Fenced, SaveError for a save that was asked for, HoldfastError where the ranks do not do the same.
         """
-        self._step = step
+        self._step, self._step_s = step, step_s
         due = step >= self._total or self._schedule.at_period(step) or self._meetings < _FIRST
         if self.agreement.at(step, step_s) or due:
             self._meet()
@@ -184,6 +184,8 @@ class Coordinator:
         if wish <= SETTLE:
             return False
         lead = max(self._peers.gather(mine), key=lambda view: view.weight)
+        if lead.wish == PARK and lead.notice is not None and self._step < self._total:
+            return self._evacuate(lead, mine, lead.notice)
         if self._save is not None:
             if not lead.waits and not self._schedule.at_period(self._step):
                 return False
@@ -192,6 +194,49 @@ class Coordinator:
         if lead.notice is not None:
             self._follow(lead, mine)
         return self._answer(lead, mine)
+
+    def _evacuate(self, lead: View, mine: View, notice: Notice) -> bool:
+        """Save what the deadline allows, and park. Whether there is reason for another round."""
+        choice = self._peers.gather(self._choose(notice) if self._rank == 0 else None)[0]
+        assert choice is not None
+        if choice.action is not Action.FULL or choice.steps_lost:
+            self._board.tell(f"notice {notice.id}: {choice.why}")
+        if self._save is not None and choice.action is not Action.KEEP:
+            self._settle(self._save)
+            return True
+        self._follow(lead, mine)
+        if choice.action is Action.FULL and not self._has_step() and self._settle(self._start(lead, [notice])) is None:
+            return False
+        for told in (notice, mine.notice):
+            if told is not None:
+                self._watch.handled(told)
+        self._park(notice, own=mine.notice is not None)
+        return True
+
+    def _choose(self, notice: Notice) -> Choice:
+        size_bytes = self._estimate.size_bytes
+        situation = Situation(
+            now=self._clock.wall(),
+            deadline=notice.deadline,
+            step=self._step,
+            saved_step=None if self.saved is None else self.saved.step,
+            full_s=self._estimate.save_s(size_bytes),
+            likely_s=self._estimate.save_s(size_bytes, typical=True),
+            in_flight=self._in_flight(),
+            step_s=self._step_s or None,
+        )
+        return choose(situation)
+
+    def _in_flight(self) -> InFlight | None:
+        """The save that goes on. One that takes longer than expected is expected to take half as long again."""
+        if self._save is None:
+            return None
+        elapsed_s = self._clock.monotonic() - self._save.began
+        left_s = max(self._estimate.expected_s - elapsed_s, 0.0) or elapsed_s / 2
+        return InFlight(self._save.step, durable_s=left_s, free_s=left_s)
+
+    def _has_step(self) -> bool:
+        return self.saved is not None and self.saved.step == self._step
 
     def _follow(self, lead: View, mine: View) -> None:
         """All ranks go by one rank's notice; each reports the id of its own node's where it has one."""
@@ -210,7 +255,7 @@ class Coordinator:
         """Save, unless this very step is saved already, and park if that is asked. Whether there is reason for another round."""
         notices = [view.notice for view in (lead, mine) if view.notice is not None]
         self.asked = False
-        if self.saved is None or self.saved.step != self._step:
+        if not self._has_step():
             save = self._start(lead, notices)
             if self._asynchronous and not lead.waits:
                 self._save = save
@@ -219,8 +264,6 @@ class Coordinator:
                 return False
         for notice in notices:
             self._watch.handled(notice)
-        if lead.notice is not None and lead.wish == PARK and self._step < self._total:
-            self._park(lead.notice, own=mine.notice is not None)
         return True
 
     def _start(self, lead: View, notices: list[Notice]) -> Save:
@@ -249,7 +292,8 @@ class Coordinator:
         if saved is None:
             self._board.timeline.event("save_ended", **keys, ok=False, error=str(fault)[:1000])
             return
-        self._estimate.learn(saved.size_bytes, saved.seconds)
+        self._estimate.learn_stage(saved.size_bytes, saved.blocked_s)
+        self._estimate.learn(saved.size_bytes, saved.seconds - saved.blocked_s)
         self._board.saved(state, saved, self._estimate.expected_s)
         keys |= {"bytes": saved.size_bytes, "checkpoint": saved.name, "blocked_s": round(saved.blocked_s, 6)}
         self._board.timeline.event("save_ended", **keys, ok=True, error=None)
@@ -269,17 +313,24 @@ class Coordinator:
                 raise
             return None
         self.saved = saved
-        self._schedule.saved(save.began)
+        self._schedule.saved(save.began, saved.blocked_s if self._asynchronous else saved.seconds, saved.seconds)
         for key in save.answers:
             self._watch.handled_key(key)
         return saved
 
     def _park(self, notice: Notice, *, own: bool) -> None:
-        self._board.timeline.event("parked", step=self._step, notice_id=notice.id)  # before the state: then nobody waits for us
-        self._board.state("parked", step=self._step, stopped_on_notice=True)
-        self._board.tell(f"saved at step {self._step}, safe to kill (notice {notice.id}: {notice.reason or notice.kind})")
+        saved_step = 0 if self.saved is None else self.saved.step
+        lost = self._step - saved_step
+        about = f"notice {notice.id}: {notice.reason or notice.kind}"
+        # before the state: then nobody waits for us
+        self._board.timeline.event("parked", step=self._step, notice_id=notice.id, saved_step=saved_step, steps_lost=lost)
+        self._board.state("parked", step=self._step, stopped_on_notice=True, steps_lost=lost)
+        if lost:
+            self._board.tell(f"safe to kill, {lost} steps since step {saved_step} are lost ({about})")
+        else:
+            self._board.tell(f"saved at step {self._step}, safe to kill ({about})")
         why = parking.park(self._peers, self._watch, self._clock, notice.ends, self._learnt, own=own)
-        self._board.state("running", stopped_on_notice=False)
+        self._board.state("running", stopped_on_notice=False, steps_lost=0)
         self._board.timeline.event("unparked", step=self._step, notice_id=notice.id)
         self._board.tell(f"notice {notice.id}: {why}, going on from step {self._step}")
         self._unparked()

@@ -12,15 +12,18 @@ from holdfast.clock import Clock
 from holdfast.coordinator import Coordinator
 from holdfast.errors import HoldfastError
 from holdfast.estimate import Estimate
-from holdfast.jobdir import SAVE_AND_PARK, JobDirectory, Notice, NoticeFile
+from holdfast.history import History
+from holdfast.history import read as read_history
+from holdfast.interval import Every
+from holdfast.jobdir import SAVE_AND_PARK, ContextFile, JobDirectory, Notice, NoticeFile
 from holdfast.peers import Peers, connect
 from holdfast.saver import Saved, Saver
 from holdfast.schedule import Schedule
 from holdfast.state import Training
+from holdfast.timeline import NAME as TIMELINE
 from holdfast.watch import Watch
 
 DIRECTORY_VARIABLE = "HOLDFAST_CHECKPOINT_DIR"
-EVERY_S = 600.0
 ENDLESS = 2**53
 """The total of a loop whose length is not known."""
 
@@ -32,10 +35,12 @@ class Run:
     `load_state_dict` (or `save_files` and `load_files`). PyTorch modules and optimizers are saved in shards, each rank its
     share, and can be loaded by another number of ranks; what differs between ranks otherwise belongs to the loader; all else
     is rank 0's. `directory` defaults to
-    $HOLDFAST_CHECKPOINT_DIR, else ./checkpoints. A checkpoint is due every `every_s` seconds and/or `every_steps` steps (600 s
-    if neither is given); the newest `keep` are kept. Training stands still only while the state is copied, and for the whole save
-    where `asynchronous` is False. `save_bandwidth_mib_s` (or $HOLDFAST_SAVE_BANDWIDTH_MIB_S) paces the
-    writing of each rank. With several ranks, torch.distributed is initialised before, and all ranks do the same calls.
+    $HOLDFAST_CHECKPOINT_DIR, else ./checkpoints. A checkpoint is due every `every` seconds (`every_s` is the same) and/or at every
+    `every_steps`-th step. With `every="auto"`, the default, the interval follows from what a save costs and how likely the
+    node is lost without notice (Young, Daly); 600 s where nobody knows. The newest `keep` are kept. Training stands still only
+    while the state is copied, and for the whole save where `asynchronous` is False. `save_bandwidth_mib_s` (or
+    $HOLDFAST_SAVE_BANDWIDTH_MIB_S) paces the writing of each rank. With several ranks, torch.distributed (or
+    jax.distributed) is initialised before, and all ranks do the same calls.
 
     Raises TypeError and ValueError for arguments that cannot work.
     """
@@ -48,6 +53,7 @@ class Run:
         loader: Any = None,
         *,
         directory: str | os.PathLike[str] | None = None,
+        every: str | float | None = None,
         every_s: float | None = None,
         every_steps: int | None = None,
         keep: int = 3,
@@ -56,21 +62,21 @@ class Run:
         clock: Clock | None = None,
         **stateful: Any,
     ) -> None:
-        if keep < 1 or (every_steps is not None and every_steps < 1) or (every_s is not None and every_s <= 0):
-            raise ValueError("keep and every_steps must be at least 1, every_s above 0")
+        if keep < 1:
+            raise ValueError(f"keep={keep}: it is at least 1")
+        self._every = Every.parse(every, every_s=every_s, every_steps=every_steps)
         self._clock = clock or Clock()
         self._limiter = Limiter(rate_from(save_bandwidth_mib_s), self._clock)
         self._loader = loader
         self._training = Training({"model": model, "optimizer": optimizer, "scheduler": scheduler, **stateful}, {"loader": loader})
         self._path = Path(directory or os.environ.get(DIRECTORY_VARIABLE) or "checkpoints").absolute()
-        self._schedule = Schedule(EVERY_S if every_s is None and every_steps is None else every_s, every_steps)
         self._keep, self._asynchronous = keep, asynchronous
         self._step, self._attempt, self._total = 0, 0, 0
         self._step_s, self._step_began = 0.0, 0.0
         self._metrics: dict[str, Any] = {}
         self._callbacks: list[Callable[[Notice], None]] = []
         self._stopping = self._stepped = False
-        self._estimate = Estimate(self._limiter.bytes_per_s)
+        self._estimate, self._history = Estimate(self._limiter.bytes_per_s), History()
         self._coordinator: Coordinator | None = None
         self._asked_early = False
         self._register()
@@ -78,7 +84,9 @@ class Run:
     def _register(self) -> None:
         self._place, job = process.place(os.environ), process.job(os.environ)
         jobdir = JobDirectory.find(os.environ, say)
-        context = None if jobdir is None else jobdir.context(say)
+        contexts = None if jobdir is None else ContextFile(jobdir.context_file, say)
+        context = None if contexts is None else contexts.poll()
+        self._schedule = Schedule(self._every, lambda: None if contexts is None else contexts.poll())
         if context is not None and not job.job_id:  # a container may hide Slurm's variables
             job = process.Job(context.job_id, context.attempt, context.node)
         self._job, self._attempt = job, job.attempt or 0
@@ -201,6 +209,7 @@ class Run:
         assert self._coordinator is not None
         state: dict[str, Any] = {"rank": {"save_expected_s": self._estimate.expected_s}, "step": self._step, "total_steps": total}
         self._board.state("running", **state)
+        self._schedule.begin(self._clock.monotonic(), self._history.losses)
         self._coordinator.begin(self._step, self._total, saved)
         self._step_began = self._clock.monotonic()
         self._first("first_step")
@@ -251,9 +260,9 @@ class Run:
             saver = Saver(self._path, self._peers, self._limiter, self._clock, self._board.warn, self._board.unusable)
             saved = self._resume(saver)
             self._coordinator = self._coordinate(self._peers, saver)
-        plans = self._peers.gather((total, self._step, self._schedule.every_steps, self._asynchronous))
+        plans = self._peers.gather((total, self._step, self._every, self._asynchronous))
         if len(set(plans)) > 1:
-            raise HoldfastError(f"the ranks differ in total steps, step reached, every_steps or asynchronous: {plans}")
+            raise HoldfastError(f"the ranks differ in total steps, step reached, every or asynchronous: {plans}")
         return saved
 
     def _coordinate(self, peers: Peers, saver: Saver) -> Coordinator:
@@ -279,14 +288,21 @@ class Run:
         began = self._clock.monotonic()
         self._attempt = saver.enter(self._job.identity, self._job.attempt)
         self._board.open(self._path, self._attempt)
+        self._learn()
         saved = saver.resume(self._training)
-        self._estimate.learn(self._training.size_hint_bytes())
         took_s = round(self._clock.monotonic() - began, 6)
         if saved is not None:
             self._step = saved.step
-            self._estimate.learn(saved.size_bytes, saved.seconds)
+            self._estimate.learn(saved.size_bytes)
             self._board.tell(f"attempt {self._attempt} resumes at step {self._step} from {saved.name} ({took_s:.2f} s)")
             self._board.resumed(saved)
         name = None if saved is None else saved.name
         self._board.timeline.event("resumed", step=self._step, checkpoint=name, seconds=took_s)
         return saved
+
+    def _learn(self) -> None:
+        """From earlier attempts: how long saves take here, and how often a node was lost without one."""
+        self._history = read_history(self._path / TIMELINE, self._job.job_id, self._attempt)
+        self._estimate.learn(self._training.size_hint_bytes())
+        for save in self._history.saves:
+            self._estimate.learn(save.size_bytes, save.seconds)

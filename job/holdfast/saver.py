@@ -131,7 +131,8 @@ class Saver:
         if SHARD_INDEX not in content.files:
             self._warn(f"the checkpoint {folder.name} has no tensors of modules and optimizers: they start afresh")
             return
-        self._shards.load(folder)
+        for name in sorted(self._shards.load(folder)):
+            self._warn(f"the checkpoint has no state for {name}: it starts afresh")
 
     def _restore_filed(self, training: Training, folder: Path) -> None:
         for name, value in training.filed.items():
