@@ -7,7 +7,7 @@ what an agent repeats is taken once.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from holdfast_common.errors import AuthError, InputError, Temporary
 from holdfast_common.notice import Notice
 from holdfast_protos.v1 import agent_pb2, agent_pb2_grpc
 
+from holdfast_controller import risk
 from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, JobLeftNode
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
@@ -42,6 +43,7 @@ class Stream:
         self.over = asyncio.Event()
         self.acks: dict[str, asyncio.Future[None]] = {}
         self.seen: dict[str, None] = {}
+        self.told: risk.Told | None = None
 
     def put(self, message: agent_pb2.ControllerMessage) -> None:
         """Send the message; an agent that reads nothing loses its stream."""
@@ -93,6 +95,8 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         self._heartbeat_s = heartbeat_s
         self._on_lost = on_lost
         self._on_left = on_left
+        self.hazard: Callable[[str], float | None] = lambda _: None
+        """Gives the expected losses of an instance per hour, None where that is not known."""
         self._streams: dict[str, Stream] = {}
         self._ids = itertools.count(1)
         self._born = f"{clock.now():.3f}"
@@ -107,7 +111,9 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
 
     async def welcome(self, instance_id: str, node: str) -> None:
         """Tell the agent its node's name."""
-        await self._send(instance_id, welcome=agent_pb2.Welcome(node=node, cluster=self._cluster, heartbeat_s=self._heartbeat_s))
+        market = risk.market(self._reactor.fleet, instance_id) or ""
+        known = agent_pb2.Welcome(node=node, cluster=self._cluster, market=market, heartbeat_s=self._heartbeat_s)
+        await self._send(instance_id, welcome=known)
 
     async def prepare(self, instance_id: str, job_ids: tuple[int, ...], notice: Notice, *, cancelled: bool) -> None:
         """Have the agent tell its jobs of a notice."""
@@ -125,7 +131,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         stream = self._streams.get(instance_id)
         if stream is None:
             raise Temporary(f"the agent of instance {instance_id} is not connected")
-        message = agent_pb2.ControllerMessage(id=f"{self._born}-{next(self._ids)}", sent_at=self._clock.now(), **body)
+        message = self._message(**body)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stream.acks[message.id] = done
         try:
@@ -136,6 +142,9 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             raise Temporary(f"the agent of instance {instance_id} did not acknowledge within {ACK_TIMEOUT_S:.0f} s") from error
         finally:
             stream.acks.pop(message.id, None)
+
+    def _message(self, **body: Any) -> agent_pb2.ControllerMessage:
+        return agent_pb2.ControllerMessage(id=f"{self._born}-{next(self._ids)}", sent_at=self._clock.now(), **body)
 
     # -- the stream -------------------------------------------------------------------------------------------------------------
 
@@ -164,6 +173,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         try:
             await self._reactor.record(arrived)
             yield _ack(first.id)
+            self._tell_hazards({stream.instance_id: stream})
             while (message := await stream.next()) is not None:
                 yield message
         finally:
@@ -238,6 +248,20 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         self.progress[status.job_id] = status
         if len(self.progress) > MAX_PROGRESS:
             del self.progress[next(iter(self.progress))]
+
+    def _tell_hazards(self, streams: Mapping[str, Stream]) -> None:
+        """Nobody waits for the answer: what is lost with its stream is told on the next."""
+        now = self._clock.monotonic()
+        told = {instance_id: stream.told for instance_id, stream in streams.items()}
+        for instance_id, hazard_per_h in risk.due(told, self.hazard, now):
+            streams[instance_id].told = risk.Told(hazard_per_h, now)
+            streams[instance_id].put(self._message(hazard=agent_pb2.Hazard(hazard_per_h=hazard_per_h)))
+
+    async def watch_hazards(self) -> None:
+        """Tell agents how often their nodes are lost, when that changes, for ever."""
+        while True:
+            await self._clock.sleep(risk.LOOK_S)
+            self._tell_hazards(self._streams)
 
     async def watch(self) -> None:
         """End the streams of agents that have fallen silent, for ever."""

@@ -21,6 +21,7 @@ from holdfast_protos.v1 import admin_pb2_grpc, agent_pb2_grpc, hook_pb2_grpc
 from holdfast_slurm.client import Slurm
 from holdfast_slurm.scontrol import ScontrolClient
 
+from holdfast_controller import risk
 from holdfast_controller.admin import AdminService
 from holdfast_controller.agents import AgentHub
 from holdfast_controller.bootstrap import prepare
@@ -94,6 +95,7 @@ class Controller:
             self.reactor.tick(BUSY_TICK_S, IDLE_TICK_S),
             self.slurm.run(),
             self.hub.watch(),
+            self.hub.watch_hazards(),
             self.market.watch_prices(),
             self.market.watch_offers(),
             self._listing(),
@@ -182,6 +184,7 @@ def wire(
         on_lost=agent_lost,
         on_left=watcher.nudge,
     )
+    hub.hazard = lambda instance_id: risk.hazard_per_h(fleet, policies.plans(), instance_id, clock.now())
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)
         reclaims.append(ReclaimWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s))

@@ -38,6 +38,9 @@ class FakeAgent:
         self.refused = ""
         """Why the controller turned it away last."""
         self.released = False
+        self.market = ""
+        self.hazards: list[tuple[float, float]] = []
+        """When it was told which hazard per hour."""
         self._token = token
         self._address = address
         self._boot_id = boot_id
@@ -103,6 +106,7 @@ class FakeAgent:
         queue.put_nowait(pb.AgentMessage(ack=pb.Ack(id=message.id), sent_at=self._clock.now()))
         if kind == "welcome":
             self.node = self.node or message.welcome.node
+            self.market = message.welcome.market
             self._welcomed, self._contact = True, self._clock.now()
             for waiting in self._outbox.values():
                 queue.put_nowait(waiting)
@@ -111,6 +115,8 @@ class FakeAgent:
             said = message.prepare.notice
             notice = Notice(said.id, NoticeKind(said.kind), said.deadline, said.received, said.reason)
             self._on_prepare(tuple(message.prepare.job_ids), notice, message.prepare.cancelled)
+        elif kind == "hazard":
+            self.hazards.append((self._clock.now(), message.hazard.hazard_per_h))
         elif kind == "release":
             self.released = True
         elif kind == "refused":

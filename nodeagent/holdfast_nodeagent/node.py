@@ -176,14 +176,17 @@ class Node:
         self._changed.set()
 
     def enrich(self, context: ContextFile) -> ContextFile:
-        """Return a job's context with what we know; the age is that of the moment at which it is first written."""
+        """Return a job's context with what we know; the age is that of the moment at which it is first written.
+
+        The hazard that a job was told stands until another is known: after our own restart, the controller's word may be long in coming.
+        """
         known = {
             "provider": self.identity.provider,
             "zone": self.identity.zone or None,
             "instance_type": self.identity.instance_type or None,
             "market": self.record.kept.market or self.identity.market or None,
             "window_s": self._window_s,
-            "hazard_per_h": self._hazard_per_h,
+            "hazard_per_h": context.hazard_per_h if self._hazard_per_h is None else self._hazard_per_h,
             "age_s": context.age_s if context.age_s is not None else max(0.0, self._clock.now() - self.record.kept.began),
         }
         return context.model_copy(update=known)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from holdfast.jobdir import ContextFile
 from holdfast_common.clock import SystemClock
 from holdfast_common.errors import ConfigError
 from holdfast_nodeagent.app import Agent, allowed_uids
@@ -132,6 +133,40 @@ async def test_a_restart_in_the_middle_of_a_notice(
     machine.start()
     assert (await controller.until("notice_cancelled")).notice_cancelled.id == first.id
     assert job.node("notice.json") is None
+
+
+async def test_how_often_the_node_is_lost_reaches_the_jobs_library_and_outlives_a_restart(
+    machine: Machine, controller: FakeController, make_job: Make, eventually: Eventually
+) -> None:
+    job = make_job()
+    context = ContextFile(job.path / "node" / "context.json", pytest.fail)
+
+    def hazard() -> float | None:
+        found = context.poll()
+        return None if found is None else found.hazard_per_h
+
+    machine.start()
+    await controller.until("heartbeat")
+    await eventually(lambda: (found := context.poll()) is not None and found.market == "spot")
+    assert hazard() is None
+    controller.say("h1", hazard=pb.Hazard(hazard_per_h=0.2))
+    await eventually(lambda: hazard() == 0.2)
+    controller.say("h2", hazard=pb.Hazard(hazard_per_h=1.25))
+    await eventually(lambda: hazard() == 1.25)
+    later = make_job(13)
+    await eventually(lambda: (later.node("context.json") or {}).get("hazard_per_h") == 1.25)
+    await machine.stop()
+    machine.start()
+    await controller.until("hello", 2)
+    newest = make_job(14)
+    await eventually(lambda: (newest.node("context.json") or {}).get("market") == "spot")
+    assert (newest.node("context.json") or {})["hazard_per_h"] is None, "the agent has forgotten it"
+    assert hazard() == 1.25, "a job keeps what it was told"
+    controller.say("h3", hazard=pb.Hazard(hazard_per_h=0.5))
+    await eventually(lambda: hazard() == (newest.node("context.json") or {})["hazard_per_h"] == 0.5)
+    found = context.poll()
+    assert found is not None
+    assert (found.nodes, found.window_s) == (("spot-1", "spot-2"), 120.0)
 
 
 async def test_a_restart_without_the_metadata_service(machine: Machine, controller: FakeController, metadata: FakeMetadata) -> None:
