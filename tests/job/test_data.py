@@ -52,8 +52,8 @@ def test_sizes_that_cannot_work_are_refused(sizes: tuple[int, int, int, int]) ->
         GlobalSampler(size, batch, rank=rank, world_size=world_size)
 
 
-@pytest.mark.parametrize("change", [{"size": 21}, {"seed": 1}, {"samples": 5}])
+@pytest.mark.parametrize("change", [{"size": 21}, {"seed": 1}, {"samples": 21}])
 def test_another_runs_position_is_refused(change: dict[str, int]) -> None:
     sampler = GlobalSampler(20, 4)
-    with pytest.raises(ValueError, match=r"another|multiple"):
+    with pytest.raises(ValueError, match=r"another|not a data position"):
         sampler.load_state_dict(sampler.state_dict() | change)

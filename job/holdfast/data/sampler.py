@@ -7,6 +7,9 @@ loader workers. Standard library only; the samples themselves are the script's b
 import random
 from typing import Any
 
+from holdfast.data.cursor import Cursor, share
+from holdfast.data.order import Order
+
 
 class GlobalSampler:
     """Endless batches of indices into a data set of `size` samples, shuffled anew in each epoch.
@@ -15,47 +18,78 @@ class GlobalSampler:
     r-th on. The rest of an epoch that is smaller than a batch is left out. Raises ValueError for sizes that cannot work.
     """
 
+    world_size_free = True
+
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")
         if batch_size < world_size or batch_size % world_size:
             raise ValueError(f"a global batch of {batch_size} cannot be shared evenly by {world_size} ranks")
-        if size < batch_size:
-            raise ValueError(f"{size} samples are less than one batch of {batch_size}")
-        self._size, self._batch_size = size, batch_size
-        self._rank, self._world_size, self._seed = rank, world_size, seed
-        self._batches = 0
-        self._order_of = -1
-        self._order: list[int] = []
+        self._cursor = Cursor(Order(size, seed, True), batch_size, drop_last=True)
+        self._rank, self._world_size = rank, world_size
+        self._first_order: _FirstOrder | None = None
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to, from 0."""
-        return self._batches // (self._size // self._batch_size)
+        return self._cursor.epoch + self._cursor.ended
 
     def __iter__(self) -> "GlobalSampler":
         return self
 
     def __next__(self) -> list[int]:
-        per_epoch = self._size // self._batch_size
-        epoch, batch = divmod(self._batches, per_epoch)
-        if epoch != self._order_of:
-            self._order = list(range(self._size))
-            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)  # noqa: S311  (its own generator, no secret)
-            self._order_of = epoch
-        self._batches += 1
-        start = batch * self._batch_size
-        return self._order[start + self._rank : start + self._batch_size : self._world_size]
+        if self._cursor.ended:
+            self._cursor.turn()
+        order = self._first_order or self._cursor.order
+        mine, _ = share(self._cursor.take(), self._rank, self._world_size)
+        return [order.sample(position)[1] for position in mine]
 
     def state_dict(self) -> dict[str, Any]:
         """The global position, and what it means."""
-        return {"v": 1, "samples": self._batches * self._batch_size, "size": self._size, "seed": self._seed}
+        if self._first_order is not None:
+            return self._first_order.state(self._cursor)
+        return self._cursor.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at that position. Raises ValueError for another data set, seed, or a position between two batches."""
-        if state["size"] != self._size or state["seed"] != self._seed:
+        """Go on at that position. Raises ValueError for another data set, seed, or a position that cannot be one.
+
+        A checkpoint of Holdfast's first order (`"v": 1`) goes on in that order.
+        """
+        if state.get("v") == 1:
+            self._first_order = _FirstOrder.of(state, self._cursor)
+        else:
+            self._cursor.load(state)
+            self._first_order = None
+
+
+class _FirstOrder:
+    """The order of checkpoints of version 1: each epoch a shuffled list. Their one number counts the samples of whole batches."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size, self._seed = size, seed
+        self._epoch = -1
+        self._list: list[int] = []
+
+    @classmethod
+    def of(cls, state: dict[str, Any], cursor: Cursor) -> "_FirstOrder":
+        """Of a state, with the cursor moved there."""
+        if state["size"] != cursor.order.size or state["seed"] != cursor.order.seed:
             raise ValueError("the checkpoint's position belongs to another data set or seed")
-        batches, rest = divmod(int(state["samples"]), self._batch_size)
+        batches, rest = divmod(int(state["samples"]), cursor.batch_size)
         if rest:
-            raise ValueError(f"position {state['samples']} is not a multiple of the global batch size {self._batch_size}")
-        self._batches = batches
+            raise ValueError(f"position {state['samples']} is not a multiple of the global batch size {cursor.batch_size}")
+        cursor.epoch, done = divmod(batches, len(cursor))
+        cursor.samples = done * cursor.batch_size
+        return cls(cursor.order.size, cursor.order.seed)
+
+    def state(self, cursor: Cursor) -> dict[str, Any]:
+        samples = cursor.epoch * len(cursor) * cursor.batch_size + cursor.samples
+        return {"v": 1, "samples": samples, "size": self._size, "seed": self._seed}
+
+    def sample(self, position: int) -> tuple[int, int]:
+        epoch, place = divmod(position, self._size)
+        if epoch != self._epoch:
+            self._list = list(range(self._size))
+            random.Random(f"{self._seed}/{epoch}").shuffle(self._list)  # noqa: S311  (its own generator, no secret)
+            self._epoch = epoch
+        return epoch, self._list[place]
