@@ -61,7 +61,7 @@ def numbers(metrics: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in list(metrics.items())[:_METRICS]:
         try:
-            number = float(value)
+            number = float(value.detach() if hasattr(value, "detach") else value)  # of a tensor with gradient, float() alone warns
         except (TypeError, ValueError, RuntimeError):
             continue
         if math.isfinite(number):
