@@ -75,6 +75,8 @@ class Buffer:
         self._plan = plan
 
     def _view(self, tensor: Placed) -> torch.Tensor:
+        if tensor.frame.data_bytes == 0:
+            return torch.empty_strided(tensor.size, tensor.stride, dtype=tensor.dtype)
         data = self._bytes[tensor.data_offset : tensor.data_offset + tensor.frame.data_bytes]
         return data.view(tensor.dtype).as_strided(tensor.size, tensor.stride)
 

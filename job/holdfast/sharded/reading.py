@@ -70,6 +70,8 @@ class Reader:
         size = next(chunk.sizes for chunk in stored.chunks if index.offset is None or chunk.offsets == index.offset)
         head_bytes, stride = known
         dtype = stored.properties.dtype
+        if not size.numel():
+            return torch.empty(size, dtype=dtype)
         data = stream[head_bytes : head_bytes + size.numel() * dtype.itemsize]
         return data.view(dtype).as_strided(size, stride)
 
