@@ -14,6 +14,8 @@ import holdfast
 import pytest
 from holdfast import agreement, parking
 
+sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
+
 
 class Tally:
     """The smallest thing that trains: its state is a function of every step made."""

@@ -93,6 +93,9 @@ def test_bash_completion(capsys: pytest.CaptureFixture[str]) -> None:
     script = capsys.readouterr().out
     assert complete(script, "holdfast", "chec") == ["checkpoint"]
     assert complete(script, "holdfast", "checkpoint", "v") == ["verify"]
+    assert complete(script, "holdfast", "checkpoint", "") == ["ls", "verify", "show", "prune", "copy", "--help"]
+    assert complete(script, "holdfast", "checkpoint", "prune", "--k") == ["--keep", "--keep-every"]
+    assert complete(script, "holdfast", "checkpoint", "copy", "--a") == ["--all"]
 
 
 @pytest.fixture

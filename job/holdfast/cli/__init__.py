@@ -15,7 +15,7 @@ GROUP = "holdfast.commands"
 FAILED, USAGE = 1, 2
 _EXTRAS = {"holdfast_sandbox": "sandbox", "holdfast_nodeagent": "agent"}
 _OWN = {
-    "checkpoint": "list and verify checkpoints",
+    "checkpoint": "list, verify, show, prune and copy checkpoints",
     "completion": "print a shell's completion script",
 }
 

@@ -39,7 +39,7 @@ def _rich() -> Any:
 
 def _bar(bars: Any, label: str) -> Progress:
     task = bars.add_task(label)
-    return lambda done, total: bars.update(task, completed=done, total=total)
+    return lambda done, total: bars.update(task, completed=done, total=total, visible=done < total)
 
 
 class _Lines:

@@ -48,8 +48,12 @@ def _text(checkpoint: Checkpoint, content: Manifest, held: list[dict[str, Any]] 
         checkpoint.location,
         f"  step {content.step}, attempt {content.attempt} of {job}, {plural(content.world_size, 'rank')}, {torch}",
         f"  {size(content.size_bytes)} in {plural(len(content.files), 'file')}, written in {content.write_s:.1f} s",
-        "",
     ]
+    if content.parts is not None:
+        lines.append(
+            f"  holds {', '.join(content.parts)}" + (" only: the time before a deadline was too short for all" if content.partial else "")
+        )
+    lines.append("")
     files = [["FILE", "BYTES", "RANK", content.algorithm.upper()]]
     files += [[name, f"{entry.bytes:,}", str(entry.rank), entry.hash] for name, entry in sorted(content.files.items())]
     lines.append(table(files, right=(1, 2)))
@@ -66,7 +70,7 @@ def _text(checkpoint: Checkpoint, content: Manifest, held: list[dict[str, Any]] 
 def tensors(checkpoint: Checkpoint, content: Manifest) -> list[dict[str, Any]]:
     """Name, dtype and shape of each tensor in a checkpoint's `.metadata`, which is verified first; none where it has no such file.
 
-    Raises HoldfastError where torch is missing or the file holds anything but PyTorch's own classes; BadCheckpointError, OSError.
+    Raises HoldfastError where torch is missing, BadCheckpointError, OSError.
     """
     if METADATA not in content.files:
         return []
@@ -83,32 +87,37 @@ def tensors(checkpoint: Checkpoint, content: Manifest) -> list[dict[str, Any]]:
             {"name": name, "dtype": str(entry.properties.dtype).removeprefix("torch."), "shape": list(entry.size)}
             for name, entry in sorted(held.items())
         ]
-    except HoldfastError:
-        raise
     except Exception as fault:  # a pickle can fail in any way
         raise BadCheckpointError(METADATA, f"not PyTorch's metadata: {fault}") from fault
+
+
+class _Inert:
+    """Stands for whatever else a pickle names: takes what it is given, and does nothing."""
+
+    def __init__(self, *_given: Any, **_named: Any) -> None:
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        pass
+
+    def append(self, _value: Any) -> None:
+        """As a list would."""
 
 
 class _Unpickler(pickle.Unpickler):
     """Makes objects of PyTorch's metadata and nothing else: looking at a checkpoint must not run what somebody put into it."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The classes that a `.metadata` is made of."""
-        if module == "torch.distributed.checkpoint.metadata" and name.isidentifier():
-            return getattr(importlib.import_module(module), name)
-        if (module, name) in _PLAIN or (module == "torch" and hasattr(importlib.import_module("torch"), "dtype") and _is_dtype(name)):
-            return getattr(importlib.import_module(module), name)
-        raise HoldfastError(f"{METADATA} holds {module}.{name}, which is none of PyTorch's metadata; it is not opened")
+        """The classes that the tensors' names, shapes and types are made of."""
+        if module not in ("torch", _METADATA_MODULE) and (module, name) not in _PLAIN:
+            return _Inert
+        found = getattr(importlib.import_module(module), name, None)
+        own = isinstance(found, type) and found.__module__ == _METADATA_MODULE
+        return found if own or (module, name) in _PLAIN or type(found).__name__ in ("dtype", "memory_format") else _Inert
 
 
-_PLAIN = {
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-}
-
-
-def _is_dtype(name: str) -> bool:
-    torch = importlib.import_module("torch")
-    return isinstance(getattr(torch, name, None), (torch.dtype, torch.memory_format))
+_METADATA_MODULE = "torch.distributed.checkpoint.metadata"
+_PLAIN = {("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict")}

@@ -12,6 +12,9 @@ from holdfast_sandbox.objects.errors import HungUpError, StoreError
 
 Mode = Literal["error", "slow", "hang", "cut", "corrupt"]
 
+_STRIKES = {"cut": ("PutObject", "UploadPart", "GetObject"), "corrupt": ("PutObject", "UploadPart")}
+"""What has a body that can be cut or stored wrong; other calls pass such a fault and do not count."""
+
 
 class Fault(Strict):
     """Something that goes wrong in calls of `action` (None: any) whose key begins with `prefix`.
@@ -75,7 +78,9 @@ class Faults:
     def struck(self, action: str, key: str) -> Fault | None:
         """The fault that a call meets, which counts it."""
         for fault, left in self._faults:
-            if fault.action in (None, action) and key.startswith(fault.prefix) and left != [0]:
+            if left == [0] or action not in _STRIKES.get(fault.mode, (action,)):
+                continue
+            if fault.action in (None, action) and key.startswith(fault.prefix):
                 if fault.share < 1 and self._random.random() >= fault.share:
                     continue
                 if left:
