@@ -89,21 +89,25 @@ def _first(environ: Mapping[str, str], *names: str) -> str | None:
 
 
 def s3_config(environ: Mapping[str, str]) -> Any:
-    """What the AWS tools read and obstore does not by itself, and a checksum that S3 checks each part against."""
+    """What the AWS tools read and obstore does not by itself, and a checksum that S3 checks each part against.
+
+    CRC-64/NVME costs a tenth of SHA-256, which signing the content too would cost once more; TLS guards it on the way.
+    """
     found = {
         "endpoint": _first(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
         "region": _first(environ, "AWS_REGION", "AWS_DEFAULT_REGION"),
-        "checksum_algorithm": environ.get("AWS_CHECKSUM_ALGORITHM") or "SHA256",
+        "checksum_algorithm": environ.get("AWS_CHECKSUM_ALGORITHM") or "CRC64NVME",
+        "unsigned_payload": environ.get("AWS_UNSIGNED_PAYLOAD") or "true",
     }
     return {key: value for key, value in found.items() if value is not None}
 
 
 def gcs_config(environ: Mapping[str, str]) -> Any:
-    """STORAGE_EMULATOR_HOST, as Google's libraries read it (no credentials are sent there)."""
+    """STORAGE_EMULATOR_HOST, as Google's libraries read it (no real credentials are sent there)."""
     host = environ.get("STORAGE_EMULATOR_HOST")
     if not host:
         return {}
-    return {"base_url": host if "://" in host else f"http://{host}", "skip_signature": True}
+    return {"base_url": host if "://" in host else f"http://{host}", "bearer_token": "emulator"}
 
 
 def azure_config(environ: Mapping[str, str]) -> Any:

@@ -8,6 +8,7 @@ Memory: 8 MiB parts, four on the way and one being filled, per file being copied
 """
 
 import contextlib
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ PART_BYTES = 8 * 1024 * 1024
 PARTS_AT_ONCE = 4
 MOST_PARTS = 9000
 MARK = "bad.json"
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>", re.ASCII)
 DIGEST = "holdfast"
 """The metadata key under which an object's digest stands."""
 
@@ -85,7 +87,8 @@ class ObjectStore:
 
     def chunks(self, name: str) -> Iterator[Chunk]:
         """Ranges of 8 MiB, four at once, all of the same version of the object."""
-        found = self._head(name)
+        with ThreadPoolExecutor(1, "holdfast-head") as thread:  # `write` may ask for chunks in a thread of obstore's, where it panics
+            found = thread.submit(self._head, name).result()
         if found is None:
             raise FileNotFoundError(2, "no such object", self.place(name))
         size_bytes, e_tag = found.meta["size"], found.meta["e_tag"]
@@ -165,6 +168,8 @@ class ObjectStore:
         name = f"{folder}/{MANIFEST}"
         faults.point("manifest-synced")
         if not self._put_if(name, data, "create"):
+            if not self.exists(name):
+                raise StoreError(f"{self.place(name)}: another request for it was under way; nothing was written")
             raise FileExistsError(17, "published already, and never written again", self.place(name))
         faults.point("published")
 
@@ -256,8 +261,11 @@ class ObjectStore:
 
 
 def _cause(fault: BaseException) -> str:
-    """obstore's first line; the rest is debugging output."""
-    return str(fault).strip().split("\n", 1)[0][:400]
+    """obstore's first line (the rest is debugging output), and the code that the store gave."""
+    text = str(fault).strip()
+    code = _CODE.search(text)
+    first = text.split("\n", 1)[0].removeprefix("Generic ").partition(": <?xml")[0][:400]
+    return first if code is None or code[1] in first else f"{first}: {code[1]}"
 
 
 def _pointed(pieces: Iterator[bytes]) -> Iterator[bytes]:
