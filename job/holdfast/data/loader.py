@@ -33,7 +33,7 @@ class Loader:
     ranks cannot share evenly gives some of them a sample less than others: multiply the loss by `loader.weight`.
 
     With `seed_samples`, Python's, NumPy's and PyTorch's CPU generators are seeded for each sample by seed, epoch and
-    index, so that random augmentations come out alike with any workers and ranks (about 10 us a sample; a `__getitems__`
+    index, so that random augmentations come out alike with any workers and ranks (about 15 us a sample; a `__getitems__`
     of the data set is not used then). Rank and world size are those of torch.distributed, else of the launcher's
     environment, when the first batch is asked for.
 
