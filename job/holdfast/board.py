@@ -150,4 +150,4 @@ class Board:
 
 
 def _where(saved: "Saved") -> dict[str, Any]:
-    return {"saved_tier": "shared", "bytes": saved.size_bytes, "checkpoint": saved.name}
+    return {"saved_tier": saved.tier, "bytes": saved.size_bytes, "checkpoint": saved.name}

@@ -18,9 +18,10 @@ from holdfast.errors import HoldfastError, SaveError
 from holdfast.estimate import Estimate
 from holdfast.jobdir import SAVE_AND_PARK, Notice
 from holdfast.peers import Peers
-from holdfast.saver import Saved, Saver
+from holdfast.saver import Keep, Saved, Saver
 from holdfast.schedule import Schedule
 from holdfast.state import Training
+from holdfast.tiers import LOCAL
 from holdfast.watch import Watch
 
 RETRY_DUE_S, RETRY_NOTICE_S = 30.0, 1.0
@@ -79,7 +80,7 @@ class Coordinator:
         node: str,
         callbacks: list[Callable[[Notice], None]],
         unparked: Callable[[], None],
-        keep: int,
+        keep: Keep,
         asynchronous: bool,
     ) -> None:
         self._peers, self._saver, self._training, self._schedule = peers, saver, training, schedule
@@ -205,8 +206,10 @@ class Coordinator:
             self._settle(self._save)
             return True
         self._follow(lead, mine)
-        if choice.action is Action.FULL and not self._has_step() and self._settle(self._start(lead, [notice])) is None:
-            return False
+        if choice.action in (Action.FULL, Action.PARTIAL) and not self._has_step():
+            parts = self._training.parts if choice.action is Action.PARTIAL else None
+            if self._settle(self._start(lead, [notice], parts)) is None:
+                return False
         for told in (notice, mine.notice):
             if told is not None:
                 self._watch.handled(told)
@@ -222,6 +225,7 @@ class Coordinator:
             saved_step=None if self.saved is None else self.saved.step,
             full_s=self._estimate.save_s(size_bytes),
             likely_s=self._estimate.save_s(size_bytes, typical=True),
+            partial_s=None if self._training.parts is None else self._estimate.save_s(size_bytes - self._training.rest_bytes()),
             in_flight=self._in_flight(),
             step_s=self._step_s or None,
         )
@@ -266,7 +270,7 @@ class Coordinator:
             self._watch.handled(notice)
         return True
 
-    def _start(self, lead: View, notices: list[Notice]) -> Save:
+    def _start(self, lead: View, notices: list[Notice], parts: tuple[str, ...] | None = None) -> Save:
         """Copy the state and have the copy saved in the background."""
         expected_s = self._estimate.expected_s
         waits = lead.waits or not self._asynchronous
@@ -278,7 +282,7 @@ class Coordinator:
         state = "saved" if waits else None
         try:
             save.future = self._saver.begin(
-                self._step, self._training, keep=self._keep, ended=lambda saved, fault: self._ended(save, state, saved, fault)
+                self._step, self._training, keep=self._keep, ended=lambda saved, fault: self._ended(save, state, saved, fault), parts=parts
             )
         except SaveError as fault:
             self._ended(save, state, None, fault)
@@ -293,7 +297,11 @@ class Coordinator:
             self._board.timeline.event("save_ended", **keys, ok=False, error=str(fault)[:1000])
             return
         self._estimate.learn_stage(saved.size_bytes, saved.blocked_s)
-        self._estimate.learn(saved.size_bytes, saved.seconds - saved.blocked_s)
+        written_s = saved.seconds - saved.blocked_s - saved.sending_s
+        if saved.sending_s:
+            self._estimate.learn(saved.size_bytes, written_s, LOCAL)
+            written_s = saved.sending_s
+        self._estimate.learn(saved.size_bytes, written_s, saved.tier)
         self._board.saved(state, saved, self._estimate.expected_s)
         keys |= {"bytes": saved.size_bytes, "checkpoint": saved.name, "blocked_s": round(saved.blocked_s, 6)}
         self._board.timeline.event("save_ended", **keys, ok=True, error=None)

@@ -111,8 +111,11 @@ class CheckpointDirectory:
         self._verified.add(checkpoint.name)
         return content
 
-    def newest_verified(self, check: Callable[[Checkpoint], Manifest] | None = None) -> tuple[Checkpoint, Manifest] | None:
-        """The newest checkpoint that verifies. Bad ones on the way are quarantined, unreadable ones passed over.
+    def newest_verified(
+        self, check: Callable[[Checkpoint], Manifest] | None = None, *, whole: bool = False
+    ) -> tuple[Checkpoint, Manifest] | None:
+        """The newest checkpoint that verifies; with `whole`, that holds all objects. Bad ones on the way are quarantined, unreadable ones
+        passed over.
 
         `check` replaces our own (a download that verifies on the way). Raises StoreError where none verifies and at least one could not
         be read: to start afresh then would throw away what may be good. Raises HoldfastError where verifying is impossible (a hash that
@@ -121,7 +124,9 @@ class CheckpointDirectory:
         unread: list[str] = []
         for checkpoint in self.published():
             try:
-                return checkpoint, (check or self.check)(checkpoint)
+                content = (check or self.check)(checkpoint)
+                if not (whole and content.partial):
+                    return checkpoint, content
             except BadCheckpointError as fault:
                 self.quarantine(checkpoint, fault)
             except OSError as fault:

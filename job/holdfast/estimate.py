@@ -61,7 +61,9 @@ def p95(values: list[float]) -> float:
 class Estimate:
     """What is known of a run's saves. Before the first, bytes over the bandwidth limit or 100 MiB/s (staging: 1 GiB/s)."""
 
-    def __init__(self, limit_bytes_per_s: float | None) -> None:
+    def __init__(self, limit_bytes_per_s: float | None, tiers: Iterable[str] = (SHARED,)) -> None:
+        """`tiers`: through which a save goes, in turn; the last outlives the node."""
+        self._order = tuple(tiers)
         self._guess_bytes_per_s = limit_bytes_per_s or GUESS_BYTES_PER_S
         self._tiers: dict[str, Tier] = {}
         self._stage = Tier(GUESS_STAGE_BYTES_PER_S)
@@ -84,8 +86,8 @@ class Estimate:
 
     @property
     def expected_s(self) -> float:
-        """Seconds of the next whole save to the shared tier, told to the node before its first byte is written."""
-        return round(self.tier_s(self._size_bytes), 3)
+        """Seconds of the next whole save until it is durable, told to the node before its first byte is written."""
+        return round(sum(self.tier_s(self._size_bytes, tier) for tier in self._order), 3)
 
     def tier_s(self, size_bytes: int, tier: str = SHARED, *, typical: bool = False) -> float:
         """Seconds to write so many bytes to a tier."""
@@ -97,15 +99,14 @@ class Estimate:
             return size_bytes / GUESS_STAGE_BYTES_PER_S
         return self._stage.seconds(size_bytes, typical=typical)
 
-    def save_s(self, size_bytes: int, tiers: Iterable[str] = (SHARED,), *, typical: bool = False) -> float | None:
+    def save_s(self, size_bytes: int, *, typical: bool = False) -> float | None:
         """Seconds from the start of a save until it is durable: staged, then written to each of the tiers in turn.
 
-        `tiers` ends with the first that outlives the node. None where one of them was never measured: no deadline is planned by a guess.
+        None where one of them was never measured: no deadline is planned by a guess.
         """
-        asked = tuple(tiers)
-        if not all(self._tier(tier).known for tier in asked):
+        if not all(self._tier(tier).known for tier in self._order):
             return None
-        written_s = sum(self.tier_s(size_bytes, tier, typical=typical) for tier in asked)
+        written_s = sum(self.tier_s(size_bytes, tier, typical=typical) for tier in self._order)
         return (self.stage_s(size_bytes, typical=typical) if self._stage.known else 0.0) + written_s
 
     def _tier(self, name: str) -> Tier:

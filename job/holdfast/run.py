@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from holdfast import process
@@ -17,13 +16,13 @@ from holdfast.history import read as read_history
 from holdfast.interval import Every
 from holdfast.jobdir import SAVE_AND_PARK, ContextFile, JobDirectory, Notice, NoticeFile
 from holdfast.peers import Peers, connect
-from holdfast.saver import Saved, Saver
+from holdfast.saver import Keep, Saved, Saver
 from holdfast.schedule import Schedule
 from holdfast.state import Training
+from holdfast.tiers import tiers
 from holdfast.timeline import NAME as TIMELINE
 from holdfast.watch import Watch
 
-DIRECTORY_VARIABLE = "HOLDFAST_CHECKPOINT_DIR"
 ENDLESS = 2**53
 """The total of a loop whose length is not known."""
 
@@ -53,30 +52,33 @@ class Run:
         loader: Any = None,
         *,
         directory: str | os.PathLike[str] | None = None,
+        local: str | os.PathLike[str] | None = None,
         every: str | float | None = None,
         every_s: float | None = None,
         every_steps: int | None = None,
         keep: int = 3,
+        keep_every: int | None = None,
         asynchronous: bool = True,
         save_bandwidth_mib_s: float | None = None,
         clock: Clock | None = None,
         **stateful: Any,
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"keep={keep}: it is at least 1")
+        if keep < 1 or (keep_every is not None and keep_every < 1):
+            raise ValueError(f"keep={keep}, keep_every={keep_every}: they are at least 1")
         self._every = Every.parse(every, every_s=every_s, every_steps=every_steps)
         self._clock = clock or Clock()
         self._limiter = Limiter(rate_from(save_bandwidth_mib_s), self._clock)
         self._loader = loader
         self._training = Training({"model": model, "optimizer": optimizer, "scheduler": scheduler, **stateful}, {"loader": loader})
-        self._path = Path(directory or os.environ.get(DIRECTORY_VARIABLE) or "checkpoints").absolute()
-        self._keep, self._asynchronous = keep, asynchronous
+        self._tiers = tiers(directory, local, os.environ)
+        self._path = self._tiers.timeline_root
+        self._keep, self._asynchronous = Keep(keep, keep_every), asynchronous
         self._step, self._attempt, self._total = 0, 0, 0
         self._step_s, self._step_began = 0.0, 0.0
         self._metrics: dict[str, Any] = {}
         self._callbacks: list[Callable[[Notice], None]] = []
         self._stopping = self._stepped = False
-        self._estimate, self._history = Estimate(self._limiter.bytes_per_s), History()
+        self._estimate, self._history = Estimate(self._limiter.bytes_per_s, self._tiers.names), History()
         self._coordinator: Coordinator | None = None
         self._asked_early = False
         self._register()
@@ -257,7 +259,7 @@ class Run:
             place = process.place(os.environ)
             self._board.enter(place, self._watch.wake.signal)
             self._place, self._peers = place, connect(place)
-            saver = Saver(self._path, self._peers, self._limiter, self._clock, self._board.warn, self._board.unusable)
+            saver = Saver(self._tiers, self._peers, self._limiter, self._clock, self._board.warn, self._board.unusable)
             saved = self._resume(saver)
             self._coordinator = self._coordinate(self._peers, saver)
         plans = self._peers.gather((total, self._step, self._every, self._asynchronous))
@@ -304,5 +306,6 @@ class Run:
         """From earlier attempts: how long saves take here, and how often a node was lost without one."""
         self._history = read_history(self._path / TIMELINE, self._job.job_id, self._attempt)
         self._estimate.learn(self._training.size_hint_bytes())
-        for save in self._history.saves:
-            self._estimate.learn(save.size_bytes, save.seconds)
+        if self._tiers.one:
+            for save in self._history.saves:
+                self._estimate.learn(save.size_bytes, save.seconds, self._tiers.durable.tier)

@@ -1,9 +1,9 @@
-"""Saving and resuming, by all ranks together.
+"""Saving, by all ranks together.
 
 A save has two halves. In the training loop every rank copies its share of the state. Then a thread of each rank does the rest
-while training goes on: rank 0 asks the fence and makes a new folder; every rank writes its files and reports sizes and hashes;
-only if all have done so rank 0 asks the fence again and publishes the manifest. A rank that fails says so in the exchange
-that the others wait in, so all ranks raise or go on alike.
+while training goes on: rank 0 asks the fence; every rank writes its files and reports sizes and hashes; where the first tier is
+the node's own, every rank sends its files to the durable one; only if all have done so rank 0 asks the fence again and publishes
+the manifest. A rank that fails says so in the exchange that the others wait in, so all ranks raise or go on alike.
 """
 
 import os
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast import faults, manifest
+from holdfast import faults
 from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.directory import Checkpoint, CheckpointDirectory, Unusable
@@ -26,32 +26,50 @@ from holdfast.hashing import default_algorithm, file_hash
 from holdfast.manifest import FileEntry, Manifest
 from holdfast.peers import Peers, together
 from holdfast.process import module
-from holdfast.state import Training, file_name, load
+from holdfast.resumption import SHARD_INDEX, Resumption
+from holdfast.state import Training, file_name
+from holdfast.store.transfer import copy_files
+from holdfast.tiers import Tiers
 from holdfast.worker import Worker
 from holdfast.writer import HashingWriter
 
-SHARD_INDEX = ".metadata"
 Ended = Callable[["Saved | None", BaseException | None], None]
 """Gets the checkpoint, or why there is none."""
+LOCAL_KEPT = 2
+"""Checkpoints that stay on a node's own disk, for an attempt that comes back to it."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A published checkpoint: where, of which step, how large (all ranks' files), how long it took and training stood still."""
+    """A published checkpoint: of which step, where, how large (all ranks' files), and how long it took.
+
+    For `blocked_s` of the `seconds` training stood still; for `sending_s` of them the files were copied to the durable tier.
+    """
 
     step: int
     name: str
+    tier: str
     size_bytes: int
     seconds: float
     blocked_s: float = 0.0
+    sending_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the newest so many, and those whose step is divisible by `every_steps`."""
+
+    newest: int
+    every_steps: int | None = None
 
 
 @dataclass(frozen=True)
 class _Copied:
-    """What one rank will write: its own file's content, and its share of the tensors."""
+    """What one rank will write: its own file's content, and its share of the tensors; `parts` None: all objects."""
 
     own: bytes
     shards: Any
+    parts: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -67,15 +85,17 @@ class Saver:
 
     def __init__(
         self,
-        path: Path,
+        tiers: Tiers,
         peers: Peers,
         limiter: Limiter,
         clock: Clock,
         warn: Callable[[str], None],
         unusable: Unusable = lambda _name, _file, _reason: None,
     ) -> None:
-        self._directory = CheckpointDirectory(path, warn, unusable)
-        self._fence = Fence(path, clock)
+        self._tiers = tiers
+        self._directory = CheckpointDirectory(tiers.durable, warn, unusable)
+        self._local = CheckpointDirectory(tiers.first, warn)
+        self._fence = Fence(tiers.durable, clock)
         self._peers, self._line = peers, peers.another()
         self._limiter = limiter
         self._clock = clock
@@ -84,107 +104,74 @@ class Saver:
         self._worker = Worker("holdfast-save")
         self._shards: Any = None
         self._job_id = ""
+        self._mates = [peers.place.rank]  # the ranks that see the same first tier
         self.attempt = 0
 
     def enter(self, job_id: str, attempt: int | None) -> int:
-        """Take the fence for this attempt (rank 0, for all); returns its number. Raises Fenced, SaveError."""
+        """Take the fence for this attempt (rank 0, for all); returns its number. Raises Fenced, HoldfastError."""
 
         def take() -> int:
+            self._tiers.first.root.mkdir(mode=0o777 if self._tiers.one else 0o700, parents=True, exist_ok=True)
             return self._fence.take(job_id, attempt) if self._leads else 0
 
         self._job_id, self.attempt = job_id, together(self._peers, "taking the checkpoint directory", take, HoldfastError)[0]
+        nodes = self._peers.gather("" if self._tiers.one else os.uname().nodename)
+        self._mates = [rank for rank, node in enumerate(nodes) if node == nodes[self._peers.place.rank]]
         return self.attempt
 
     def resume(self, training: Training) -> Saved | None:
-        """Load the newest checkpoint that verifies; None where there is none.
-
-        Raises Fenced, or HoldfastError on all ranks alike with the faulty rank's own exception as its cause there.
-        """
+        """Load the newest checkpoint that verifies; None where there is none. Raises as `Resumption.run`."""
         if training.sharded:
             from holdfast.sharded import Shards
 
             self._shards = Shards(training.sharded, self._peers, self._warn)
-        found = together(self._peers, "looking for a checkpoint", self._find, HoldfastError)[0]
+        resumption = Resumption(self._tiers, self._directory, self._fence, self._peers, self._warn)
+        found = resumption.run(training, self._shards, self._job_id, self.attempt)
         if found is None:
             return None
         name, content = found
-        folder = self._directory.path / name
-        rank = self._peers.place.rank
-        first = next(file for file, entry in content.files.items() if entry.rank == 0 and file.startswith("rank0."))
-        own = first.replace("rank0", f"rank{rank}")
+        return Saved(content.step, self._place(name), self._tiers.durable.tier, content.size_bytes, content.write_s)
 
-        def become() -> None:
-            if rank != 0:  # rank 0 has just verified everything; another node may still read something else
-                manifest.verify(folder, content, {first, own} & content.files.keys())
-            shared = load(folder / first)
-            mine = shared if rank == 0 else load(folder / own) if own in content.files else None
-            self._restore_filed(training, folder)
-            training.restore(shared, mine, self._warn)
-
-        self._restore_shards(folder, content)
-        together(self._peers, f"loading {name}", become, HoldfastError)
-        return Saved(content.step, name, content.size_bytes, content.write_s)
-
-    def _restore_shards(self, folder: Path, content: Manifest) -> None:
-        if self._shards is None:
-            return
-        if SHARD_INDEX not in content.files:
-            self._warn(f"the checkpoint {folder.name} has no tensors of modules and optimizers: they start afresh")
-            return
-        for name in sorted(self._shards.load(folder)):
-            self._warn(f"the checkpoint has no state for {name}: it starts afresh")
-
-    def _restore_filed(self, training: Training, folder: Path) -> None:
-        for name, value in training.filed.items():
-            if (folder / name).is_dir():
-                value.load_files(folder / name)
-            else:
-                self._warn(f"the checkpoint has no files for {name}: it starts afresh")
-
-    def _find(self) -> tuple[str, Manifest] | None:
-        if not self._leads:
-            return None
-        with self._fence.held():
-            previous = self._fence.previous
-            another_job = previous is not None and previous.job_id != self._job_id
-            self._directory.sweep(self.attempt, every_attempt=another_job)
-            found = self._directory.newest_verified()
-        return None if found is None else (found[0].name, found[1])
+    def _place(self, name: str) -> str:
+        """What people are shown: the name in a directory, the whole location in an object store."""
+        return name if self._tiers.durable.tier == "shared" else self._tiers.durable.place(name)
 
     def warm(self) -> None:
         """Get the buffers for the next copy ready, in the background."""
         if self._shards is not None:
             self._worker.start(self._shards.warm)
 
-    def begin(self, step: int, training: Training, *, keep: int, ended: Ended) -> Future[Saved]:
+    def begin(self, step: int, training: Training, *, keep: Keep, ended: Ended, parts: tuple[str, ...] | None = None) -> Future[Saved]:
         """Copy the state of `step`; the future has the published checkpoint, or Fenced or SaveError, on all ranks alike.
 
-        `keep`: how many of the newest checkpoints to leave afterwards. `ended` is called from the thread that saves, before the
-        future has its result. Raises as the future does where the copy or an object's own files fail.
+        `parts`: save only these of the modules, optimizers and objects with files of their own. `ended` is called from the thread that
+        saves, before the future has its result. Raises as the future does where the copy or an object's own files fail.
         """
         began = self._clock.monotonic()
         checkpoint = self._directory.place(step, self.attempt)
-        if training.filed:
+        filed = {name: value for name, value in training.filed.items() if parts is None or name in parts}
+        if filed:
             together(self._peers, "preparing a save", lambda: self._prepare(checkpoint))
-            together(self._peers, "writing an object's own files", lambda: self._save_filed(checkpoint, training))
+            together(self._peers, "writing an object's own files", lambda: self._save_filed(checkpoint, filed))
         own: list[bytes] = []
         together(self._peers, "reading the state", lambda: own.append(training.capture(step, self._peers.place.rank)))
         shards = None if self._shards is None else self._shards.stage()
-        copied = _Copied(own[0], shards)
+        copied = _Copied(own[0], shards, parts)
         blocked_s = self._clock.monotonic() - began
 
         def complete() -> Saved:
             try:
-                content = self._complete(checkpoint, copied, training, began)
+                content, sending_s = self._complete(checkpoint, copied, filed, began)
             except Exception as fault:
                 known = isinstance(fault, HoldfastError)  # else a rank is gone, and what its group raises depends on the backend
                 told = fault if known else SaveError(f"the ranks lost each other: {type(fault).__name__}: {fault}")
                 ended(None, told)
                 raise told from fault
-            saved = Saved(step, checkpoint.name, content.size_bytes, self._clock.monotonic() - began, blocked_s)
+            seconds = self._clock.monotonic() - began
+            place, tier = self._place(checkpoint.name), self._tiers.durable.tier
+            saved = Saved(step, place, tier, content.size_bytes, seconds, blocked_s, sending_s)
             ended(saved, None)
-            if self._leads:
-                self._prune(keep)
+            self._clean_up(keep, partial=parts is not None)
             return saved
 
         return self._worker.start(complete)
@@ -193,26 +180,31 @@ class Saver:
         """No save goes on: stop the thread that saves until there is one again."""
         self._worker.stop()
 
-    def _save_filed(self, checkpoint: Checkpoint, training: Training) -> None:
-        for name, value in training.filed.items():
-            folder = checkpoint.path / name
-            folder.mkdir(exist_ok=True)
+    def _save_filed(self, checkpoint: Checkpoint, filed: dict[str, Any]) -> None:
+        for name, value in filed.items():
+            folder = self._folder(checkpoint) / name
+            folder.mkdir(parents=True, exist_ok=True)
             value.save_files(folder)
 
-    def _complete(self, checkpoint: Checkpoint, copied: _Copied, training: Training, began: float) -> Manifest:
+    def _folder(self, checkpoint: Checkpoint) -> Path:
+        return self._tiers.first.root / checkpoint.name
+
+    def _complete(self, checkpoint: Checkpoint, copied: _Copied, filed: dict[str, Any], began: float) -> tuple[Manifest, float]:
         """The second half, in the thread that saves."""
         try:
-            if not training.filed:
+            if not filed:
                 together(self._line, "preparing a save", lambda: self._prepare(checkpoint))
             algorithm = together(self._line, "choosing a hash", default_algorithm)[0]
-            written = together(self._line, "writing a checkpoint", lambda: self._write(checkpoint, copied, training, algorithm))
-
-            def publish() -> Manifest | None:
-                return self._publish(checkpoint, copied, written, algorithm, began) if self._leads else None
-
-            content = together(self._line, "publishing a checkpoint", publish)[0]
+            written = together(self._line, "writing a checkpoint", lambda: self._write(checkpoint, copied, filed, algorithm))
+            content = together(
+                self._line, "describing a checkpoint", lambda: self._describe(checkpoint, copied, written, algorithm, began)
+            )[0]
             assert content is not None
-            return content
+            sending = self._clock.monotonic()
+            if not self._tiers.one:
+                together(self._line, f"copying to {self._tiers.durable.location}", lambda: self._send(checkpoint, content))
+            together(self._line, "publishing a checkpoint", lambda: self._publish(checkpoint, content))
+            return content, 0.0 if self._tiers.one else self._clock.monotonic() - sending
         except SaveError:
             self._discard(checkpoint)
             raise
@@ -221,57 +213,65 @@ class Saver:
                 copied.shards.release()
 
     def _prepare(self, checkpoint: Checkpoint) -> None:
-        """Rank 0 makes the folder."""
-        if not self._leads:
-            return
-        self._fence.check()
-        if checkpoint.published:
-            raise SaveError(f"{checkpoint.path} is published already and is never written again")
-        if checkpoint.path.exists():
-            shutil.rmtree(checkpoint.path)  # our own attempt's, from a save that failed
-        checkpoint.path.mkdir()
-        fsync_directory(checkpoint.path.parent)
-        faults.point("folder-made")
+        """Rank 0 asks the fence; the folder is made by rank 0, or by each node's ranks where it is the node's own."""
+        folder = self._folder(checkpoint)
+        if self._leads:
+            self._fence.check()
+            if checkpoint.published:
+                raise SaveError(f"{checkpoint.location} is published already and is never written again")
+            if folder.exists():
+                shutil.rmtree(folder)  # our own attempt's, from a save that failed
+            folder.mkdir()
+            fsync_directory(folder.parent)
+            faults.point("folder-made")
 
-    def _write(self, checkpoint: Checkpoint, copied: _Copied, training: Training, algorithm: str) -> _Written:
+    def _write(self, checkpoint: Checkpoint, copied: _Copied, filed: dict[str, Any], algorithm: str) -> _Written:
         rank = self._peers.place.rank
-        files: dict[str, FileEntry] = {}
+        folder = self._folder(checkpoint)
+        folder.mkdir(exist_ok=True)
         writers: dict[str, HashingWriter] = {}
 
         def create(name: str) -> AbstractContextManager[HashingWriter]:
-            writers[name] = HashingWriter(checkpoint.path / name, algorithm, self._limiter)
+            if not self._tiers.one:
+                (folder / name).unlink(missing_ok=True)  # on a node's own disk, from a save of ours that failed
+            writers[name] = HashingWriter(folder / name, algorithm, self._limiter)
             return writers[name]
 
         with create(file_name(rank)) as file:
             file.write(copied.own)
-        shards = None if copied.shards is None else copied.shards.write(create)
-        for name, writer in writers.items():
-            files[name] = FileEntry(bytes=writer.size_bytes, hash=writer.digest, rank=rank)
-        files |= self._hash_filed(checkpoint, training, algorithm)
-        fsync_directory(checkpoint.path)
+        shards = None if copied.shards is None else copied.shards.write(create, copied.parts)
+        files = {name: FileEntry(bytes=writer.size_bytes, hash=writer.digest, rank=rank) for name, writer in writers.items()}
+        files |= self._hash_filed(folder, filed, algorithm)
+        fsync_directory(folder)
         faults.point("folder-synced")
         return _Written(files, shards)
 
-    def _hash_filed(self, checkpoint: Checkpoint, training: Training, algorithm: str) -> dict[str, FileEntry]:
+    def _hash_filed(self, folder: Path, filed: dict[str, Any], algorithm: str) -> dict[str, FileEntry]:
         """This rank's share of the files that objects have written themselves, made durable and hashed."""
-        place = self._peers.place
+        rank = self._peers.place.rank
+        found = [path for name in filed for path in (folder / name).rglob("*")]
         files = {}
-        paths = sorted(path for name in training.filed for path in (checkpoint.path / name).rglob("*") if path.is_file())
-        for path in paths[place.rank :: place.world_size]:
+        for path in sorted(path for path in found if path.is_file())[self._mates.index(rank) :: len(self._mates)]:
             _fsync(path)
-            name = path.relative_to(checkpoint.path).as_posix()
-            files[name] = FileEntry(bytes=path.stat().st_size, hash=file_hash(path, algorithm), rank=place.rank)
+            entry = FileEntry(bytes=path.stat().st_size, hash=file_hash(path, algorithm), rank=rank)
+            files[path.relative_to(folder).as_posix()] = entry
+        for path in [folder / name for name in filed] + [path for path in found if path.is_dir()]:
+            fsync_directory(path)
         return files
 
-    def _publish(self, checkpoint: Checkpoint, copied: _Copied, written: list[_Written], algorithm: str, began: float) -> Manifest:
+    def _describe(self, checkpoint: Checkpoint, copied: _Copied, written: list[_Written], algorithm: str, began: float) -> Manifest | None:
+        """Rank 0 writes what belongs to no rank, and the manifest's content."""
+        if not self._leads:
+            return None
+        folder = self._folder(checkpoint)
         files = {name: entry for one in written for name, entry in one.files.items()}
         if copied.shards is not None:
-            with HashingWriter(checkpoint.path / SHARD_INDEX, algorithm, self._limiter) as file:
-                file.write(copied.shards.metadata([one.shards for one in written]))
+            with HashingWriter(folder / SHARD_INDEX, algorithm, self._limiter) as file:
+                file.write(copied.shards.metadata([one.shards for one in written], copied.parts))
             files[SHARD_INDEX] = FileEntry(bytes=file.size_bytes, hash=file.digest, rank=0)
-            fsync_directory(checkpoint.path)
+            fsync_directory(folder)
         torch = module("torch")
-        content = Manifest(
+        return Manifest(
             step=checkpoint.step,
             attempt=checkpoint.attempt,
             job_id=self._job_id,
@@ -280,21 +280,37 @@ class Saver:
             algorithm=algorithm,
             write_s=round(self._clock.monotonic() - began, 3),
             files=files,
+            parts=copied.parts,
+            partial=copied.parts is not None,
         )
-        with self._fence.held():
-            _write_manifest(checkpoint.path, content.to_bytes())
-        return content
+
+    def _send(self, checkpoint: Checkpoint, content: Manifest) -> None:
+        """Every rank copies what it wrote to the durable tier."""
+        mine = [name for name, entry in content.files.items() if entry.rank == self._peers.place.rank]
+        copy_files(self._tiers.first, self._tiers.durable, checkpoint.name, content, mine)
+
+    def _publish(self, checkpoint: Checkpoint, content: Manifest) -> None:
+        if self._leads:
+            with self._fence.held():
+                self._tiers.durable.publish(checkpoint.name, content.to_bytes())
 
     def _discard(self, checkpoint: Checkpoint) -> None:
         """After a failed save: all ranks have reported, so nobody writes there any more."""
-        if self._leads and not checkpoint.published:
-            shutil.rmtree(checkpoint.path, ignore_errors=True)
+        if self._tiers.one and self._leads and not checkpoint.published:
+            shutil.rmtree(self._folder(checkpoint), ignore_errors=True)
 
-    def _prune(self, keep: int) -> None:
-        """Delete checkpoints beyond the newest `keep`; trouble is only told (who is fenced learns it from the next save)."""
+    def _clean_up(self, keep: Keep, *, partial: bool) -> None:
+        """Delete old checkpoints; trouble is only told (who is fenced learns it from the next save).
+
+        After a partial save nothing goes: the whole checkpoint before it is needed.
+        """
         try:
-            with self._fence.held():
-                self._directory.prune(keep)
+            if self._leads and not partial:
+                with self._fence.held():
+                    self._directory.prune(keep.newest, keep.every_steps, self._fence.check)
+            if not self._tiers.one:
+                for old in self._local.all()[LOCAL_KEPT:]:
+                    shutil.rmtree(old.path, ignore_errors=True)
         except (OSError, HoldfastError) as fault:
             self._warn(f"cannot delete old checkpoints: {fault}")
 
@@ -305,18 +321,3 @@ def _fsync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _write_manifest(folder: Path, data: bytes) -> None:
-    """The commit: temporary name, fsync, rename, fsync of the folder."""
-    temporary = folder / f".{manifest.NAME}.tmp"
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        faults.point("manifest-written")
-        os.fsync(file.fileno())
-    faults.point("manifest-synced")
-    temporary.rename(folder / manifest.NAME)
-    faults.point("manifest-renamed")
-    fsync_directory(folder)
-    faults.point("published")

@@ -17,6 +17,7 @@ from holdfast import rng
 from holdfast.process import module
 
 VERSION = 2
+ESSENTIAL = ("model", "optimizer")
 
 
 @runtime_checkable
@@ -74,9 +75,15 @@ class Training:
                 raise TypeError(f"{name} has no state_dict and load_state_dict, nor save_files and load_files")
 
     @property
-    def names(self) -> list[str]:
-        """Of all objects."""
-        return sorted({*self._shared, *self._own, *self.sharded, *self.filed})
+    def parts(self) -> tuple[str, ...] | None:
+        """What a save in a hurry is limited to, of what is large; None where there is nothing to leave out."""
+        large = {*self.sharded, *self.filed}
+        essential = tuple(name for name in ESSENTIAL if name in large)
+        return essential if essential and len(large) > len(essential) else None
+
+    def rest_bytes(self) -> int:
+        """How much smaller such a save is, at least: what objects write themselves is not counted."""
+        return sum(_tensor_bytes(value.state_dict()) for name, value in self.sharded.items() if name not in ESSENTIAL)
 
     def size_hint_bytes(self) -> int:
         """Roughly what a save will write, before there was one: an optimizer soon holds two tensors for each weight."""

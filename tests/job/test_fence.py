@@ -9,8 +9,9 @@ from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.fence import Fence, read_owner
 from holdfast.peers import Alone
-from holdfast.saver import Saver
+from holdfast.saver import Keep, Saver
 from holdfast.state import Training
+from holdfast.tiers import tiers
 
 Runs = Callable[..., holdfast.Run]
 Slurm = Callable[[int], None]
@@ -40,13 +41,13 @@ def test_an_older_attempt_cannot_publish(superseded: Any, tmp_path: Path) -> Non
 
 
 def saver(path: Path, attempt: int) -> Saver:
-    made = Saver(path, Alone(), Limiter(None, Clock()), Clock(), lambda _text: None)
+    made = Saver(tiers(path, None, {}), Alone(), Limiter(None, Clock()), Clock(), lambda _text: None)
     made.enter("7", attempt)
     return made
 
 
 def save(saver: Saver, step: int, training: Training, keep: int = 99) -> None:
-    saver.begin(step, training, keep=keep, ended=lambda saved, fault: None).result()
+    saver.begin(step, training, keep=Keep(keep), ended=lambda saved, fault: None).result()
 
 
 def test_an_older_attempt_cannot_delete(tmp_path: Path, tally: Any) -> None:

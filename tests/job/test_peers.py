@@ -14,15 +14,16 @@ from holdfast.jobdir import NoticeFile
 from holdfast.peers import Peers, connect, together
 from holdfast.process import Place
 from holdfast.rehearsal import rehearse
-from holdfast.saver import Saved, Saver
+from holdfast.saver import Keep, Saved, Saver
 from holdfast.state import Training
+from holdfast.tiers import tiers
 from holdfast.watch import Watch
 
 T = TypeVar("T")
 
 
 def save(saver: Saver, step: int, training: Training) -> Saved:
-    return saver.begin(step, training, keep=99, ended=lambda saved, fault: None).result()
+    return saver.begin(step, training, keep=Keep(99), ended=lambda saved, fault: None).result()
 
 
 def outcome(action: Callable[[], T]) -> T | HoldfastError:
@@ -75,7 +76,7 @@ class Fails:
 
 def test_nothing_is_published_when_one_ranks_save_fails(tmp_path: Path, tally: Any) -> None:
     def act(peers: Peers) -> Any:
-        saver = Saver(tmp_path, peers, Limiter(None, Clock()), Clock(), lambda _text: None)
+        saver = Saver(tiers(tmp_path, None, {}), peers, Limiter(None, Clock()), Clock(), lambda _text: None)
         saver.enter("7", 0)
         bad = Training({"model": tally()}, {"loader": Fails() if peers.place.rank == 1 else tally()})
         failed = outcome(lambda: save(saver, 1, bad))
@@ -93,14 +94,14 @@ def test_each_rank_gets_its_own_state_and_all_get_the_model(tmp_path: Path, tall
     """Saved by two ranks, resumed by one, two and three; a rank that had no part takes rank 0's loader."""
 
     def write(peers: Peers) -> Any:
-        saver = Saver(tmp_path, peers, Limiter(None, Clock()), Clock(), lambda _text: None)
+        saver = Saver(tiers(tmp_path, None, {}), peers, Limiter(None, Clock()), Clock(), lambda _text: None)
         saver.enter("7", 0)
         model, loader = tally(), tally()
         model.value, loader.value = 100 + peers.place.rank, 200 + peers.place.rank
         return save(saver, 5, Training({"model": model}, {"loader": loader}))
 
     def load(peers: Peers) -> Any:
-        saver = Saver(tmp_path, peers, Limiter(None, Clock()), Clock(), lambda _text: None)
+        saver = Saver(tiers(tmp_path, None, {}), peers, Limiter(None, Clock()), Clock(), lambda _text: None)
         saver.enter("7", 1)
         model, loader = tally(), tally()
         found = saver.resume(Training({"model": model}, {"loader": loader}))

@@ -3,17 +3,17 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import StorageMeta
+from torch.distributed.checkpoint.metadata import MetadataIndex, StorageMeta
 
 from holdfast.sharded.buffers import Buffer
-from holdfast.sharded.plan import Plan
+from holdfast.sharded.plan import ALIGNMENT_BYTES, Plan
 
 METADATA = ".metadata"
 DCP_VERSION = "1.0.0"
@@ -46,12 +46,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Written:
-    """One rank's file: name, size, hash, and the places of its entries in the order of the plan."""
+    """One rank's file: name, size, hash, and the places of its entries in the order of the plan (None: left out)."""
 
     name: str
     size_bytes: int
     digest: str
-    places: list[Place]
+    places: list[Place | None]
 
 
 @dataclass
@@ -78,18 +78,22 @@ class Staged:
         """Size of the staged tensors."""
         return self._plan.tensors_bytes
 
-    def write(self, create: Create) -> Written:
-        """Write this rank's file; for a background thread, no collective. What `create` and the file raise passes through."""
+    def write(self, create: Create, parts: Collection[str] | None = None) -> Written:
+        """Write this rank's file, of the objects `parts` only if given; for a background thread, no collective.
+
+        What `create` and the file raise passes through.
+        """
         if self._buffer is None:
             raise RuntimeError("this share was released")
-        places = [Place(t.offset, t.frame.size_bytes, len(t.frame.head), t.stride) for t in self._plan.tensors]
+        places: list[Place | None] = []
         name = f"__{self._rank}_0.distcp"
         with create(name) as file:
             with self._buffer.content(self._plan.tensors_bytes) as content:
-                for start in range(0, len(content), SLICE_BYTES):
-                    file.write(content[start : start + SLICE_BYTES])
-            end = self._plan.tensors_bytes
-            for value in self._objects:
+                end = self._write_tensors(file, content, parts, places)
+            for index, value in zip(self._plan.objects, self._objects, strict=True):
+                if not _in(index, parts):
+                    places.append(None)
+                    continue
                 stream = io.BytesIO()
                 torch.save(value, stream)
                 length = file.write(stream.getvalue())
@@ -97,16 +101,38 @@ class Staged:
                 end += length
         return Written(name, file.size_bytes, file.digest, places)
 
-    def metadata(self, all_written: list[Written]) -> bytes:
-        """The content of `.metadata`, from what every rank wrote, by rank. For rank 0."""
+    def _write_tensors(self, file: File, content: memoryview, parts: Collection[str] | None, places: list[Place | None]) -> int:
+        """Write the tensors and note their places; where the file ends then. What is left out leaves no gap."""
+        end = 0
+        for tensor in self._plan.tensors:
+            if not _in(tensor.index, parts):
+                places.append(None)
+                continue
+            start = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            if parts is not None:
+                _write_slices(file, bytes(start - end))
+                _write_slices(file, content[tensor.offset : tensor.offset + tensor.frame.size_bytes])
+            places.append(Place(start, tensor.frame.size_bytes, len(tensor.frame.head), tensor.stride))
+            end = start + tensor.frame.size_bytes
+        if parts is None:
+            _write_slices(file, content)
+        return end
+
+    def metadata(self, all_written: list[Written], parts: Collection[str] | None = None) -> bytes:
+        """The content of `.metadata`, from what every rank wrote (of `parts`, as `write` was told), by rank. For rank 0."""
         storage = {}
         tensors = {}
         for indices, written in zip(self._plan.all_indices, all_written, strict=True):
             for index, place in zip(indices, written.places, strict=True):
+                if place is None:
+                    continue
                 storage[index] = _StorageInfo(written.name, place.offset, place.length)
                 if place.head_bytes is not None:
                     tensors[index] = (place.head_bytes, place.stride)
         metadata = copy.copy(self._plan.metadata)
+        names = {index.fqn for index in storage}
+        metadata.state_dict_metadata = {name: value for name, value in metadata.state_dict_metadata.items() if name in names}
+        metadata.planner_data = {name: value for name, value in metadata.planner_data.items() if name in names}
         metadata.storage_data = storage
         metadata.storage_meta = StorageMeta()
         metadata.version = DCP_VERSION
@@ -118,3 +144,12 @@ class Staged:
         buffer, self._buffer = self._buffer, None
         if buffer is not None:
             self._give_back(buffer)
+
+
+def _in(index: MetadataIndex, parts: Collection[str] | None) -> bool:
+    return parts is None or index.fqn.partition(".")[0] in parts
+
+
+def _write_slices(file: File, data: memoryview | bytes) -> None:
+    for start in range(0, len(data), SLICE_BYTES):
+        file.write(data[start : start + SLICE_BYTES])
