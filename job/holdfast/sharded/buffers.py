@@ -136,7 +136,8 @@ class Copier:
 
 
 def _pieces(target: torch.Tensor, source: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    if source.nbytes <= PIECE_BYTES or target.stride() != source.stride():
+    whole = source.nbytes <= PIECE_BYTES or target.stride() != source.stride()
+    if whole or any(tensor.is_conj() or tensor.is_neg() for tensor in (target, source)):  # lazy: their bits are not their values
         return [(target, source)]
     count = -(-source.nbytes // PIECE_BYTES)
     flat = [tensor.as_strided((tensor.numel(),), (1,)).chunk(count) for tensor in (target, source)]  # the target has no gaps
@@ -144,9 +145,9 @@ def _pieces(target: torch.Tensor, source: torch.Tensor) -> list[tuple[torch.Tens
 
 
 def _copy_all(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    if pairs:
-        with torch.no_grad():
-            torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+    with torch.no_grad():
+        for target, source in pairs:
+            target.copy_(source)
 
 
 def _start(device: torch.device, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.cuda.Stream:

@@ -133,7 +133,8 @@ def _fit_optimizer(reader: Reader, name: str, optimizer: Optimizer, names: list[
         present = _walk(optimizer.state.get(parameter), keys[2:])
         if is_tensor(present) and present.size() == size and present.dtype == dtype:
             return present  # type: ignore[no-any-return]
-        return _like(parameter, size, dtype, sharded=entry in reader.sharded)
+        device = torch.device("cpu") if keys[2:] == ["step"] else parameter.device  # as PyTorch has it
+        return _like(parameter, size, dtype, device, sharded=entry in reader.sharded)
 
     state = work.state(reader, name, target)
     state["param_groups"] = _regrouped(name, state["param_groups"], optimizer, names)
@@ -147,15 +148,15 @@ def _walk(state: Any, keys: list[Any]) -> Any:
     return state
 
 
-def _like(parameter: torch.Tensor, size: torch.Size, dtype: torch.dtype, *, sharded: bool) -> torch.Tensor:
+def _like(parameter: torch.Tensor, size: torch.Size, dtype: torch.dtype, device: torch.device, *, sharded: bool) -> torch.Tensor:
     """Memory for a state of a parameter: sharded as it is, if it has its shape."""
     if size == parameter.size() and (size or sharded):
         return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
     if sharded and isinstance(parameter, DTensor):
-        whole = torch.empty(size, dtype=dtype, device=parameter.to_local().device)
+        whole = torch.empty(size, dtype=dtype, device=device)
         mesh = parameter.device_mesh
         return DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return torch.empty(size, dtype=dtype, device=parameter.device if size else "cpu")
+    return torch.empty(size, dtype=dtype, device=device)
 
 
 def _regrouped(name: str, stored: list[dict[str, Any]], optimizer: Optimizer, names: list[Name]) -> list[dict[str, Any]]:
@@ -174,10 +175,12 @@ def _regrouped(name: str, stored: list[dict[str, Any]], optimizer: Optimizer, na
 
 
 def _load_optimizer(optimizer: Optimizer, names: list[Name], state: dict[str, Any]) -> None:
-    """Let the optimizer take its state, in the dtypes in which it was saved: PyTorch would cast all to the parameter's."""
+    """Let the optimizer take its state as it was saved: PyTorch casts tensors to the parameter's dtype, and breaks nested texts."""
     optimizer.load_state_dict(state)
     for name, parameter in zip(names, parameters_of(optimizer), strict=True):
         now = optimizer.state.get(parameter, {})
         for key, value in state["state"].get(name, {}).items():
-            if is_tensor(value) and is_tensor(now.get(key)) and now[key].dtype != value.dtype:
+            if isinstance(value, dict | list | tuple | str):
+                now[key] = value
+            elif is_tensor(value) and is_tensor(now.get(key)) and now[key].dtype != value.dtype:
                 now[key] = value.to(now[key].device)
