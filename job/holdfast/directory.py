@@ -108,8 +108,13 @@ class CheckpointDirectory:
         """Verify a checkpoint wholly. Raises BadCheckpointError, HoldfastError, OSError."""
         content = self.read(checkpoint)
         verify(self.store, checkpoint.name, content, progress=progress)
-        self._verified.add(checkpoint.name)
+        self._remember(checkpoint, content)
         return content
+
+    def _remember(self, checkpoint: Checkpoint, content: Manifest) -> None:
+        """A partial checkpoint is of use only with a whole one before it, so retention must not lean on it."""
+        if not content.partial:
+            self._verified.add(checkpoint.name)
 
     def newest_verified(
         self, check: Callable[[Checkpoint], Manifest] | None = None, *, whole: bool = False
@@ -175,7 +180,7 @@ class CheckpointDirectory:
 
     def prune(self, keep: int, keep_every: int | None = None, guard: Callable[[], None] = lambda: None) -> list[Checkpoint]:
         """Keep the newest `keep` and those whose step is divisible by `keep_every`; delete the others, but only while one of the newest
-        verifies (in an object store: is complete, with the digests that were checked when it was sent). Returns what was deleted.
+        is whole and verifies (in an object store: is there with the digests that were checked when it was sent). Returns what was deleted.
 
         `guard` is called before each deletion (`Fence.check`: a store without locks may have changed hands meanwhile), and its
         exceptions pass through. Raises OSError.
@@ -197,10 +202,10 @@ class CheckpointDirectory:
                 verify(self.store, checkpoint.name, content)
             else:
                 check_held(self.store, checkpoint.name, content)
-            self._verified.add(checkpoint.name)
+            self._remember(checkpoint, content)
         except BadCheckpointError as fault:
             self._warn(f"checkpoint {checkpoint.name} is bad: {fault.file}: {fault.reason}; older ones are kept")
             return False
         except OSError:
             return False
-        return True
+        return not content.partial
