@@ -147,6 +147,14 @@ def test_the_end_of_an_epoch_comes_once_after_resuming_at_its_last_batch() -> No
     assert one.epoch == 1
 
 
+def test_a_loop_that_only_counts_its_batches_is_followed_by_the_next_epoch() -> None:
+    expected = take(Loader(Augmented(8), 4), 6)
+    loader = Loader(Augmented(8), 4)
+    seen = [rows(batch) for _ in range(3) for _, batch in zip(range(len(loader)), loader, strict=False)]
+    assert seen == expected
+    assert (loader.epoch, loader.samples) == (2, 8)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loops_that_began_before_the_checkpoint_was_loaded_follow_it(workers: int) -> None:
     expected = take(Loader(Augmented(24), 4), 12)

@@ -79,11 +79,14 @@ class Loader:
         self._guard = untouched_generators if seed_samples and self._loader.num_workers == 0 else nullcontext
         self._fetching: Any = None
         self._jumps = 0
+        self._loaded = False  # and no loop has asked for a batch since
         self._weight = 1.0
 
     @property
     def epoch(self) -> int:
-        """The epoch in hand, from 0. It counts as the next one when its loop has ended, not with its last batch."""
+        """The epoch in hand, from 0. The next one begins when a loop ends or another is begun, not with the last batch: a run that
+        resumes after the last batch goes through a loop without batches, and so comes to what the script does at an epoch's end.
+        """
         return self._cursor.epoch
 
     @property
@@ -128,7 +131,7 @@ class Loader:
     def _jump(self, state: dict[str, Any]) -> None:
         self._cursor.load(state)
         self._fetching = None
-        self._jumps += 1
+        self._jumps, self._loaded = self._jumps + 1, True
 
     def _next(self) -> Any:
         """The next batch of this epoch, which has one. After an error the same batch comes again."""
@@ -142,6 +145,7 @@ class Loader:
             if isinstance(fault, StopIteration):  # it would end the loop as if the epoch had ended
                 raise RuntimeError("the data set raised StopIteration for a sample") from fault
             raise
+        self._loaded = False
         _, self._weight = share(self._cursor.take(), *self._shares.place)
         return batch
 
@@ -155,7 +159,7 @@ class Loader:
 
     def _turn(self) -> None:
         self._cursor.turn()
-        self._fetching = None
+        self._fetching, self._loaded = None, False
 
     def _start(self) -> Iterator[Any]:
         """Have the workers fetch from the position on."""
@@ -220,6 +224,8 @@ class _Batches(Iterator[Any]):
         if self._ended:
             raise StopIteration
         if loader._jumps != self._jumps:  # at the first batch, and after a load
+            if loader._cursor.ended and not loader._loaded:
+                loader._turn()  # the loop before this one counted the batches, and did not ask for one more
             self._jumps, self._epoch = loader._jumps, loader._cursor.epoch
         if loader._cursor.ended:
             loader._turn()
