@@ -166,17 +166,20 @@ class Run:
     def epochs(self, total: int) -> Iterator[int]:
         """Yield the epochs that are still to be done, the one in hand first; within each, `batches` are its steps.
 
-        `loader` has a length, its batches of one epoch. Raises as `steps` does; TypeError without such a loader.
+        `loader` has a length, its batches of one epoch. An epoch is done once the loop asks for the next: one that was lost after its
+        last batch, say while it was being validated, comes again without batches. Raises as `steps` does; TypeError without such a loader.
         """
         per_epoch = self._batches_per_epoch()
         self.start(total * per_epoch)
         try:
-            while (epoch := self._step // per_epoch) < total:
+            while self._training.epochs_done < total:
+                epoch = self._training.epochs_done
                 yield epoch
-                if self._step // per_epoch == epoch:
+                if self._step < (epoch + 1) * per_epoch:
                     raise HoldfastError(
                         f"epoch {epoch} ended after {self._step % per_epoch} of {per_epoch} batches: go through run.batches()"
                     )
+                self._training.epochs_done = epoch + 1
         except GeneratorExit:
             self.finish()
             raise
@@ -184,11 +187,13 @@ class Run:
 
     def batches(self) -> Iterator[Any]:
         """Yield the batches of the epoch in hand that are still to be trained on, each one step."""
-        per_epoch = self._batches_per_epoch()
+        end = (self._training.epochs_done + 1) * self._batches_per_epoch()
+        if self._step >= end:
+            return
         for batch in self._loader:
             yield batch
             self.step_done()
-            if self._step % per_epoch == 0:
+            if self._step >= end:
                 return
 
     def _batches_per_epoch(self) -> int:

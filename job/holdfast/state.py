@@ -66,6 +66,7 @@ class Training:
     def __init__(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         given = {name: value for name, value in shared.items() if value is not None}
         self._own = {name: value for name, value in own.items() if value is not None}
+        self.epochs_done = 0
         self.sharded = {name: value for name, value in given.items() if _has_shards(value)}
         rest = {name: value for name, value in given.items() if name not in self.sharded}
         self.filed = {name: value for name, value in rest.items() if isinstance(value, Filed)}
@@ -97,6 +98,7 @@ class Training:
         content["own"] = {name: value.state_dict() for name, value in self._own.items()}
         if rank == 0:
             content["shared"] = {name: value.state_dict() for name, value in self._shared.items()}
+            content["epochs_done"] = self.epochs_done
         return _dump(content)
 
     def restore(self, first: dict[str, Any], mine: dict[str, Any] | None, warn: Callable[[str], None]) -> None:
@@ -106,6 +108,7 @@ class Training:
         generators stay as they are. What the load_state_dict of an object raises passes through.
         """
         _load(self._shared, first["shared"], warn)
+        self.epochs_done = int(first.get("epochs_done", 0))
         _load(self._own, (first if mine is None else mine)["own"], warn)
         if mine is None:
             warn("this rank had no part in the checkpoint: its random generators start afresh")

@@ -103,11 +103,15 @@ def test_a_failed_save_that_was_asked_for_raises_in_the_loop_or_at_its_end(runs:
     gate.fault = OSError(28, "No space left on device")
     run = runs(tally())
     run.save()
-    with pytest.raises(holdfast.SaveError, match="No space left"):
+
+    def train() -> None:
         for step in run.steps(1000):
             time.sleep(0.001)
             if step == 3:
                 gate.open.set()
+
+    with pytest.raises(holdfast.SaveError, match="No space left"):
+        train()
     assert run.step < 1000
 
 
@@ -206,20 +210,24 @@ class Words:
         self.position = state["position"]
 
 
-def test_epochs_go_on_in_the_middle_of_one(runs: Runs, tally: Any) -> None:
-    def train(stop_at: int | None) -> list[tuple[int, int]]:
-        seen = []
+def test_epochs_go_on_in_the_middle_of_one_and_are_done_when_their_body_is(runs: Runs, tally: Any) -> None:
+    def train(stop_at: int | str | None) -> list[tuple[int, int | str]]:
+        seen: list[tuple[int, int | str]] = []
         run = runs(tally(), loader=Words(), every_steps=1, asynchronous=False)
         for epoch in run.epochs(3):
             for batch in run.batches():
                 seen.append((epoch, batch))
                 if batch == stop_at:
                     return seen
+            if stop_at == f"validation {epoch}":
+                return seen
+            seen.append((epoch, "validated"))
         return seen
 
-    assert train(5) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 4), (1, 5)]
-    assert train(None) == [(1, 5), (1, 6), (1, 7), (2, 8), (2, 9), (2, 10), (2, 11)]
-    assert train(None) == []
+    assert train(5) == [(0, 0), (0, 1), (0, 2), (0, 3), (0, "validated"), (1, 4), (1, 5)]
+    assert train("validation 1") == [(1, 5), (1, 6), (1, 7)]
+    assert train(None) == [(1, "validated"), (2, 8), (2, 9), (2, 10), (2, 11), (2, "validated")]
+    assert train(None) == [(2, "validated")]
 
 
 def test_epochs_need_a_loader_with_a_length(runs: Runs, tally: Any) -> None:
