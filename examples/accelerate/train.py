@@ -4,10 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-import holdfast
+import holdfast.data
 import torch
 from accelerate import Accelerator
-from holdfast.data import GlobalSampler
 
 
 def main() -> None:
@@ -20,17 +19,15 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)  # without GPUs: gloo
     torch.manual_seed(7)
     inputs = torch.randn(4096, 8)
-    targets = inputs.sum(1, keepdim=True)
+    data = torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True), torch.arange(len(inputs)))
+    loader = holdfast.data.Loader(data, batch_size=8)  # knows its place; a loader that accelerate prepared would begin anew
     model = torch.nn.Linear(8, 1)
     prepared, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=0.01))
-    # The data's place is holdfast's to keep: a loader that accelerate prepared would begin anew.
-    sampler = GlobalSampler(len(inputs), batch_size=8, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    run = holdfast.Run(model, optimizer, loader=sampler, directory=options.out / "checkpoints")
-    for step in run.steps(options.steps):
-        samples = next(sampler)
-        accelerator.print(f"step {step} samples {samples}", flush=True)
+    run = holdfast.Run(model, optimizer, loader=loader, directory=options.out / "checkpoints")
+    for step, (inputs, targets, samples) in zip(run.steps(options.steps), loader.endless(), strict=False):
+        accelerator.print(f"step {step} samples {samples.tolist()}", flush=True)
         time.sleep(options.step_s)
-        loss = torch.nn.functional.mse_loss(prepared(inputs[samples]), targets[samples])
+        loss = torch.nn.functional.mse_loss(prepared(inputs), targets)
         optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()

@@ -37,7 +37,7 @@ class Regression(lightning.LightningModule):
     def training_step(self, batch: list[torch.Tensor], _index: int) -> torch.Tensor:
         """Return the loss of one batch."""
         inputs, targets, samples = batch
-        print(f"step {self.global_step} samples {samples[0]}-{samples[-1]}", flush=True)
+        self.print(f"step {self.global_step} samples {samples.tolist()}", flush=True)
         time.sleep(self.step_s)
         return torch.nn.functional.mse_loss(self.layer(inputs), targets)
 

@@ -4,10 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-import holdfast
+import holdfast.data
 import torch
 import torch.distributed as dist
-from holdfast.data import GlobalSampler
 
 
 def main() -> None:
@@ -18,26 +17,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="a folder that all nodes see")
     options = parser.parse_args()
     dist.init_process_group("gloo")  # rank, world size and meeting point come from torchrun
-    rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(7)
     inputs = torch.randn(4096, 8)
-    targets = inputs.sum(1, keepdim=True)
+    data = torch.utils.data.TensorDataset(inputs, inputs.sum(1, keepdim=True), torch.arange(len(inputs)))
+    loader = holdfast.data.Loader(data, batch_size=8)  # of all ranks together: each gets its share
     model = torch.nn.Linear(8, 1)
     parallel = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    sampler = GlobalSampler(len(inputs), batch_size=8, rank=rank, world_size=world_size)
-    run = holdfast.Run(model, optimizer, loader=sampler, directory=options.out / "checkpoints")
-    for step in run.steps(options.steps):
-        samples = next(sampler)
-        if rank == 0:
-            print(f"step {step} samples {samples}", flush=True)
+    run = holdfast.Run(model, optimizer, loader=loader, directory=options.out / "checkpoints")
+    for step, (inputs, targets, samples) in zip(run.steps(options.steps), loader.endless(), strict=False):
+        if dist.get_rank() == 0:
+            print(f"step {step} samples {samples.tolist()}", flush=True)
         time.sleep(options.step_s)
-        loss = torch.nn.functional.mse_loss(parallel(inputs[samples]), targets[samples])
+        loss = torch.nn.functional.mse_loss(parallel(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         run.log(loss=loss)
-    if rank == 0:
+    if dist.get_rank() == 0:
         torch.save(model.state_dict(), options.out / "model.pt")
     dist.destroy_process_group()
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from e2e_bed import REPOSITORY, Bed, TrainingJob
@@ -45,12 +46,14 @@ def attempts(job: TrainingJob) -> list[Attempt]:
     return [Attempt(node, text) for node, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def submit(bed: Bed, example: str, *arguments: str, options: tuple[str, ...] = (), env: dict[str, str] | None = None) -> TrainingJob:
+def submit(
+    bed: Bed, example: str, *arguments: str, script: str = "train.sh", options: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> TrainingJob:
     """Submit an example's batch script, a node to itself; its files go to `out` in the job's own directory."""
     directory = bed.directory()
     own = ("--", "--out", str(directory / "out"), *arguments)
     given = QUIET | (env or {})
-    return bed.submit(directory, EXAMPLES / example / "train.sh", "--exclusive", *options, *own, env=given, chdir=EXAMPLES / example)
+    return bed.submit(directory, EXAMPLES / example / script, "--exclusive", *options, *own, env=given, chdir=EXAMPLES / example)
 
 
 def submit_by_submitit(bed: Bed, *arguments: str) -> TrainingJob:
@@ -63,11 +66,13 @@ def submit_by_submitit(bed: Bed, *arguments: str) -> TrainingJob:
     return job
 
 
-def undisturbed(bed: Bed, example: str, launcher: tuple[str, ...] = (), plan: Plan | None = None) -> "Undisturbed":
+def undisturbed(
+    bed: Bed, example: str, launcher: tuple[str, ...] = (), script: str = "train.py", plan: Plan | None = None
+) -> "Undisturbed":
     """Start the example's script without Slurm."""
     directory = bed.directory()
-    script = str(EXAMPLES / example / "train.py")
-    command = [sys.executable, *launcher, script, "--steps", str((plan or Plan()).steps), "--step-s", "0", "--out", str(directory / "out")]
+    path = str(EXAMPLES / example / script)
+    command = [sys.executable, *launcher, path, "--steps", str((plan or Plan()).steps), "--step-s", "0", "--out", str(directory / "out")]
     with (directory / "log.txt").open("w") as log:
         return Undisturbed(subprocess.Popen(command, env=bed.sandbox.env | QUIET, cwd=directory, stdout=log, stderr=log), directory)
 
@@ -79,15 +84,16 @@ class Undisturbed:
     process: subprocess.Popen[bytes]
     directory: Path
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, Any]:
         """Wait for its end, and read its final weights."""
         assert self.process.wait(60) == 0, (self.directory / "log.txt").read_text()
         return weights(self.directory)
 
 
-def weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Final weights that a training run left."""
-    found: dict[str, torch.Tensor] = torch.load(directory / "out" / "model.pt")
+def weights(directory: Path) -> dict[str, Any]:
+    """Final weights that a training run left: tensors by name."""
+
+    found: dict[str, Any] = torch.load(directory / "out" / "model.pt")
     return found
 
 
@@ -109,7 +115,7 @@ def reclaimed(bed: Bed, job: TrainingJob, reference: Undisturbed, plan: Plan) ->
     assert second.steps[0] >= plan.reclaim_at, "it went on from an older state than the one on the notice"
     expected, found = reference.weights(), weights(job.directory)
     assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected), "other weights than without interruption"
+    assert all(expected[name].equal(found[name]) for name in expected), "other weights than without interruption"
 
 
 def arguments(plan: Plan) -> tuple[str, ...]:

@@ -36,3 +36,12 @@ def test_torchrun_on_two_nodes(bed: Bed) -> None:
     plan = Plan()
     job = submit(bed, "torchrun", *arguments(plan), options=("--nodes=2",), env={"RANKS_PER_NODE": "1"})
     side_by_side(reclaimed(bed, job, undisturbed(bed, "torchrun", TORCHRUN), plan))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("example", ["lightning", "transformers"])
+def test_the_callback(bed: Bed, example: str) -> None:
+    """With it no step is done twice; Lightning trains on two ranks here."""
+    plan = Plan()
+    job = submit(bed, example, *arguments(plan), script="train_callback.sh")
+    side_by_side(reclaimed(bed, job, undisturbed(bed, example, script="train_callback.py"), plan))
