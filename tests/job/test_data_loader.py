@@ -133,18 +133,18 @@ def test_a_loop_that_was_left_early_goes_on_and_epochs_end() -> None:
     assert len({tuple(row[0] for batch in seen[at : at + 5] for row in batch) for at in (0, 5, 10)}) == 3
 
 
-def test_the_end_of_an_epoch_comes_once_after_resuming_at_its_last_batch() -> None:
+def test_after_an_epochs_last_batch_a_resumed_run_begins_the_next_one() -> None:
     one, other = (Loader(list(range(8)), 4) for _ in range(2))
     batches = iter(one)
     next(batches), next(batches)
+    assert (one.epoch, one.samples) == (0, 8)
     other.load_state_dict(one.state_dict())
-    assert other.epoch == 0
-    assert list(other) == []
-    assert other.epoch == 1
-    assert len(list(other)) == 2
+    assert (other.epoch, other.samples) == (1, 0)
     assert next(batches, None) is None
     assert next(batches, None) is None  # for good, though the loader has more
     assert one.epoch == 1
+    assert [batch.tolist() for batch in one] == [batch.tolist() for batch in other]
+    assert (one.epoch, other.epoch) == (2, 2)
 
 
 def test_a_loop_that_only_counts_its_batches_is_followed_by_the_next_epoch() -> None:

@@ -13,8 +13,8 @@ VERSION = 2  # of the order of the samples, too: a new order is a new version
 class Cursor:
     """An epoch, and how many samples of it all ranks together have taken.
 
-    An epoch that has been taken to its end is not yet the next one: a loop over it that resumes there has no batch left, but
-    still its end to come. Raises ValueError for a batch size below 1 or an epoch without a batch.
+    An epoch that has been taken to its end is not yet the next one. Raises ValueError for a batch size below 1 or an epoch without a
+    batch.
     """
 
     order: Order

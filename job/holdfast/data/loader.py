@@ -79,13 +79,13 @@ class Loader:
         self._guard = untouched_generators if seed_samples and self._loader.num_workers == 0 else nullcontext
         self._fetching: Any = None
         self._jumps = 0
-        self._loaded = False  # and no loop has asked for a batch since
         self._weight = 1.0
 
     @property
     def epoch(self) -> int:
-        """The epoch in hand, from 0. The next one begins when a loop ends or another is begun, not with the last batch: a run that
-        resumes after the last batch goes through a loop without batches, and so comes to what the script does at an epoch's end.
+        """The epoch in hand, from 0: of the batch that was handed out last, until its loop ends or another begins; after
+        `load_state_dict`, of the next one. A run that was saved after the last batch of an epoch resumes in the next epoch: what a
+        script does at an epoch's end is not the loader's to repeat.
         """
         return self._cursor.epoch
 
@@ -130,8 +130,10 @@ class Loader:
 
     def _jump(self, state: dict[str, Any]) -> None:
         self._cursor.load(state)
+        if self._cursor.ended:
+            self._cursor.turn()  # frameworks that count batches begin the next epoch here, and would take an empty loop for it
         self._fetching = None
-        self._jumps, self._loaded = self._jumps + 1, True
+        self._jumps += 1
 
     def _next(self) -> Any:
         """The next batch of this epoch, which has one. After an error the same batch comes again."""
@@ -145,7 +147,6 @@ class Loader:
             if isinstance(fault, StopIteration):  # it would end the loop as if the epoch had ended
                 raise RuntimeError("the data set raised StopIteration for a sample") from fault
             raise
-        self._loaded = False
         _, self._weight = share(self._cursor.take(), *self._shares.place)
         return batch
 
@@ -159,7 +160,7 @@ class Loader:
 
     def _turn(self) -> None:
         self._cursor.turn()
-        self._fetching, self._loaded = None, False
+        self._fetching = None
 
     def _start(self) -> Iterator[Any]:
         """Have the workers fetch from the position on."""
@@ -224,7 +225,7 @@ class _Batches(Iterator[Any]):
         if self._ended:
             raise StopIteration
         if loader._jumps != self._jumps:  # at the first batch, and after a load
-            if loader._cursor.ended and not loader._loaded:
+            if loader._cursor.ended:
                 loader._turn()  # the loop before this one counted the batches, and did not ask for one more
             self._jumps, self._epoch = loader._jumps, loader._cursor.epoch
         if loader._cursor.ended:
