@@ -45,10 +45,16 @@ def test_what_is_worth_a_message():
 
 
 def test_who_is_told():
-    hazards = {"new": 0.2, "changed": 0.5, "same": 0.21, "lately": 9.0, "unknown": None}
-    old = Told(0.2, 0.0)
-    told = {"new": None, "changed": old, "same": old, "lately": Told(0.2, 1.0), "unknown": None}
-    assert due(told, hazards.get, AGAIN_S) == [("new", 0.2), ("changed", 0.5)]
+    hazards = {"changed": 0.5, "older": 0.4, "new": 0.2, "same": 0.21, "lately": 9.0, "unknown": None}
+    told = {
+        "changed": Told(0.2, 0.0),
+        "older": Told(0.2, -5.0),
+        "new": None,
+        "same": Told(0.2, 0.0),
+        "lately": Told(0.2, 1.0),
+        "unknown": None,
+    }
+    assert due(told, hazards.get, AGAIN_S) == [("new", 0.2), ("older", 0.4), ("changed", 0.5)], "the longest untold first"
 
 
 def test_of_a_thousand_so_many_at_once_and_each_in_its_turn():
