@@ -3,13 +3,14 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from holdfast.manifest import FileEntry, Manifest
 
 FILES = {"rank0.pkl": b"zero" * 300_000, "rank1.pkl": b"one" * 1000, "model/sub/weights.bin": bytes(range(256)) * 50_000}
 
 
-def make(root: Path, step: int, attempt: int = 0, files: dict[str, bytes] | None = None, job: str = "4711") -> Path:
+def make(root: Path, step: int, attempt: int = 0, files: dict[str, bytes] | None = None, job: str = "4711", **more: Any) -> Path:
     """A published checkpoint; the files' content differs from step to step."""
     folder = root / f"step-{step:08d}.a{attempt}"
     entries = {}
@@ -18,7 +19,7 @@ def make(root: Path, step: int, attempt: int = 0, files: dict[str, bytes] | None
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
         entries[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest(), rank % 2)
-    (folder / "manifest.json").write_bytes(Manifest(step, attempt, job, 2, None, "sha256", 1.5, entries).to_bytes())
+    (folder / "manifest.json").write_bytes(Manifest(step, attempt, job, 2, None, "sha256", 1.5, entries, **more).to_bytes())
     return folder
 
 

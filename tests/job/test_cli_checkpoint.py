@@ -152,6 +152,13 @@ def test_prune_keeps_the_newest_and_every_kth(tmp_path: Path, capsys: pytest.Cap
     assert run(capsys, "prune", tmp_path, "--keep", 2, "--keep-every", 3) == "0 checkpoints deleted, 4 kept\n"
 
 
+def test_a_partial_one_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, 1, files={"a": b"x"}, parts=("model", "optimizer"), partial=True)
+    row = rows(capsys, "ls", tmp_path)[0]
+    assert (row["partial"], row["reason"]) == (True, "holds model, optimizer only")
+    assert "holds model, optimizer only" in run(capsys, "show", tmp_path)
+
+
 def test_prune_deletes_nothing_unless_one_that_stays_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (1, 2, 3):
         make(tmp_path, step)
@@ -160,7 +167,8 @@ def test_prune_deletes_nothing_unless_one_that_stays_verifies(tmp_path: Path, ca
     assert cli.main(["checkpoint", "prune", str(tmp_path), "--keep", "2"]) == 1
     said = capsys.readouterr()
     assert "deleting" not in said.out
-    assert "none of those that would stay verifies" in said.err
+    assert "step-00000003.a0: rank0.pkl: its sha256 hash" in said.err
+    assert "none of the newest is whole and verifies" in said.err
     assert len(names(tmp_path)) == 3
 
 

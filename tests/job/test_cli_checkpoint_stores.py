@@ -93,7 +93,7 @@ def test_the_newest_that_is_good_is_copied(bucket: str, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("scheme", "point", "nth"), [("s3", "copied", 1), ("s3", "manifest-synced", 1), ("dir", "copy-renamed", 2), ("dir", "copy-partial", 1)]
+    ("scheme", "point", "nth"), [("s3", "copied", 2), ("s3", "manifest-synced", 1), ("dir", "copy-renamed", 2), ("dir", "copy-partial", 1)]
 )
 def test_a_copy_that_is_killed_leaves_no_checkpoint_and_goes_on(
     scheme: str, point: str, nth: int, bucket: str, server: ObjectStoreControl, tmp_path: Path, capsys: pytest.CaptureFixture[str]

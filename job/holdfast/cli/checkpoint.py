@@ -43,7 +43,8 @@ _TEXTS = {
     "prune": (
         "delete old checkpoints",
         "Delete old checkpoints by the rules of a run's own retention: the newest N stay, those at every K-th step stay, and nothing goes"
-        " unless one that stays has been read and verified just now. Half-written ones and those set aside as bad are left alone.\n\n"
+        " unless one of the newest N is whole and has been read and verified just now."
+        " Half-written ones and those set aside as bad are left alone.\n\n"
         "A directory that a live run owns is refused. Live is: its process is alive on this machine; or, elsewhere, squeue says that its"
         " job is there. Where neither can be told, it is refused, too; --force goes ahead. That is safe once no process of"
         " the run is left, and on a file system also beside a run that is training (not one that is just resuming).",

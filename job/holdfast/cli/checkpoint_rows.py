@@ -31,6 +31,7 @@ class Row:
     world_size: int | None = None
     age_s: float | None = None
     tier: str | None = None
+    partial: bool | None = None
     file: str | None = None
     reason: str | None = None
 
@@ -94,7 +95,8 @@ def _row(one: Checkpoint, look: Callable[[], manifest.Manifest], sound: str) -> 
         return Row(one.name, "bad", one.step, one.attempt, file=fault.file, reason=fault.reason)
     except (HoldfastError, OSError) as fault:
         return Row(one.name, "unverifiable", one.step, one.attempt, reason=str(fault))
-    return Row(one.name, sound, one.step, one.attempt, content.size_bytes, content.world_size)
+    reason = f"holds {', '.join(content.parts or ())} only" if content.partial else None
+    return Row(one.name, sound, one.step, one.attempt, content.size_bytes, content.world_size, partial=content.partial, reason=reason)
 
 
 def _age_s(one: Checkpoint, now: float) -> float | None:
