@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
@@ -136,9 +136,9 @@ class ObjectStore:
         try:
             with self._naming(name):
                 obstore.put(self._client, name, content, **keys)
-        except (StoreError, FileNotFoundError) as fault:  # the second where the answer to the upload's end was lost, and it was repeated
+        except (StoreError, FileNotFoundError) as fault:  # the latter where the answer to an upload's end was lost, and it was asked again
             if not self._arrived(name, size_bytes, digest):
-                raise StoreError(f"the upload failed: {_cause(fault.__cause__ or fault)} ({self.place(name)})") from fault
+                self._give_up(name, fault)
         faults.point("copy-written")
         if not self.holds(name, size_bytes, digest):
             raise StoreError(
@@ -153,6 +153,11 @@ class ObjectStore:
         with contextlib.suppress(OSError):
             return self.holds(name, size_bytes, digest)
         return False
+
+    def _give_up(self, name: str, fault: OSError) -> NoReturn:
+        if isinstance(fault, StoreError):
+            raise fault
+        raise StoreError(f"{self.place(name)}: there is no such bucket, or the upload is gone") from fault
 
     def _read_back(self, name: str, digest: str) -> None:
         algorithm, _, value = digest.partition(":")
@@ -190,7 +195,7 @@ class ObjectStore:
         try:
             with self._naming(name):
                 obstore.put(self._client, name, data, mode=mode)
-        except (FileExistsError, StoreError) as fault:
+        except (FileExistsError, FileNotFoundError, StoreError) as fault:
             try:
                 there = self.load(name, len(data))
             except ProtocolError:  # larger, so another's
@@ -201,7 +206,7 @@ class ObjectStore:
                 return True
             if isinstance(fault, FileExistsError):
                 return False
-            raise
+            self._give_up(name, fault)
         return True
 
     def locked(self, clock: Clock) -> AbstractContextManager[None]:
