@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from holdfast.errors import HoldfastError
+from holdfast.errors import BadCheckpointError, HoldfastError, SaveError
+from holdfast.manifest import FileEntry, Manifest
 from holdfast.peers import Alone, Peers
 from holdfast.rehearsal import rehearse
 
@@ -394,6 +395,8 @@ def test_buffers_are_warm_at_the_first_save_and_used_again(tmp_path: Path) -> No
     for number in range(3):
         staged = saved.stage()
         assert staged._buffer is warmed
+        saved.warm()  # while it is being written: no second one
+        assert not saved._free
         assert 0.98 * staged.size_bytes < expected < 1.02 * staged.size_bytes
         addresses.add(staged._buffer.views[0].data_ptr())
         finish(staged, tmp_path / str(number))
@@ -423,6 +426,23 @@ def test_warming_stops_for_a_save(tmp_path: Path) -> None:
     other = net(1)
     shards({"model": other}).load(tmp_path / "ck")
     assert same(model.state_dict(), other.state_dict())
+
+
+def test_forked_children_do_not_inherit_the_buffers() -> None:
+    """A data loader's workers would: then each page of the next save is copied first, and memory doubles."""
+    model = net()
+    saved = shards({"model": model})
+    staged = saved.stage()
+    address = staged._buffer._bytes.data_ptr()
+    told: list[str] = []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            low, high = (int(part, 16) for part in head.split("-"))
+            inside = low <= address < high
+        elif head == "VmFlags:" and inside:
+            told = line.split()
+    assert "dc" in told
 
 
 def misfits() -> dict[str, tuple[Callable[[Any], Any], str]]:
@@ -506,12 +526,33 @@ def test_a_rank_that_cannot_read_its_state_leaves_nobody_waiting() -> None:
             model.register_state_dict_pre_hook(lambda *_: 1 / 0)
         try:
             shards({"model": model}, peers).stage()
-        except (HoldfastError, ZeroDivisionError) as fault:
-            return f"{type(fault).__name__}: {fault}"
+        except SaveError as fault:
+            return str(fault)
         return "staged"
 
     told = rehearse(2, act)
-    assert told == ["SaveError: the state of another rank cannot be read", "ZeroDivisionError: division by zero"]
+    assert told == ["the state of another rank cannot be read", "the state cannot be read: ZeroDivisionError: division by zero"]
+
+
+def test_a_rank_that_cannot_copy_fails_the_save_on_all_and_the_next_one_works(tmp_path: Path) -> None:
+    def act(peers: Peers) -> list[str]:
+        from holdfast.sharded.buffers import Buffer
+
+        model = net()
+        saved = shards({"model": model}, peers)
+        told = []
+        for number in range(2):
+            saved._take = (lambda _: 1 / 0) if number == 0 and peers.place.rank == 1 else Buffer
+            try:
+                finish(saved.stage(), tmp_path / str(number), peers)
+                told.append("saved")
+            except SaveError as fault:
+                told.append(str(fault))
+        return told
+
+    first, second = rehearse(2, act)
+    assert first == ["the state of another rank cannot be copied", "saved"]
+    assert second == ["the state cannot be copied: ZeroDivisionError: division by zero", "saved"]
 
 
 def test_one_rank_whose_structure_changes_makes_all_plan_anew(tmp_path: Path) -> None:
@@ -542,3 +583,36 @@ def test_fsdp1_is_refused() -> None:
 
     with pytest.raises(HoldfastError, match="fully_shard"):
         shards({"model": torch.nn.Sequential(FullyShardedDataParallel())})
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_share_the_verifying_and_learn_the_same(ranks: int) -> None:
+    from holdfast.sharded.verifying import verify
+
+    files = {f"__{rank}_0.distcp": FileEntry(1, "0" * 32, rank) for rank in range(5)} | {".metadata": FileEntry(1, "0" * 32, 0)}
+    content = Manifest(1, 0, "", 5, None, "sha256", 0.0, files)
+
+    def outcome(peers: Peers, faults: dict[str, Exception]) -> tuple[list[str], str]:
+        seen: list[str] = []
+
+        def check(names: Any) -> None:
+            seen.extend(names)
+            for name in sorted(names):
+                if name in faults:
+                    raise faults[name]
+
+        try:
+            verify(content, peers, check)
+        except (BadCheckpointError, OSError) as fault:
+            return seen, f"{type(fault).__name__}: {fault}"
+        return seen, "good"
+
+    played = rehearse(ranks, lambda peers: outcome(peers, {}))
+    assert sorted(name for seen, _ in played for name in seen) == sorted(files)
+    assert {told for _, told in played} == {"good"}
+    bad = BadCheckpointError("__4_0.distcp", "its hash differs")
+    for faults, expected in (
+        ({"__4_0.distcp": bad}, "BadCheckpointError: __4_0.distcp: its hash differs"),
+        ({"__1_0.distcp": PermissionError("no")}, "OSError: PermissionError: no"),
+    ):
+        assert {told for _, told in rehearse(ranks, lambda peers, faults=faults: outcome(peers, faults))} == {expected}

@@ -4,6 +4,7 @@ The same keys as `torch.distributed.checkpoint.state_dict` gives, but cheaper (t
 step that it makes an optimizer take to create its state.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,32 +26,32 @@ class NamedModule:
             raise HoldfastError("FullyShardedDataParallel (FSDP1) is not supported: use torch.distributed.fsdp.fully_shard")
         self.module = module
         self._names: dict[str, str] = {}
-        self._wrappers: set[str] = set()
 
     def state(self, *, keep_vars: bool = False) -> dict[str, Any]:
         """The state dict under clean names. With `keep_vars` parameters are themselves, else tensors that alias them."""
-        return {self.name(key): value for key, value in self.module.state_dict(keep_vars=keep_vars).items()}
+        state = self.module.state_dict(keep_vars=keep_vars)
+        self._learn(state)
+        return {self._names[key]: value for key, value in state.items()}
 
     def name(self, key: str) -> str:
         """The clean name of a key of the module's own state dict."""
-        name = self._names.get(key)
-        if name is None:
-            self._find_wrappers()
-            parts = key.split(".")
-            kept = [part for position, part in enumerate(parts) if ".".join(parts[: position + 1]) not in self._wrappers]
-            name = self._names[key] = ".".join(kept)
-        return name
+        self._learn((key,))
+        return self._names[key]
 
-    def _find_wrappers(self) -> None:
-        self._wrappers = set()
+    def _learn(self, keys: Iterable[str]) -> None:
+        """Know the clean names of these keys."""
+        unknown = [key for key in keys if key not in self._names]
+        if not unknown:
+            return
+        wrappers = set()
         for path, part in self.module.named_modules():
             inner = "_checkpoint_wrapped_module" if isinstance(part, CheckpointWrapper) else _INNER.get(type(part).__name__)
             if inner is not None:
-                self._wrappers.add(f"{path}.{inner}" if path else inner)
-
-    def own_keys(self) -> dict[str, str]:
-        """The module's own key for each clean name."""
-        return {self.name(key): key for key in self.module.state_dict()}
+                wrappers.add(f"{path}.{inner}" if path else inner)
+        for key in unknown:
+            parts = key.split(".") if wrappers else [key]
+            kept = [part for position, part in enumerate(parts) if ".".join(parts[: position + 1]) not in wrappers]
+            self._names[key] = ".".join(kept)
 
     def parameters(self, state: dict[str, Any]) -> dict[nn.Parameter, str]:
         """Each parameter's first name; `state` is the one with `keep_vars`."""
@@ -58,9 +59,10 @@ class NamedModule:
         for name, value in state.items():
             if isinstance(value, nn.Parameter):
                 found.setdefault(value, name)
-        for key, parameter in self.module.named_parameters():  # those that a hook keeps out of the state dict
-            if parameter not in found:
-                found[parameter] = self.name(key)
+        if len(found) < sum(1 for _ in self.module.parameters()):  # a hook keeps some out of the state dict
+            for key, parameter in self.module.named_parameters():
+                if parameter not in found:
+                    found[parameter] = self.name(key)
         return found
 
 

@@ -1,9 +1,12 @@
 """The tensors of all modules and optimizers of a run: staged, written and loaded as shares of the ranks."""
 
+import copy
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +20,7 @@ from holdfast.sharded.leaves import Leaf, is_tensor, leaves
 from holdfast.sharded.names import Name, NamedModule, expected_state_bytes, local, named_state, names_for
 from holdfast.sharded.staged import Staged
 
+T = TypeVar("T")
 _SLACK_BYTES = 16 * 1024 * 1024
 
 
@@ -39,6 +43,7 @@ class Shards:
         self._plan: plan.Plan | None = None
         self._structure: list[Any] = []
         self._free: list[Buffer] = []
+        self._in_use = 0
         self._lock = threading.Lock()
         self._expected_bytes = self._expect()
 
@@ -64,20 +69,34 @@ class Shards:
         return share + (state * share // weights if weights else state)
 
     def stage(self) -> Staged:
-        """Copy this rank's share. Called by all ranks at the same boundary; a collective: one all-reduce, and a plan where needed.
+        """Copy this rank's share. Called by all ranks at the same boundary; a collective: two all-reduces, and a plan where needed.
 
-        Raises HoldfastError, ValueError for a state that cannot be saved.
+        Raises SaveError on all ranks alike, with the faulty rank's own exception as its cause there.
         """
-        with torch.no_grad():
+        with torch.no_grad(), _no_collection():
             found, current = self._agree()
-            values = {leaf.name: leaf.value for leaf in found}
-            buffer = self._take(current.tensors_bytes)
-            sources = [local(values[tensor.index.fqn]) for tensor in current.tensors]
+            staged, fault = _attempt(lambda: self._copy(found, current))
+            (failed,) = self._peers.highest([int(staged is None)])
+            if failed or staged is None:
+                if staged is not None:
+                    staged.release()
+                raise _failure("copied", fault)
+            return staged
+
+    def _copy(self, found: list[Leaf], current: plan.Plan) -> Staged:
+        values = {leaf.name: leaf.value for leaf in found}
+        objects = [copy.deepcopy(values[index.fqn]) for index in current.objects]
+        sources = [local(values[tensor.index.fqn]) for tensor in current.tensors]
+        buffer = self._take(current.tensors_bytes)
+        try:
             if any(source.is_cuda for source in sources):
                 buffer.pin(current.tensors_bytes)
             buffer.lay_out(current)
             self._copier.copy(buffer.views, sources)
-            return Staged(current, self._peers.place.rank, buffer, [values[index.fqn] for index in current.objects], self._put_back)
+        except Exception:
+            self._put_back(buffer)
+            raise
+        return Staged(current, self._peers.place.rank, buffer, objects, self._put_back)
 
     def _collect(self) -> tuple[list[Leaf], set[str]]:
         """All leaves, and the names of the replicated tensors that are equal on all ranks."""
@@ -114,20 +133,13 @@ class Shards:
 
     def _agree(self) -> tuple[list[Leaf], plan.Plan]:
         """All leaves; the plan that stands, or a new one if on any rank something is not as it was."""
-        fault: Exception | None = None
-        found: list[Leaf] = []
-        anybodys: set[str] = set()
-        try:
-            found, anybodys = self._collect()
-        except Exception as trouble:  # told only after the others know: they wait
-            fault = trouble
+        collected, fault = _attempt(self._collect)
+        found, anybodys = collected or ([], set())
         structure = [_shape(leaf) for leaf in found]
         changed = self._plan is None or structure != self._structure
-        anywhere, failed = self._peers.highest([int(changed), int(fault is not None)])
-        if fault is not None:
-            raise fault
+        anywhere, failed = self._peers.highest([int(changed), int(collected is None)])
         if failed:
-            raise SaveError("the state of another rank cannot be read")
+            raise _failure("read", fault)
         if anywhere or self._plan is None:
             self._plan = None
             made = plan.make(found, anybodys, self._peers)
@@ -137,10 +149,13 @@ class Shards:
     def warm(self) -> None:
         """Have memory ready for the next save, so that it need not be found while training waits. For a background thread.
 
-        It may be called at any time and again; it stops early where a save needs the memory meanwhile.
+        It may be called at any time and again; it stops early where a save needs the memory meanwhile, and does nothing while
+        what an earlier save has staged is being written: that memory is the next save's.
         """
         size_bytes = self.share_bytes
         with self._lock:
+            if self._in_use:
+                return
             if not self._free:
                 self._free.append(Buffer(size_bytes if self._plan is not None else 2 * size_bytes + _SLACK_BYTES))
             buffer = self._free[0]
@@ -149,17 +164,23 @@ class Shards:
     def _take(self, size_bytes: int) -> Buffer:
         with self._lock:
             buffer = self._free.pop() if self._free else None
+            self._in_use += 1
         if buffer is not None and buffer.capacity_bytes < size_bytes:
             buffer.take()
             buffer.unpin()
             buffer = None
-        if buffer is None:
-            buffer = Buffer(size_bytes)
+        try:
+            buffer = buffer or Buffer(size_bytes)
+        except Exception:
+            with self._lock:
+                self._in_use -= 1
+            raise
         buffer.take()
         return buffer
 
     def _put_back(self, buffer: Buffer) -> None:
         with self._lock:
+            self._in_use -= 1
             if not self._free:
                 self._free.append(buffer)
                 return
@@ -175,6 +196,34 @@ class Shards:
         together(self._peers, "naming the optimizers' parameters", lambda: names.update(self._named()[1]), HoldfastError)
         optimizers = {name: (optimizer, names[name]) for name, optimizer in self._optimizers.items()}
         return loading.load(folder, self._modules, optimizers, self._peers, self._copier)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's cycle collector looks at all objects of the program after some thousands of new ones: up to a second, amid a save."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `action` returns, or how it fails: told only once the other ranks know, since they wait."""
+    try:
+        return action(), None
+    except Exception as fault:
+        return None, fault
+
+
+def _failure(what: str, fault: Exception | None) -> SaveError:
+    if fault is None:
+        return SaveError(f"the state of another rank cannot be {what}")
+    told = SaveError(f"the state cannot be {what}: {type(fault).__name__}: {fault}")
+    told.__cause__ = fault
+    return told
 
 
 def _shape(leaf: Leaf) -> tuple[Any, ...]:

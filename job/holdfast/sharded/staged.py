@@ -70,7 +70,7 @@ class Staged:
         self._plan = plan
         self._rank = rank
         self._buffer: Buffer | None = buffer
-        self._objects = [copy.deepcopy(value) for value in objects]
+        self._objects = objects
         self._give_back = give_back
 
     @property

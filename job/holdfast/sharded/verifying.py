@@ -1,50 +1,40 @@
-"""Verifying a checkpoint by all ranks together: each hashes some of the files, with several threads."""
+"""Verifying a checkpoint by all ranks together: each reads some of the files, rather those that it is going to load."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Collection
 
-from holdfast import manifest
 from holdfast.errors import BadCheckpointError
 from holdfast.manifest import Manifest
 from holdfast.peers import Peers
 
-MAX_THREADS = 4
+Check = Callable[[Collection[str]], None]
+"""Verifies the files of these names; raises BadCheckpointError, or another exception where one cannot be read."""
 
 
 def share(content: Manifest, rank: int, world_size: int) -> set[str]:
-    """The files that a rank verifies: rather those that it wrote, since it is likely to read them, too."""
+    """The files that a rank verifies: those of the ranks whose shares it is likely to load."""
     return {name for name, entry in content.files.items() if entry.rank % world_size == rank}
 
 
-def verify(folder: Path, content: Manifest, peers: Peers) -> None:
+def verify(content: Manifest, peers: Peers, check: Check) -> None:
     """Verify all files of a checkpoint. Called by all ranks, and ends on all alike.
 
-    Raises BadCheckpointError if a file is not as the manifest says (the first one in order of name, wherever it was found);
-    OSError if one cannot be read on some rank, which is not to say that it is bad.
+    Raises BadCheckpointError if a file is not as the manifest says, wherever that was found; OSError if one cannot be read on
+    some rank, which is not to say that it is bad.
     """
-    names = share(content, peers.place.rank, peers.place.world_size)
-    faults = [fault for found in peers.gather(_faults(folder, content, names)) for fault in found]
-    for name, reason, bad in sorted(faults):
-        if bad:
+    faults = [fault for fault in peers.gather(_fault(share(content, peers.place.rank, peers.place.world_size), check)) if fault]
+    for name, reason in faults:
+        if name is not None:
             raise BadCheckpointError(name, reason)
-    for name, reason, _ in sorted(faults):
-        raise OSError(f"{name} cannot be read: {reason}")
+    for _, reason in faults:
+        raise OSError(reason)
 
 
-def _faults(folder: Path, content: Manifest, names: set[str]) -> list[tuple[str, str, bool]]:
-    """Name, reason, and whether it is bad or only unreadable, of each faulty file among `names`."""
-    largest_first = sorted(names, key=lambda name: -content.files[name].bytes)
-    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as pool:
-        found = pool.map(lambda name: _fault(folder, content, name), largest_first)
-        return [fault for fault in found if fault is not None]
-
-
-def _fault(folder: Path, content: Manifest, name: str) -> tuple[str, str, bool] | None:
+def _fault(names: set[str], check: Check) -> tuple[str | None, str] | None:
+    """The faulty file and the reason; no file where reading failed."""
     try:
-        manifest.verify(folder, content, {name})
+        check(names)
     except BadCheckpointError as fault:
-        return fault.file, fault.reason, True
+        return fault.file, fault.reason
     except Exception as fault:
-        return name, f"{type(fault).__name__}: {fault}", False
+        return None, f"{type(fault).__name__}: {fault}"
     return None
