@@ -113,6 +113,9 @@ class HoldfastCallback:
             rng.restore(self._random)
             self._random = None
         self._moved = trainer.global_step
+        total = trainer.estimated_stepping_batches
+        if 0 < total < float("inf"):
+            self.run.expect(int(total))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A boundary, if the optimizer has moved."""

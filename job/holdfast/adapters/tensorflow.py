@@ -23,12 +23,14 @@ NAME = "tf"
 class TensorFlowState:
     """A `tf.train.Checkpoint`, or that of a `tf.train.CheckpointManager`, as an object of a Run.
 
-    All its variables must exist when the Run resumes (`model.build(…)`, `optimizer.build(model.trainable_variables)`). TensorFlow's global
-    random generator is no part of it: track a `tf.random.Generator`.
+    `keras` are the Keras models in it: their dropout has random generators, which TensorFlow leaves out by itself. All variables must
+    exist when the Run resumes (`model.build(…)`, `optimizer.build(model.trainable_variables)`). TensorFlow's global random generator is no
+    part of it: track a `tf.random.Generator`.
     """
 
-    def __init__(self, checkpoint: Any) -> None:
-        self._checkpoint = getattr(checkpoint, "checkpoint", checkpoint)
+    def __init__(self, checkpoint: Any, *keras: Any) -> None:
+        variables = [variable.value for model in keras for variable in model.variables]
+        self._checkpoint = tf.train.Checkpoint(checkpoint=getattr(checkpoint, "checkpoint", checkpoint), keras=variables)
 
     def save_files(self, folder: Path) -> None:
         """By `Checkpoint.write`."""
@@ -62,7 +64,8 @@ class HoldfastCallback(tf.keras.callbacks.Callback):
         if not model.built or getattr(model, "optimizer", None) is None:
             raise HoldfastError("the model must be built (model.build) and compiled with an optimizer before it can be restored")
         model.optimizer.build(model.trainable_variables)
-        self.run = holdfast.Run(state=TensorFlowState(tf.train.Checkpoint(model=model, optimizer=model.optimizer)), **options)
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self.run = holdfast.Run(state=TensorFlowState(checkpoint, model), **options)
         self._batch = 0
         self._total: int | None = None
         self.run.start(None)
@@ -75,7 +78,9 @@ class HoldfastCallback(tf.keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """How many there will be is known now."""
         steps = self.params.get("steps")
-        self._total = None if steps is None else steps * self.params["epochs"]
+        if steps is not None:
+            self._total = steps * self.params["epochs"]
+            self.run.expect(self._total)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Batches are counted within an epoch."""

@@ -91,6 +91,8 @@ class HoldfastCallback(TrainerCallback):
                 " give train the resume_from_checkpoint=callback.resume_path(trainer)"
             )
 
+        self.run.expect(state.max_steps)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The step is made; its evaluation is not."""
         self._due = True
