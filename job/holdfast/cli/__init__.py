@@ -17,6 +17,7 @@ _EXTRAS = {"holdfast_sandbox": "sandbox", "holdfast_nodeagent": "agent"}
 _OWN = {
     "checkpoint": "list, verify, show, prune and copy checkpoints",
     "completion": "print a shell's completion script",
+    "run": "run a training script that saves by itself, under guard",
 }
 
 
@@ -64,6 +65,10 @@ def _own(name: str) -> Callable[[Sequence[str]], int]:
         from holdfast.cli.checkpoint import main as checkpoint
 
         return checkpoint
+    if name == "run":
+        from holdfast.cli.run import main as run
+
+        return run
     from holdfast.cli.completion import main as completion
 
     return lambda argv: completion(argv, [*_OWN, *_added()])
