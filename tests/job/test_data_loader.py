@@ -192,6 +192,7 @@ def generators() -> tuple[Any, ...]:
 def test_the_training_process_keeps_its_generators_and_loaders_each_others_order(workers: int) -> None:
     expected = take(Loader(Augmented(20), 4, seed=3), 6)
     train, evaluation = Loader(Augmented(20), 4, seed=3, num_workers=workers), Loader(Augmented(9), 4, drop_last=False, num_workers=workers)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
     before = generators()
     seen = take(train, 2)
     assert [len(rows(batch)) for batch in evaluation] == [4, 4, 1]
@@ -207,6 +208,7 @@ def test_seeds_differ_by_epoch_sample_and_library() -> None:
         draws += [random.random(), float(np.random.rand()), float(torch.rand((), dtype=torch.float64)), float(torch.initial_seed())]
     assert len(set(draws)) == len(draws)
     seed_generators(0, 0, 0)
+    assert int(np.random.get_state()[1][0]) != torch.initial_seed() & 0xFFFFFFFF  # else both would give the same stream
     assert [random.random(), float(np.random.rand())] == draws[:2]
 
 
