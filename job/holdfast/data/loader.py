@@ -26,8 +26,7 @@ class Loader:
 
     `for batch in loader` gives what is left of the epoch; `loader.endless()` goes on through the epochs. The position is the
     loader's, and counts batches that were handed out, not those that workers have fetched ahead: leave a loop early and the
-    next one goes on there. An iterator that was made before `load_state_dict` follows to the
-    loaded position.
+    next one goes on there. An iterator that was made before `load_state_dict` follows to the loaded position.
 
     What is left of an epoch that is smaller than a batch is left out, or with `drop_last=False` is a short batch. A batch that the
     ranks cannot share evenly gives some of them a sample less than others: multiply the loss by `loader.weight`.
