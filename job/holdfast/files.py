@@ -1,5 +1,6 @@
 """Files that survive a crash, and bounded reads of files that somebody else wrote."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -65,24 +66,35 @@ def append_line(path: Path, line: str, *, durable: bool) -> None:
         os.close(fd)
 
 
-def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
+def read_regular(path: Path, limit_bytes: int) -> bytes:
     """Read a regular file of at most `limit_bytes`, without following a link or waiting on a pipe.
 
-    Raises FileNotFoundError when there is none, ProtocolError for anything else that cannot be used.
+    Raises FileNotFoundError when there is none, ProtocolError where it is another kind of thing or larger, OSError where it cannot be read
+    now, which says nothing about its content.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
     except OSError as fault:
-        raise ProtocolError(f"{path}: cannot be opened: {fault.strerror}") from fault
-    with os.fdopen(fd, "rb") as file:
+        if fault.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise ProtocolError(f"{path}: cannot be opened: {fault.strerror}") from fault
+        raise
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ProtocolError(f"{path}: not a regular file")
-        try:
+        with os.fdopen(fd, "rb", closefd=False) as file:
             data = file.read(limit_bytes + 1)
-        except OSError as fault:
-            raise ProtocolError(f"{path}: cannot be read: {fault.strerror}") from fault
+    finally:
+        os.close(fd)
     if len(data) > limit_bytes:
         raise ProtocolError(f"{path}: larger than {limit_bytes} bytes")
     return data
+
+
+def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """Like `read_regular`, but raises ProtocolError for everything that cannot be used, except FileNotFoundError when there is none."""
+    try:
+        return read_regular(path, limit_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as fault:
+        raise ProtocolError(f"{path}: cannot be read: {fault.strerror}") from fault

@@ -269,6 +269,24 @@ def test_verifying_tells_how_far_it_is(store: Store) -> None:
     assert len(done) >= len(SMALL)
 
 
+def test_what_cannot_be_read_now_is_not_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stale handle of a shared file system says nothing about what is there."""
+
+    def stale(path: Path, *_rest: object) -> bytes:
+        raise OSError(116, "Stale file handle", str(path))
+
+    store = FileStore(tmp_path)
+    put(store, 5)
+    Fence(store, Clock()).take("7", 3)
+    monkeypatch.setattr("holdfast.store.files.read_regular", stale)
+    with pytest.raises(StoreError, match="Stale file handle"):
+        directory(store).newest_verified()
+    with pytest.raises(OSError, match="Stale file handle"):
+        Fence(store, Clock()).take("7", 2)
+    monkeypatch.undo()
+    assert [one.step for one in directory(store).published()] == [5]
+
+
 def test_of_unreadable_checkpoints_none_is_thrown_away(store: Store) -> None:
     """To start afresh because the store does not answer would cost the whole run."""
 

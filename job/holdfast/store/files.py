@@ -13,7 +13,7 @@ from pathlib import Path
 from holdfast import faults
 from holdfast.clock import Clock
 from holdfast.errors import BadCheckpointError, StoreError
-from holdfast.files import fsync_directory, read_bounded, replace_durably
+from holdfast.files import fsync_directory, read_regular, replace_durably
 from holdfast.hashing import CHUNK_BYTES, file_hash
 from holdfast.store.base import MANIFEST, Chunk, Folder
 
@@ -79,7 +79,7 @@ class FileStore:
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Follows no link, waits on no pipe."""
-        return read_bounded(self.root / name, limit_bytes)
+        return read_regular(self.root / name, limit_bytes)
 
     def chunks(self, name: str) -> Iterator[Chunk]:
         """One buffer, used again for every chunk."""
@@ -105,7 +105,7 @@ class FileStore:
     def write(self, name: str, chunks: Iterator[Chunk], size_bytes: int, digest: str) -> None:
         """A temporary name, fsync, rename. The bytes are checked by `chunks` as they pass, the disk by its file system."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_durably(path.parent)
         temporary = path.with_name(f".{path.name}.part")
         try:
             with temporary.open("wb", buffering=0) as file:
@@ -160,14 +160,14 @@ class FileStore:
             found = None
         if found != version:
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_durably(path.parent)
         replace_durably(path, data)
         return True
 
     @contextmanager
     def locked(self, clock: Clock) -> Iterator[None]:
         """A lock on `attempt.lock`, for which it waits 10 s at most."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make_durably(self.root)
         fd = os.open(self.root / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _lock(fd, clock)
@@ -199,6 +199,14 @@ class FileStore:
             if os.path.lexists(path):
                 raise StoreError(f"{path} cannot be removed: somebody else removes files in it") from fault
         faults.point("removal-done")
+
+
+def _make_durably(folder: Path) -> None:
+    """Make a directory and those above it, so that their names survive a crash of the machine."""
+    if not folder.is_dir():
+        _make_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_directory(folder.parent)
 
 
 def _lock(fd: int, clock: Clock) -> None:
