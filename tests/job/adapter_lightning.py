@@ -14,6 +14,7 @@ else:
 
 from adapter_bed import AtStep, Bed, digest, main
 from holdfast.adapters.lightning import HoldfastCallback
+from holdfast.errors import HoldfastError
 
 torch.optim.Adam(torch.nn.Linear(1, 1).parameters())  # loads what it needs once, before the forks
 EPOCHS, BATCHES, ROWS = 4, 5, 4
@@ -62,8 +63,8 @@ class Module(pl.LightningModule):
         return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.7), "interval": "step"}]
 
 
-def train(directory: Path, at_step: AtStep) -> str:
-    """Three lines of a user's: the callback, the trainer, fit."""
+def train(directory: Path, at_step: AtStep, ckpt_path: str | None = None) -> str:
+    """Two lines of a user's: the trainer with the callback, and fit."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.manual_seed(0)
     module = Module(at_step)
@@ -79,7 +80,7 @@ def train(directory: Path, at_step: AtStep) -> str:
         enable_model_summary=False,
         default_root_dir=directory.parent,
     )
-    trainer.fit(module, Loader(), Loader())
+    trainer.fit(module, Loader(), Loader(), ckpt_path=ckpt_path)
     return digest([*(value.numpy().tobytes() for value in module.state_dict().values()), torch.get_rng_state().numpy().tobytes()])
 
 
@@ -89,6 +90,21 @@ def under_srun(bed: Bed) -> dict[str, Any]:
     return {"parked": bed.park("srun", "srun", **srun), "logs": bed.logs()}
 
 
+def with_path(directory: Path, at_step: AtStep) -> str:
+    """Somebody gives fit a ckpt_path as well; what that is told."""
+    train(directory.with_name("made"), at_step)
+    given = max(directory.with_name("made").glob("step-*/trainer/lightning.ckpt"))
+    try:
+        return train(directory, at_step, str(given))
+    except HoldfastError as fault:
+        return str(fault)
+
+
+def misuse(bed: Bed) -> dict[str, Any]:
+    return {"told": bed.run("misuse", "misuse"), "logs": bed.logs()}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main({"alone": (train, Bed.alone), "ranks": (train, Bed.ranks), "srun": (train, under_srun), "other_name": (train, Bed.alone)})
+    parts = {"alone": (train, Bed.alone), "ranks": (train, Bed.ranks), "srun": (train, under_srun), "misuse": (with_path, misuse)}
+    main({**parts, "other_name": (train, Bed.alone)})

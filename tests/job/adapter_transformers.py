@@ -11,6 +11,7 @@ import transformers
 from adapter_bed import AtStep, Bed, digest, main
 from holdfast.adapters.accelerate import AccelerateState
 from holdfast.adapters.transformers import HoldfastCallback
+from holdfast.errors import HoldfastError
 
 transformers.Trainer, transformers.TrainingArguments  # both load what they need once, before the forks  # noqa: B018
 torch.optim.AdamW(torch.nn.Linear(1, 1).parameters())
@@ -45,8 +46,7 @@ class Step(transformers.TrainerCallback):
         self._at_step(state.global_step)
 
 
-def train(directory: Path, at_step: AtStep) -> str:
-    """Three lines of a user's: the callback, the trainer, train."""
+def trainer_of(directory: Path, at_step: AtStep) -> tuple[transformers.Trainer, HoldfastCallback]:
     torch.manual_seed(0)
     arguments = transformers.TrainingArguments(
         output_dir=str(directory.parent / "own"),
@@ -62,12 +62,36 @@ def train(directory: Path, at_step: AtStep) -> str:
         disable_tqdm=True,
     )
     callback = HoldfastCallback(directory=directory, every_steps=3)
-    trainer = transformers.Trainer(Model(), arguments, train_dataset=Data(), eval_dataset=Data(), callbacks=[Step(at_step), callback])
+    callbacks = [Step(at_step), callback]
+    return transformers.Trainer(Model(), arguments, train_dataset=Data(), eval_dataset=Data(), callbacks=callbacks), callback
+
+
+def train(directory: Path, at_step: AtStep) -> str:
+    """Three lines of a user's: the callback, the trainer, train."""
+    trainer, callback = trainer_of(directory, at_step)
     trainer.train(resume_from_checkpoint=callback.resume_path(trainer))
     evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert evaluated == [4, 8, 12, 16, 20], f"each evaluation is in the history once: {evaluated}"
     weights = [value.numpy().tobytes() for value in trainer.accelerator.unwrap_model(trainer.model).state_dict().values()]
     return digest([*weights, torch.get_rng_state().numpy().tobytes()])
+
+
+def without_path(directory: Path, at_step: AtStep) -> str:
+    """Somebody forgets to say what to resume from; what that is told, without the call and without its answer."""
+    told = []
+    for asked in (False, True):
+        train(directory, at_step) if asked else None
+        trainer, callback = trainer_of(directory, at_step)
+        callback.resume_path(trainer) if asked else None
+        try:
+            trainer.train()
+        except HoldfastError as fault:
+            told.append(str(fault))
+    return "\n".join(told)
+
+
+def misuse(bed: Bed) -> dict[str, Any]:
+    return {"told": bed.run("misuse", "misuse"), "logs": bed.logs()}
 
 
 def loop(directory: Path, at_step: AtStep) -> str:
@@ -90,4 +114,5 @@ def loop(directory: Path, at_step: AtStep) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main({"alone": (train, Bed.alone), "ranks": (train, Bed.ranks), "accelerate": (loop, Bed.alone)})
+    parts = {"alone": (train, Bed.alone), "ranks": (train, Bed.ranks), "accelerate": (loop, Bed.alone)}
+    main({**parts, "misuse": (without_path, misuse)})

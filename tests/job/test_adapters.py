@@ -17,7 +17,12 @@ import pytest
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parents[1] / "docs" / "schemas"
 NEEDS = {"lightning": "lightning", "transformers": "transformers", "orbax": "orbax", "tensorflow": "tensorflow"}
-QUICK = {"lightning": ("alone", "ranks", "srun"), "transformers": ("alone",), "orbax": ("alone",), "tensorflow": ("alone",)}
+QUICK = {
+    "lightning": ("alone", "ranks", "srun", "misuse"),
+    "transformers": ("alone", "misuse"),
+    "orbax": ("alone",),
+    "tensorflow": ("alone",),
+}
 LONG = {"lightning": ("other_name",), "transformers": ("ranks", "accelerate"), "orbax": ("ranks",), "tensorflow": ("keras",)}
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -108,6 +113,16 @@ def test_lightning_does_not_requeue_as_well() -> None:
     assert found["parked"]["codes"] == [-15]
     assert "Lightning's own requeue is switched off" in found["logs"]["srun.0.log"]
     assert "auto-requeue" not in found["logs"]["srun.0.log"]
+
+
+@pytest.mark.torch
+def test_a_way_to_resume_beside_ours_is_refused() -> None:
+    found = told("lightning", "misuse")
+    assert "HoldfastCallback resumes by itself. Give fit no ckpt_path" in str(found["told"]["digests"][0]), found["logs"]
+    found = told("transformers", "misuse")
+    first, second = str(found["told"]["digests"][0]).split("\n")
+    assert first.startswith("call trainer.train(resume_from_checkpoint=callback.resume_path(trainer))"), found["logs"]
+    assert "the trainer begins at step 0, the checkpoint is of step 20" in second
 
 
 FOREIGN = """

@@ -31,6 +31,8 @@ class _Files:
 
     def save_files(self, folder: Path) -> None:
         """The trainer makes a folder `checkpoint-<step>` in this one. Collective where its parallelism needs that."""
+        if self.trainer.optimizer is None:  # a notice came before training began; Run tries again a second later
+            raise HoldfastError("the trainer has not begun: it has no state to save yet")
         with _arguments(self.trainer.args, output_dir=str(folder), save_only_model=False, push_to_hub=False, save_total_limit=None):
             self.trainer._save_checkpoint(self.trainer.model_wrapped, trial=None)
 
@@ -90,7 +92,6 @@ class HoldfastCallback(TrainerCallback):
                 f"the trainer begins at step {state.global_step}, the checkpoint is of step {self.run.step}:"
                 " give train the resume_from_checkpoint=callback.resume_path(trainer)"
             )
-
         self.run.expect(state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
