@@ -130,6 +130,7 @@ class CheckpointDirectory:
         for checkpoint in self.published():
             try:
                 content = (check or self.check)(checkpoint)
+                self._verified.add(checkpoint.name)
                 if not (whole and content.partial):
                     return checkpoint, content
             except BadCheckpointError as fault:

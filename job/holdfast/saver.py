@@ -125,7 +125,7 @@ class Saver:
             from holdfast.sharded import Shards
 
             self._shards = Shards(training.sharded, self._peers, self._warn)
-        resumption = Resumption(self._tiers, self._directory, self._fence, self._peers, self._warn)
+        resumption = Resumption(self._tiers, self._directory, self._fence, self._peers, self._mates, self._warn)
         found = resumption.run(training, self._shards, self._job_id, self.attempt)
         if found is None:
             return None

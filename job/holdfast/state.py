@@ -9,11 +9,12 @@
 import importlib
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from holdfast import rng
+from holdfast.data import check_loader, restore
 from holdfast.process import module
 
 VERSION = 2
@@ -71,6 +72,8 @@ class Training:
         rest = {name: value for name, value in given.items() if name not in self.sharded}
         self.filed = {name: value for name, value in rest.items() if isinstance(value, Filed)}
         self._shared = {name: value for name, value in rest.items() if name not in self.filed}
+        for value in self._own.values():
+            check_loader(value)
         for name, value in {**self._shared, **self._own}.items():
             if not isinstance(value, Stateful):
                 raise TypeError(f"{name} has no state_dict and load_state_dict, nor save_files and load_files")
@@ -101,29 +104,36 @@ class Training:
             content["epochs_done"] = self.epochs_done
         return _dump(content)
 
-    def restore(self, first: dict[str, Any], mine: dict[str, Any] | None, warn: Callable[[str], None]) -> None:
+    def restore(
+        self, first: dict[str, Any], mine: dict[str, Any] | None, world_sizes: tuple[int, int], warn: Callable[[str], None]
+    ) -> None:
         """Become the state of rank 0's file `first` and of this rank's file `mine`; the shards are loaded already.
 
-        `mine` None (the run was smaller): the loader takes rank 0's state, which names a global position; the random
-        generators stay as they are. What the load_state_dict of an object raises passes through.
+        `mine` None (the run was smaller): the loader takes rank 0's state, which names a global position; the random generators stay as
+        they are. `world_sizes`: of the checkpoint, and now. What the load_state_dict of an object raises passes through; HoldfastError for
+        a loader that cannot go on with another number of ranks or workers.
         """
-        _load(self._shared, first["shared"], warn)
         self.epochs_done = int(first.get("epochs_done", 0))
-        _load(self._own, (first if mine is None else mine)["own"], warn)
+        for _, value, state in _pairs(self._shared, first["shared"], warn):
+            value.load_state_dict(state)
+        saved_world_size, world_size = world_sizes
+        for name, value, state in _pairs(self._own, (first if mine is None else mine)["own"], warn):
+            restore(value, state, saved_world_size=saved_world_size, world_size=world_size, name=name)
         if mine is None:
             warn("this rank had no part in the checkpoint: its random generators start afresh")
         else:
             rng.restore(mine["rng"])
 
 
-def _load(objects: dict[str, Any], states: dict[str, Any], warn: Callable[[str], None]) -> None:
+def _pairs(objects: dict[str, Any], states: dict[str, Any], warn: Callable[[str], None]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, object and state of those that have both."""
     for name in objects.keys() - states.keys():
         warn(f"the checkpoint has no state for {name}: it starts afresh")
     for name in states.keys() - objects.keys():
         warn(f"the checkpoint has state for {name}, which this Run was not given")
     for name, value in objects.items():
         if name in states:
-            value.load_state_dict(states[name])
+            yield name, value, states[name]
 
 
 def file_name(rank: int) -> str:

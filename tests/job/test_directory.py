@@ -80,14 +80,14 @@ def test_a_checkpoint_without_manifest_was_never_finished(trained: Path, runs: R
 
 
 def test_an_unreadable_checkpoint_is_not_taken_for_bad(trained: Path, runs: Runs, tally: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = CheckpointDirectory.check
+    whole = CheckpointDirectory.read
 
-    def check(self: CheckpointDirectory, checkpoint: Any) -> Any:
+    def read(self: CheckpointDirectory, checkpoint: Any) -> Any:
         if checkpoint.step == 6:
             raise OSError(5, "Input/output error")
         return whole(self, checkpoint)
 
-    monkeypatch.setattr(CheckpointDirectory, "check", check)
+    monkeypatch.setattr(CheckpointDirectory, "read", read)
     assert resumed_step(runs, tally) == 4
     assert (trained / "step-00000006.a0" / "manifest.json").exists()
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from holdfast.errors import BadCheckpointError, HoldfastError, SaveError
-from holdfast.manifest import FileEntry, Manifest
+from holdfast.errors import HoldfastError, SaveError
 from holdfast.peers import Alone, Peers
 from holdfast.rehearsal import rehearse
 
@@ -583,36 +582,3 @@ def test_fsdp1_is_refused() -> None:
 
     with pytest.raises(HoldfastError, match="fully_shard"):
         shards({"model": torch.nn.Sequential(FullyShardedDataParallel())})
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_ranks_share_the_verifying_and_learn_the_same(ranks: int) -> None:
-    from holdfast.sharded.verifying import verify
-
-    files = {f"__{rank}_0.distcp": FileEntry(1, "0" * 32, rank) for rank in range(5)} | {".metadata": FileEntry(1, "0" * 32, 0)}
-    content = Manifest(1, 0, "", 5, None, "sha256", 0.0, files)
-
-    def outcome(peers: Peers, faults: dict[str, Exception]) -> tuple[list[str], str]:
-        seen: list[str] = []
-
-        def check(names: Any) -> None:
-            seen.extend(names)
-            for name in sorted(names):
-                if name in faults:
-                    raise faults[name]
-
-        try:
-            verify(content, peers, check)
-        except (BadCheckpointError, OSError) as fault:
-            return seen, f"{type(fault).__name__}: {fault}"
-        return seen, "good"
-
-    played = rehearse(ranks, lambda peers: outcome(peers, {}))
-    assert sorted(name for seen, _ in played for name in seen) == sorted(files)
-    assert {told for _, told in played} == {"good"}
-    bad = BadCheckpointError("__4_0.distcp", "its hash differs")
-    for faults, expected in (
-        ({"__4_0.distcp": bad}, "BadCheckpointError: __4_0.distcp: its hash differs"),
-        ({"__1_0.distcp": PermissionError("no")}, "OSError: PermissionError: no"),
-    ):
-        assert {told for _, told in rehearse(ranks, lambda peers, faults=faults: outcome(peers, faults))} == {expected}
