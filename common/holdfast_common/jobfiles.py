@@ -99,6 +99,7 @@ class StatusFile(JobFile):
     checkpoint: Annotated[str, StringConstraints(max_length=4096)] | None = Field(default=None, description="its path or URL")
     attempt: Count
     stopped_on_notice: bool = Field(default=False, description="the job ended by itself because of the notice, and wants to be requeued")
+    steps_lost: Step | None = Field(default=None, description="of a parked job: steps since saved_step, which the next attempt does again")
 
 
 FILES: dict[str, type[JobFile]] = {"context": ContextFile, "notice": NoticeFile, "rank": RankFile, "status": StatusFile}
