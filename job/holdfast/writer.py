@@ -6,7 +6,7 @@ from types import TracebackType
 
 from holdfast import faults
 from holdfast.bandwidth import MIB, Limiter
-from holdfast.hashing import hasher
+from holdfast.hashing import CHUNK_BYTES, hasher
 
 
 class HashingWriter:
@@ -14,7 +14,7 @@ class HashingWriter:
 
     After the `with` block `size_bytes` and `digest` describe what was written and the content is durable. Raises
     OSError (FileExistsError if the file is there). Hashing and writing take turns in one thread: xxh3 costs about a tenth of the
-    copy into the page cache, a second thread won nothing that could be measured, and `data` is the caller's again after `write`.
+    copy into the page cache, a second thread won nothing that could be measured, and after `write` the data are the caller's again.
     """
 
     def __init__(self, path: Path, algorithm: str, limiter: Limiter) -> None:
@@ -56,13 +56,15 @@ class HashingWriter:
             self._put(memoryview(chunk))
 
     def _put(self, view: memoryview) -> None:
-        self._hasher.update(view)
-        position = 0
-        while position < len(view):
-            piece = view[position : position + self._limiter.slice_bytes]
+        """Each piece is hashed while it is in the processor's cache for being written."""
+        step_bytes = min(self._limiter.slice_bytes, CHUNK_BYTES)
+        for start in range(0, len(view), step_bytes):
+            piece = view[start : start + step_bytes]
+            self._hasher.update(piece)
             self._limiter.take(len(piece))
-            position += os.write(self._fd, piece)
-            faults.point("file-partial")
+            while piece:
+                piece = piece[os.write(self._fd, piece) :]
+                faults.point("file-partial")
         self.size_bytes += len(view)
 
     def __enter__(self) -> "HashingWriter":
