@@ -27,17 +27,17 @@ from store_bed import SMALL, describe, overwrite, put
 FILES = {**SMALL, "rank1.pkl": bytes(range(256)) * (36_000 if "://" in sys.argv[2] else 5_000)}
 
 
-def write(store: Store, scratch: Path, step: int, attempt: int) -> None:
+def write(store: Store, scratch: Path, step: int, attempt: int, files: dict[str, bytes]) -> None:
     """A save: into the store where it is a file system, else through a first tier."""
     first = store if isinstance(store, FileStore) else FileStore(scratch, local=True)
     folder = f"step-{step:08d}.a{attempt}"
-    for name, data in FILES.items():
+    for name, data in files.items():
         path = first.root / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         with HashingWriter(path, "sha256", Limiter(None, Clock())) as file:
             file.write(data)
-    content = describe(FILES, step, attempt)
+    content = describe(files, step, attempt)
     if first is not store:
         copy_files(first, store, folder, content)
     store.publish(folder, content.to_bytes())
@@ -48,7 +48,7 @@ def nothing(_store: Store, _scratch: Path) -> None:
 
 
 def save(store: Store, scratch: Path) -> None:
-    write(store, scratch, 6, 0)
+    write(store, scratch, 6, 0, FILES)
 
 
 def elsewhere(_store: Store, scratch: Path) -> None:
@@ -101,7 +101,7 @@ def next_start(store: Store, scratch: Path, scenario: str, reached: list[str]) -
     there = scenario == "retain" or {"manifest-renamed", "published"} & set(reached)
     assert found[0].step == (6 if there else 4), (found[0].name, reached)
     fence.check()
-    write(store, scratch, 8, attempt)
+    write(store, scratch, 8, attempt, SMALL)
     directory.check(directory.place(8, attempt))
     directory.prune(1)
     assert [one.step for one in directory.all()] == [8], directory.all()
@@ -124,6 +124,8 @@ def forked(action: Callable[[], None]) -> int:
 def main(scenario: str, location: str, scratch: str) -> None:
     prepare, act = SCENARIOS[scenario]
     log = Path(scratch) / "points"
+    if "://" in location:
+        import holdfast.store.objects  # noqa: F401  (once for all forks: its threads start with the first call only)
     number = 0
     walked: list[str] = []
     while True:

@@ -35,7 +35,7 @@ def refused(store: Store) -> str:
     return caught.value.file
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x80])
+@pytest.mark.parametrize("mask", [0x01, pytest.param(0x80, marks=pytest.mark.long)])
 def test_every_byte_changed_in_turn(mask: int, store: Store) -> None:
     files = contents(store)
     tried = 0

@@ -22,7 +22,7 @@ from store_bed import BUCKET, SMALL, describe, environment, open_prefix, overwri
 
 pytest.importorskip("obstore")
 FOLDER = "step-00000005.a0"
-FILES = {**SMALL, "big": bytes(range(256)) * 70_000}  # three parts
+FILES = {**SMALL, "big": bytes(range(256)) * 33_000}  # two parts
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,9 @@ def control(server: ObjectStoreControl, monkeypatch: pytest.MonkeyPatch) -> Iter
     server.clear()
     yield server
     server.clear()
+
+
+BOTH = pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.long)], indirect=True)
 
 
 @pytest.fixture(params=["s3", "gs"])
@@ -72,6 +75,7 @@ PASSING: dict[str, dict[str, Any]] = {
 }
 
 
+@BOTH
 @pytest.mark.parametrize("fault", PASSING)
 def test_an_upload_outlives_what_passes(fault: str, store: Store, local: FileStore, control: ObjectStoreControl) -> None:
     control.fail(**PASSING[fault])
@@ -80,6 +84,7 @@ def test_an_upload_outlives_what_passes(fault: str, store: Store, local: FileSto
     CheckpointDirectory(store, pytest.fail).check(CheckpointDirectory(store, pytest.fail).place(5, 0))
 
 
+@BOTH
 @pytest.mark.parametrize(
     "fault",
     [

@@ -52,7 +52,7 @@ def walk(scenario: str, location: str, scratch: Path, **env: str) -> list[str]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("scenario", FILE)
+@pytest.mark.parametrize("scenario", [pytest.param(name, marks=[pytest.mark.long] if name == "copy" else []) for name in FILE])
 def test_killed_at_every_boundary_on_a_file_system(scenario: str, tmp_path: Path) -> None:
     assert set(walk(scenario, str(tmp_path / "ck"), tmp_path / "scratch")) == FILE[scenario]
 
