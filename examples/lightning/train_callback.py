@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+import holdfast.data
 import lightning
 import torch
 from holdfast.adapters.lightning import HoldfastCallback
-from torchdata.stateful_dataloader import StatefulDataLoader
 from train import BATCH_SIZE, Regression
 
 
@@ -30,7 +30,8 @@ def main() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, StatefulDataLoader(data, batch_size=BATCH_SIZE, shuffle=True))
+    # Not torchdata's StatefulDataLoader with shuffle=True: on several ranks Lightning wraps its sampler, and goes on in another order.
+    trainer.fit(model, holdfast.data.Loader(data, batch_size=2 * BATCH_SIZE))
     if trainer.is_global_zero:
         torch.save(model.state_dict(), options.out / "model.pt")
 

@@ -9,7 +9,7 @@ def main() -> None:
     """Train, or go on where the attempt before this one was."""
     options = arguments()
     keeper = HoldfastCallback(directory=options.out / "checkpoints")
-    trainer = tiny_trainer(options, Steps(options.step_s), keeper, save_strategy="no")
+    trainer = tiny_trainer(options, keeper, Steps(options.step_s), save_strategy="no")
     trainer.train(resume_from_checkpoint=keeper.resume_path(trainer))
     torch.save(trainer.model.state_dict(), options.out / "model.pt")
 
