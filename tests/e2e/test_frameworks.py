@@ -45,3 +45,18 @@ def test_the_callback(bed: Bed, example: str) -> None:
     plan = Plan()
     job = submit(bed, example, *arguments(plan), script="train_callback.sh")
     side_by_side(reclaimed(bed, job, undisturbed(bed, example, script="train_callback.py"), plan))
+
+
+def test_a_script_that_only_saves_now_and_then_under_holdfast_run(bed: Bed) -> None:
+    """It saves each 25th step, and goes on until it is requeued: what it did since is done again."""
+    plan = Plan(steps=80, twice=30)
+    side_by_side(reclaimed(bed, submit(bed, "torch_save", *arguments(plan)), undisturbed(bed, "torch_save", plan=plan), plan))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("example", ["lightning", "transformers"])
+def test_frameworks_under_holdfast_run(bed: Bed, example: str) -> None:
+    """The wrapper sends the signal for which the framework waits; nothing is declared."""
+    plan = Plan(steps=90, twice=2)
+    job = submit(bed, example, *arguments(plan), script="train_run.sh")
+    side_by_side(reclaimed(bed, job, undisturbed(bed, example, plan=plan), plan))
