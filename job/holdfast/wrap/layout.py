@@ -24,6 +24,7 @@ _OPTION = re.compile(
     r"|default[_-]root[_-]dir|ckpts?|checkpoints?|output|out)",
     re.IGNORECASE | re.ASCII,
 )
+_STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|iteration)s?[-_=]?(\d{1,18})", re.IGNORECASE | re.ASCII)
 _LIGHTNING = re.compile(r"hpc_ckpt_\d+\.ckpt", re.ASCII)
 _TRAINER = re.compile(r"checkpoint-\d+", re.ASCII)
 
@@ -134,6 +135,12 @@ def number_of(name: str) -> int:
     """The last number in a checkpoint's name (of `epoch=1-step=20.ckpt`: 20); -1 without one."""
     numbers = re.findall(r"\d{1,18}", os.path.splitext(name)[0], re.ASCII)
     return int(numbers[-1]) if numbers else -1
+
+
+def step_of(name: str) -> int | None:
+    """The training step in a checkpoint's name, where that says so; Lightning's `hpc_ckpt_3` is its third."""
+    match = None if _LIGHTNING.fullmatch(name) else _STEP.search(name)
+    return None if match is None else int(match[1])
 
 
 def _file(path: Path) -> Checkpoint | None:

@@ -130,8 +130,9 @@ class Rescue:
         keys: dict[str, Any] = {"notice_id": answer.notice.id, "stopped_on_notice": stopped}
         if answer.saved is not None:
             keys |= {"checkpoint": where[:4000], "saved_tier": "shared", "bytes": sum(stamp[3] for stamp in answer.saved.stamp)}
-            if answer.saved.number >= 0:
-                keys |= {"step": answer.saved.number, "saved_step": answer.saved.number}
+            step = layout.step_of(answer.saved.path.name)
+            if step is not None:
+                keys |= {"step": step, "saved_step": step}
         self._voice.state("saved", **keys)
         self._voice.state("parked", **keys)
         answer.parked = True
@@ -159,7 +160,7 @@ class Rescue:
             self._once(answer, why)
             return
         targets = table.targets(self._candidates(table), number)
-        if not targets:
+        if not targets and not answer.sent:
             self._once(answer, f"{why}, but no process of the command has a handler for {name_of(number)} (yet): it is not sent")
         for process in targets:
             if (process.pid, process.ticks) not in answer.sent and table.send(process, number):
