@@ -416,3 +416,23 @@ def test_the_protocol_files_are_as_the_agent_reads_them(wrap: Any, node: Any, un
         assert parse(RankFile, json.dumps(node.report("rank.0")).encode()).state == state
         assert parse(StatusFile, json.dumps(node.report()).encode()).attempt == 0
         wake(wrapped, node)
+
+
+def test_another_deadline_of_the_same_notice_is_followed(wrap: Any, node: Any, until: Callable[..., Any]) -> None:
+    wrapped = wrap(WAIT, "--signal", "USR1")
+    wrapped.ready()
+    wake(wrapped, node)
+    until(lambda: node.report("rank.0")["state"] == "saving")
+    wake(wrapped, node, deadline=1.0, received=1.0)
+    until(lambda: node.report("rank.0")["state"] == "running")
+
+
+def test_exit_codes_where_sigchld_was_ignored(wrap: Any, tmp_path: Path) -> None:
+    code = f"import signal, subprocess, sys; signal.signal(17, signal.SIG_IGN); exec({CLI!r})"
+    process = subprocess.run([sys.executable, "-c", code, "run", "--", "false"], cwd=tmp_path, capture_output=True, check=False)
+    assert process.returncode == 1
+
+
+def test_places_that_cannot_be_read_do_not_stop_the_command(wrap: Any) -> None:
+    code, _, told = wrap("sys.exit(3)", "--checkpoints", "x" * 300).end()
+    assert (code, "cannot be looked at" in told) == (3, True)

@@ -141,3 +141,13 @@ def test_the_longest_name(tmp_path: Path) -> None:
     write(path, b"content")
     assert path.read_bytes() == b"content"
     assert seal.check(str(path)) is False, "its sidecar's name would be too long"
+
+
+def test_untouched_is_told_without_reading(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    assert not seal.untouched(str(path))
+    write(path, b"weights")
+    assert seal.untouched(str(path))
+    path.write_bytes(b"WEIGHTS")
+    os.utime(path, ns=(1, 1))
+    assert not seal.untouched(str(path))

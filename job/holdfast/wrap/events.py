@@ -29,7 +29,7 @@ class Seen:
 
 
 class Events:
-    """The folder, and how far its file has been read. Whatever is no well-formed line is passed over."""
+    """The folder, and how far its file has been read. Whatever is no well-formed line is passed over. Raises OSError."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-run-"))

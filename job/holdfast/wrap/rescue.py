@@ -99,7 +99,7 @@ class Rescue:
         self._voice.state("running", stopped_on_notice=False)
 
     def prolong(self, notice: Notice) -> None:
-        """While parked: another notice, or another deadline, stands in its place."""
+        """Another deadline, or while parked another notice, stands in its place."""
         if self.answer is not None and notice != self.answer.notice and notice.action == SAVE_AND_PARK:
             changed = notice.id != self.answer.notice.id
             self.answer.notice = notice
@@ -212,7 +212,7 @@ class Rescue:
             if found.stamp in answer.bad:
                 return None
             try:
-                verify(found)
+                verify(found, just_saved=True)
             except (BadError, OSError) as fault:
                 answer.bad.add(found.stamp)
                 self._once(answer, f"{fault}: this does not count as a save")

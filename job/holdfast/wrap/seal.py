@@ -220,6 +220,20 @@ def is_zip(path: str) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
+def untouched(path: str) -> bool:
+    """Whether a file is, by its time, size and inode, the one that its sidecar describes; it is not read."""
+    try:
+        status = os.stat(path)
+        known = entries(path)
+    except (OSError, DamagedFile):
+        return False
+    return any((entry["mtime_ns"], entry["inode"], entry["bytes"]) == _identity(status) for entry in known)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
 def check(path: str) -> bool:
     """Compare a file with its sidecar; False where that says nothing of it. Raises DamagedFile, OSError.
 

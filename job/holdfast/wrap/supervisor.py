@@ -32,6 +32,7 @@ class Supervisor:
 
     def __init__(self, options: Options, environ: Mapping[str, str], clock: Clock) -> None:
         self._options, self._environ, self._clock = options, environ, clock
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # were it ignored, the kernel would throw the command's exit code away
         self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _LISTENED)
         jobdir = JobDirectory.find(environ, say)
         self._voice = Voice(jobdir, environ, clock, os.getpid())
@@ -43,7 +44,7 @@ class Supervisor:
         self._key: tuple[str, str] | None = None
 
     def run(self) -> int:
-        """The command's exit code, 128+n for signal n. Raises CannotStart, OSError for places that cannot be read."""
+        """The command's exit code, 128+n for signal n. Raises CannotStart."""
         try:
             while True:
                 code = self._once()
@@ -67,8 +68,12 @@ class Supervisor:
             child.kill()
 
     def _prepared(self) -> tuple[list[str], dict[str, str]]:
-        resume.clean(self._places, self._voice.job)
-        found = resume.find(self._places, say, check=self._options.verify)
+        found = resume.Found(None)
+        try:
+            resume.clean(self._places, self._voice.job)
+            found = resume.find(self._places, say, check=self._options.verify)
+        except OSError as fault:  # the command may well manage without
+            say(f"run: checkpoints cannot be looked at: {fault}")
         environ = dict(self._environ)
         environ.pop(resume.VARIABLE, None)
         if found.newest is not None:
@@ -160,6 +165,8 @@ class Supervisor:
             self._key = notice.key
             if child.code is None:
                 rescue.begin(notice, seen)
+        elif notice is not None:
+            rescue.prolong(notice)
         if child.code is None:
             if rescue.answer is not None and (notice is None or rescue.overdue):
                 rescue.withdrawn()
