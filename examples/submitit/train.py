@@ -63,7 +63,7 @@ def main() -> None:
     executor = submitit.SlurmExecutor(folder=options.out.absolute() / "submitit")
     executor.update_parameters(
         partition=options.partition,
-        time=60,  # below ten minutes submitit takes each interruption for a time-out, and gives up after the third
+        time=60,  # minutes; of ten or less submitit takes each interruption for a time-out, and gives up after the third
         comment="holdfast: signal=USR2",
         additional_parameters={"requeue": True},
         setup=['echo "attempt ${SLURM_RESTART_COUNT:-0} on $SLURMD_NODENAME"'],

@@ -10,7 +10,7 @@ from doc_pages import PAGES, ROOT
 FENCED = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 LINKS = [
     (page, target)
-    for page in (*PAGES, ROOT / "examples" / "resnet_cifar10" / "README.md")
+    for page in (*PAGES, *sorted((ROOT / "examples").glob("**/README.md")))
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text()))
 ]
 
