@@ -6,6 +6,7 @@ rank has reached yet, and every training loop meets the others at its end. A ste
 comparison; nothing here touches a GPU. TensorFlow's and JAX's preemption services choose a step in the same manner.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -20,7 +21,9 @@ LEAD_S = 0.005
 MAX_LEAD_STEPS = 64
 RETRY_S = 0.001
 LOOK_S = 0.02
-"""How often a lone process looks whether it wishes something; what another thread tells it is looked at at once."""
+"""How often a lone process looks whether it wishes something."""
+LEFT_ALONE_S = 30.0
+"""Told after so long: some ranks have left the loop and others have not."""
 
 
 class Agreement(Protocol):
@@ -34,6 +37,12 @@ class Agreement(Protocol):
 
     def met(self) -> None:
         """The meeting is over."""
+
+    def ask(self) -> None:
+        """Something is wished now."""
+
+    def expect(self, total: int) -> None:
+        """The loop turns out to end at `total`."""
 
     def end(self) -> None:
         """The loop was left."""
@@ -62,6 +71,13 @@ class Solo:
         """Look again at the next step."""
         self._look_at = 0.0
 
+    def ask(self) -> None:
+        """Look at the end of this very step."""
+        self._look_at = 0.0
+
+    def expect(self, total: int) -> None:
+        """Nothing to prepare."""
+
     def end(self) -> None:
         """Nothing to undo."""
 
@@ -80,13 +96,15 @@ class Rounds:
         self._reached, self._total = 0, 0
         self._step_s = 0.0
         self._armed: int | None = None
+        self._alone_from = math.inf
         self._idle = True
         self._thread: threading.Thread | None = None
 
     def begin(self, step: int, total: int) -> None:
         """Start exchanging wishes. All ranks begin at the same step with the same total."""
+        self.end()  # of an earlier loop that an exception ended; every rank has left it, so its thread ends within a round
         if self._thread is not None:
-            self._thread.join()  # of an earlier loop; every rank has left it, so it ends within a round
+            self._thread.join()
         self._reached, self._total, self._armed, self._idle = step, total, None, False
         self._thread = threading.Thread(target=self._exchange, name="holdfast-agree", daemon=True)
         self._thread.start()
@@ -107,6 +125,13 @@ class Rounds:
                 return
         self._release()
 
+    def ask(self) -> None:
+        """The thread asks by itself."""
+
+    def expect(self, total: int) -> None:
+        """No step after `total` is chosen."""
+        self._total = total
+
     def _release(self) -> None:
         with self._lock:
             self._armed = None
@@ -126,10 +151,11 @@ class Rounds:
         try:
             while True:
                 idle = self._idle
-                mine = [int(self._wishes()), self._reached, -self._total, -int(self._step_s * 1e6), -int(idle)]
-                wish, reached, total, step_us, all_idle = self._line.highest(mine)
+                mine = [int(self._wishes()), self._reached, -self._total, -int(self._step_s * 1e6), -int(idle), int(idle)]
+                wish, reached, total, step_us, all_idle, any_idle = self._line.highest(mine)
                 if all_idle == -1:
                     return
+                self._notice_those_who_left(bool(any_idle), idle)
                 target = reached + max(lead, min(MAX_LEAD_STEPS, int(LEAD_S * 1e6 / max(1, -step_us))))
                 if not wish or target > -total:  # the ranks meet at the total anyway
                     lead = 1
@@ -144,6 +170,16 @@ class Rounds:
         finally:
             self._release()
             self._decided.set()
+
+    def _notice_those_who_left(self, any_left: bool, left: bool) -> None:
+        now = self._clock.monotonic()
+        if not any_left or left:
+            self._alone_from = now
+        elif now - self._alone_from > LEFT_ALONE_S:
+            self._alone_from = math.inf
+            self._warn(
+                "other ranks have left the loop and this one has not: it may wait for them for ever. All ranks must do the same loop"
+            )
 
     def _choose(self, target: int) -> bool:
         """Meet at `target` unless a rank has reached it meanwhile; whether they did."""

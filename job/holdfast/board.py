@@ -1,5 +1,6 @@
 """All that a run tells others: its node (rank and status file), its timeline, and the user on stderr."""
 
+import contextlib
 import json
 import os
 import sys
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """One line for the user."""
-    print(f"holdfast: {text}", file=sys.stderr, flush=True)
+    """One line for the user. A log that cannot be written (a full disk) must not end the training."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"holdfast: {text}", file=sys.stderr, flush=True)
 
 
 class Board:

@@ -94,7 +94,7 @@ def choose(situation: Situation) -> Choice:
         return Choice(Action.FULL, 0, full_s, f"a full save: {full_s:.1f} s {_of(window_s)}")
     if not situation.parks:
         return Choice(Action.FULL, 0, full_s, f"a full save, early and not urgent: {full_s:.1f} s {_of(window_s)}, and training goes on")
-    fitting = [option for option in _others(situation) if option.expected_s <= window_s]
+    fitting = [option for option in _others(situation) if option.action is Action.KEEP or option.expected_s <= window_s]
     if not fitting:
         return _last_resort(situation, full_s)
     best = min(fitting, key=lambda option: (option.steps_lost, option.expected_s))
@@ -111,7 +111,9 @@ def _last_resort(situation: Situation, full_s: float) -> Choice:
         return Choice(
             Action.FINISH, situation.step, flight.durable_s, f"step {flight.step} is being saved: {flight.durable_s:.1f} s {left}"
         )
-    return Choice(Action.FULL, situation.step, full_s, f"a full save is tried, though it takes {full_s:.1f} s {left}: nothing is saved yet")
+    return Choice(
+        Action.FULL, situation.step, full_s, f"a full save is tried, though it takes {full_s:.1f} s {left}: nothing else is there"
+    )
 
 
 def _has_it(situation: Situation) -> Choice | None:

@@ -25,6 +25,7 @@ from holdfast.tiers import LOCAL
 from holdfast.watch import Watch
 
 RETRY_DUE_S, RETRY_NOTICE_S = 30.0, 1.0
+FINAL_TRIES, FINAL_PAUSE_S = 3, 5.0
 GO_ON, SETTLE, SAVE, PARK = 0, 1, 2, 3
 _FIRST = 2
 """The ranks always meet before the first step and after it."""
@@ -61,6 +62,7 @@ class Save:
     future: Future[Saved]
     answers: tuple[tuple[str, str], ...]
     began: float
+    asked: bool
 
 
 class Coordinator:
@@ -82,6 +84,7 @@ class Coordinator:
         unparked: Callable[[], None],
         keep: Keep,
         asynchronous: bool,
+        rest_bytes: int,
     ) -> None:
         self._peers, self._saver, self._training, self._schedule = peers, saver, training, schedule
         self._watch, self._board, self._estimate, self._clock = watch, board, estimate, clock
@@ -92,7 +95,10 @@ class Coordinator:
         self._save: Save | None = None
         self._notice_retry_at = 0.0
         self._step, self._total = 0, 0
-        self._asynchronous, self._meetings = asynchronous, 0
+        self._asynchronous, self._rest_bytes = asynchronous, rest_bytes
+        self._meetings = 0
+        self._followed: set[tuple[str, str]] = set()
+        self._fault: SaveError | None = None
         self.agreement: Agreement
         if peers.place.world_size == 1:
             self.agreement = Solo(self._wishes, clock)
@@ -110,6 +116,12 @@ class Coordinator:
     def expect(self, total: int) -> None:
         """The loop turns out to end at `total`."""
         self._total = total
+        self.agreement.expect(total)
+
+    def ask(self) -> None:
+        """Save at the next boundary that can be had."""
+        self.asked = True
+        self.agreement.ask()
 
     def pass_step(self, step: int, step_s: float) -> None:
         """Between two steps: meet the others where that is due.
@@ -119,15 +131,24 @@ class Coordinator:
         self._step, self._step_s = step, step_s
         due = step >= self._total or self._schedule.at_period(step) or self._meetings < _FIRST
         if self.agreement.at(step, step_s) or due:
-            self._meet()
-            self.agreement.met()
+            try:
+                self._meet()
+            finally:
+                self.agreement.met()
 
     def end(self) -> None:
         """The loop was left. Waits for a save that still goes on; raises Fenced or, if it was asked for, SaveError."""
         self.agreement.end()
         if self._save is not None:
             self._settle(self._save)
+        if self.asked:
+            self._board.tell("the save that was asked for was not made: the loop was left before its step was done")
         self._saver.rest()
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps since the newest checkpoint."""
+        return self._step - (0 if self.saved is None else self.saved.step)
 
     def _meet(self) -> None:
         """All ranks are here, after the same step.
@@ -139,6 +160,19 @@ class Coordinator:
             self._saver.warm()
         while self._round():
             pass
+        if self._step >= self._total and not self._has_step():
+            self._insist()
+
+    def _insist(self) -> None:
+        """The last save has failed: there is no later one. Try again some times; all ranks fail alike, so all are here."""
+        for _ in range(FINAL_TRIES):
+            self._clock.sleep(FINAL_PAUSE_S)
+            while self._round():
+                pass
+            if self._has_step():
+                return
+        assert self._fault is not None
+        raise self._fault
 
     def _wishes(self) -> bool:
         """Asked between meetings, by the agreement's thread where there is one: whether to call one."""
@@ -148,26 +182,26 @@ class Coordinator:
         """What this rank wishes now."""
         now = self._clock.monotonic()
         save = self._save
-        pending = self._watch.pending()
-        if pending is not None and now >= self._notice_retry_at:
-            notice, seen_at = pending
-            if notice.action == SAVE_AND_PARK:
-                return View(self._rank, self._node, PARK, "notice", notice, seen_at)
-            if save is None or notice.key not in save.answers:
-                return View(self._rank, self._node, GO_ON if _busy(save) else SAVE, "notice", notice, seen_at)
+        notice, seen_at = self._watch.pending() or (None, 0.0)
+        if now < self._notice_retry_at:
+            notice = None
+        if notice is not None and notice.action == SAVE_AND_PARK:
+            return View(self._rank, self._node, PARK, "notice", notice, seen_at)
         why = self._reason_to_save(save, now)
         if why is not None and (why == "final" or not _busy(save) or self._schedule.at_period(self._step)):
-            return View(self._rank, self._node, SAVE, why, None, 0.0)
+            return View(self._rank, self._node, SAVE, why, notice, seen_at)
+        if notice is not None and not _busy(save) and (save is None or notice.key not in save.answers):
+            return View(self._rank, self._node, SAVE, "notice", notice, seen_at)
         return View(self._rank, self._node, SETTLE if _failed(save) else GO_ON, "", None, 0.0)
 
     def _reason_to_save(self, save: Save | None, now: float) -> str | None:
         step = self._step
+        if step >= self._total and not self._has_step():
+            return "final"
         if self.asked:
             return "asked"
-        if (self.saved is not None and self.saved.step == step) or (save is not None and save.step == step):
+        if self._has_step() or (save is not None and save.step == step):
             return None
-        if step >= self._total:
-            return "final"
         if self._schedule.at_period(step) or (self._rank == 0 and self._schedule.due(now)):
             return "due"
         return None
@@ -175,11 +209,11 @@ class Coordinator:
     def _round(self) -> bool:
         """One exchange and what follows from it. Whether there is reason for another."""
         mine = self._view()
-        highest = self._peers.highest([mine.wish, int(_busy(self._save)), self._step, -self._step])
-        wish, busy_somewhere, most, least = highest
+        values = [mine.wish, int(_busy(self._save)), int(self.asked), self._step, -self._step]
+        wish, busy_somewhere, asked, most, least = self._peers.highest(values)
         if most != -least:
             raise HoldfastError(f"the ranks are at different steps ({-least} to {most}): each must do the same loop")
-        if self._save is not None and not busy_somewhere:
+        if self._save is not None and (not busy_somewhere or self._step >= self._total):
             self._settle(self._save)
             return True
         if wish <= SETTLE:
@@ -194,10 +228,11 @@ class Coordinator:
             return True
         if lead.notice is not None:
             self._follow(lead, mine)
-        return self._answer(lead, mine)
+        return self._answer(lead, mine, asked=bool(asked))
 
     def _evacuate(self, lead: View, mine: View, notice: Notice) -> bool:
         """Save what the deadline allows, and park. Whether there is reason for another round."""
+        self._follow(lead, mine)
         choice = self._peers.gather(self._choose(notice) if self._rank == 0 else None)[0]
         assert choice is not None
         if choice.action is not Action.FULL or choice.steps_lost:
@@ -205,11 +240,11 @@ class Coordinator:
         if self._save is not None and choice.action is not Action.KEEP:
             self._settle(self._save)
             return True
-        self._follow(lead, mine)
         if choice.action in (Action.FULL, Action.PARTIAL) and not self._has_step():
             parts = self._training.parts if choice.action is Action.PARTIAL else None
-            if self._settle(self._start(lead, [notice], parts)) is None:
+            if self._settle(self._start(lead, [notice], asked=False, parts=parts)) is None:
                 return False
+            self.asked = False
         for told in (notice, mine.notice):
             if told is not None:
                 self._watch.handled(told)
@@ -225,7 +260,7 @@ class Coordinator:
             saved_step=None if self.saved is None else self.saved.step,
             full_s=self._estimate.save_s(size_bytes),
             likely_s=self._estimate.save_s(size_bytes, typical=True),
-            partial_s=None if self._training.parts is None else self._estimate.save_s(size_bytes - self._training.rest_bytes()),
+            partial_s=None if self._training.parts is None else self._estimate.save_s(size_bytes - self._rest_bytes),
             in_flight=self._in_flight(),
             step_s=self._step_s or None,
         )
@@ -247,6 +282,9 @@ class Coordinator:
         assert lead.notice is not None
         notice_id = (mine.notice or lead.notice).id
         self._board.note(notice_id)
+        if lead.notice.key in self._followed:
+            return
+        self._followed.add(lead.notice.key)
         if lead.rank != self._rank:
             self._board.followed(lead.notice, lead.seen_at, rank=lead.rank, node=lead.node)
         for callback in self._callbacks:
@@ -255,12 +293,12 @@ class Coordinator:
             except Exception as fault:  # a user's callback must not cost the save
                 self._board.warn(f"on_notice callback failed: {type(fault).__name__}: {fault}")
 
-    def _answer(self, lead: View, mine: View) -> bool:
+    def _answer(self, lead: View, mine: View, *, asked: bool) -> bool:
         """Save, unless this very step is saved already, and park if that is asked. Whether there is reason for another round."""
         notices = [view.notice for view in (lead, mine) if view.notice is not None]
         self.asked = False
         if not self._has_step():
-            save = self._start(lead, notices)
+            save = self._start(lead, notices, asked=asked)
             if self._asynchronous and not lead.waits:
                 self._save = save
                 return False
@@ -270,7 +308,7 @@ class Coordinator:
             self._watch.handled(notice)
         return True
 
-    def _start(self, lead: View, notices: list[Notice], parts: tuple[str, ...] | None = None) -> Save:
+    def _start(self, lead: View, notices: list[Notice], *, asked: bool, parts: tuple[str, ...] | None = None) -> Save:
         """Copy the state and have the copy saved in the background."""
         expected_s = self._estimate.expected_s
         waits = lead.waits or not self._asynchronous
@@ -278,7 +316,7 @@ class Coordinator:
             self._board.state("saving", rank={"save_expected_s": expected_s}, step=self._step)
         self._board.timeline.event("save_began", step=self._step, why=lead.why, expected_s=expected_s)
         began = self._clock.monotonic()
-        save = Save(self._step, lead.why, Future(), tuple(notice.key for notice in notices), began)
+        save = Save(self._step, lead.why, Future(), tuple(notice.key for notice in notices), began, asked)
         state = "saved" if waits else None
         try:
             save.future = self._saver.begin(
@@ -296,15 +334,21 @@ class Coordinator:
         if saved is None:
             self._board.timeline.event("save_ended", **keys, ok=False, error=str(fault)[:1000])
             return
-        self._estimate.learn_stage(saved.size_bytes, saved.blocked_s)
+        self._learn(saved)
+        self._board.saved(state, saved, self._estimate.expected_s)
+        keys |= {"bytes": saved.size_bytes, "checkpoint": saved.name, "blocked_s": round(saved.blocked_s, 6)}
+        self._board.timeline.event("save_ended", **keys, ok=True, partial=saved.partial, error=None)
+
+    def _learn(self, saved: Saved) -> None:
+        whole_bytes = self._estimate.size_bytes
         written_s = saved.seconds - saved.blocked_s - saved.sending_s
+        self._estimate.learn_stage(saved.size_bytes, saved.blocked_s)
         if saved.sending_s:
             self._estimate.learn(saved.size_bytes, written_s, LOCAL)
             written_s = saved.sending_s
         self._estimate.learn(saved.size_bytes, written_s, saved.tier)
-        self._board.saved(state, saved, self._estimate.expected_s)
-        keys |= {"bytes": saved.size_bytes, "checkpoint": saved.name, "blocked_s": round(saved.blocked_s, 6)}
-        self._board.timeline.event("save_ended", **keys, ok=True, error=None)
+        if saved.partial:
+            self._estimate.learn(whole_bytes)
 
     def _settle(self, save: Save) -> Saved | None:
         """Wait for the end of a save and go by it; None if it failed, on all ranks alike. Raises Fenced; SaveError if it was asked for."""
@@ -315,9 +359,11 @@ class Coordinator:
             now = self._clock.monotonic()
             self._notice_retry_at = now + RETRY_NOTICE_S
             self._schedule.failed(now, RETRY_DUE_S)
-            self._board.tell(f"the save at step {save.step} failed, training goes on: {fault}")
+            on = "" if self._step >= self._total else ", training goes on"
+            self._board.tell(f"the save at step {save.step} failed{on}: {fault}")
             self._board.state("running")
-            if save.why == "asked":
+            self._fault = fault
+            if save.asked:
                 raise
             return None
         self.saved = saved
@@ -327,8 +373,8 @@ class Coordinator:
         return saved
 
     def _park(self, notice: Notice, *, own: bool) -> None:
-        saved_step = 0 if self.saved is None else self.saved.step
-        lost = self._step - saved_step
+        lost = self.lost_steps
+        saved_step = self._step - lost
         about = f"notice {notice.id}: {notice.reason or notice.kind}"
         # before the state: then nobody waits for us
         self._board.timeline.event("parked", step=self._step, notice_id=notice.id, saved_step=saved_step, steps_lost=lost)
@@ -341,6 +387,7 @@ class Coordinator:
         self._board.state("running", stopped_on_notice=False, steps_lost=0)
         self._board.timeline.event("unparked", step=self._step, notice_id=notice.id)
         self._board.tell(f"notice {notice.id}: {why}, going on from step {self._step}")
+        self._followed.clear()
         self._unparked()
 
     def _learnt(self, notice: Notice, _seen_at: float) -> None:

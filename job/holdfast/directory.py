@@ -1,8 +1,9 @@
-"""The checkpoint directory: one folder per step and attempt, `step-00000120.a2`, complete once it has a manifest.
+"""The checkpoint directory: one folder per step and turn (see `holdfast.fence`), `step-00000120.a2`, complete once it has a manifest.
 
-Everything that renames or deletes is called by rank 0, inside `Fence.held()`.
+Everything that renames or deletes is called by rank 0 of the turn that owns the directory.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class CheckpointDirectory:
         self._warn = warn
         self._unusable = unusable
         self._verified: set[str] = set()
+        self._partial: dict[str, bool] = {}
 
     @property
     def path(self) -> Path:
@@ -117,21 +119,22 @@ class CheckpointDirectory:
             self._verified.add(checkpoint.name)
 
     def newest_verified(
-        self, check: Callable[[Checkpoint], Manifest] | None = None, *, whole: bool = False
+        self, check: Callable[[Checkpoint], Manifest] | None = None, *, whole_before: Checkpoint | None = None
     ) -> tuple[Checkpoint, Manifest] | None:
-        """The newest checkpoint that verifies; with `whole`, that holds all objects. Bad ones on the way are quarantined, unreadable ones
-        passed over.
+        """The newest checkpoint that verifies; with `whole_before` the newest of those older than it that holds all objects.
 
-        `check` replaces our own (a download that verifies on the way). Raises StoreError where none verifies and at least one could not
-        be read: to start afresh then would throw away what may be good. Raises HoldfastError where verifying is impossible (a hash that
-        is not installed), OSError.
+        Bad ones on the way are quarantined, unreadable ones passed over. `check` replaces our own (a download that verifies on the way).
+        Raises StoreError where none verifies and at least one could not be read: to start afresh then would throw away what may be good.
+        Raises HoldfastError where verifying is impossible (a hash that is not installed), OSError.
         """
         unread: list[str] = []
         for checkpoint in self.published():
+            if whole_before is not None and checkpoint >= whole_before:
+                continue
             try:
                 content = (check or self.check)(checkpoint)
-                self._verified.add(checkpoint.name)
-                if not (whole and content.partial):
+                self._remember(checkpoint, content)
+                if whole_before is None or not content.partial:
                     return checkpoint, content
             except BadCheckpointError as fault:
                 self.quarantine(checkpoint, fault)
@@ -163,14 +166,13 @@ class CheckpointDirectory:
         """
         self.store.remove(checkpoint.name)
 
-    def sweep(self, attempt: int, *, every_attempt: bool) -> None:
-        """At a new attempt's entry: delete what earlier attempts left half-written (their tokens are void).
+    def sweep(self, turn: int) -> None:
+        """At a new turn's entry: delete what earlier ones left half-written (their tokens are void).
 
-        `every_attempt`: the directory was another job's, whose attempt numbers say nothing about ours. Raises OSError where the
-        directory cannot be listed; what cannot be deleted is told.
+        Raises OSError where the directory cannot be listed; what cannot be deleted is told.
         """
         for checkpoint in self.unfinished():
-            if every_attempt or checkpoint.attempt <= attempt:
+            if checkpoint.attempt <= turn:
                 done = "removed"
                 try:
                     self.remove(checkpoint)
@@ -179,28 +181,48 @@ class CheckpointDirectory:
                 self._warn(f"checkpoint {checkpoint.name} was never finished (no {manifest.NAME}); {done}")
                 self._unusable(checkpoint.name, manifest.NAME, "the file is missing: the save was never finished")
 
-    def prune(self, keep: int, keep_every: int | None = None, guard: Callable[[], None] = lambda: None) -> list[Checkpoint]:
-        """Keep the newest `keep` and those whose step is divisible by `keep_every`; delete the others, but only while one of the newest
-        is whole and verifies (in an object store: is there with the digests that were checked when it was sent). Returns what was deleted.
+    def prune(
+        self,
+        keep: int,
+        keep_every: int | None = None,
+        guard: Callable[[], None] = lambda: None,
+        progress: Progress | None = None,
+    ) -> list[Checkpoint]:
+        """Keep the newest `keep` whole ones and those whose step is divisible by `keep_every`; delete the others, but only while one of the
+        newest verifies (in an object store: is there with the digests that were checked when it was sent). Returns what was deleted.
 
-        `guard` is called before each deletion (`Fence.check`: a store without locks may have changed hands meanwhile), and its
-        exceptions pass through. Raises OSError.
+        A partial one stays until `keep` whole ones are newer. `guard` is called before each deletion (`Fence.check`: the directory may have
+        changed hands meanwhile), `progress` while one is verified; their exceptions pass through. Raises OSError.
         """
-        published = self.published()
-        doomed = [one for one in published[keep:] if keep_every is None or one.step % keep_every]
-        newest = published[:keep]
-        if not doomed or not (any(one.name in self._verified for one in newest) or any(self._good(one) for one in newest)):
+        newest = self.newest_whole(keep)
+        older = [one for one in self.published() if len(newest) == keep and one < newest[-1]]
+        doomed = [one for one in older if keep_every is None or one.step % keep_every]
+        known = any(one.name in self._verified for one in newest)
+        if not doomed or not (known or any(self._good(one, progress) for one in newest)):
             return []
         for checkpoint in doomed:
             guard()
             self.remove(checkpoint)
         return doomed
 
-    def _good(self, checkpoint: Checkpoint) -> bool:
+    def newest_whole(self, count: int) -> list[Checkpoint]:
+        """The newest so many that hold all objects, if they are good. Raises OSError."""
+        return list(itertools.islice((one for one in self.published() if not self._is_partial(one)), count))
+
+    def _is_partial(self, checkpoint: Checkpoint) -> bool:
+        """What cannot be read counts as whole: whether it is good is asked later."""
+        if checkpoint.name not in self._partial:
+            try:
+                self._partial[checkpoint.name] = self.read(checkpoint).partial
+            except (BadCheckpointError, OSError):
+                return False
+        return self._partial[checkpoint.name]
+
+    def _good(self, checkpoint: Checkpoint, progress: Progress | None) -> bool:
         try:
             content = self.read(checkpoint)
             if isinstance(self.store, FileStore):
-                verify(self.store, checkpoint.name, content)
+                verify(self.store, checkpoint.name, content, progress=progress)
             else:
                 check_held(self.store, checkpoint.name, content)
             self._remember(checkpoint, content)

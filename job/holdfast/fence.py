@@ -2,13 +2,17 @@
 
 Orphans of an earlier attempt can outlive a requeue, so each publication and each deletion asks the fence first. A token
 that is new for each taking decides; attempt numbers decide who may take it: within one job an older attempt may not
-take it from a newer one. Another job (or a run outside Slurm) that is given the same directory takes over.
+take it from a newer one. Another job (or a run outside Slurm) that is given the same directory takes over, but no task of an array
+from another task of it: those run at the same time.
+
+Each taking has a *turn*, larger than any before in this directory: an attempt's number, or one more than the last turn where the same
+attempt (or another job) takes it again. Folders carry the turn, so no two takings ever write to the same one.
 
 On a file system nobody can take the fence while it is held. An object store has no locks: there an orphan may have asked
 just before it lost the fence, and publish or delete one moment later. That is harmless: it writes and publishes folders
-of its own attempt's name only, whole ones or such as do not verify, and deletes only what is older than the newest that it kept.
+of its own turn's name only, whole ones or such as do not verify, and deletes only what is older than the newest that it kept.
 
-attempt.json keys: v (1), job_id, attempt, token, node, pid, taken (Unix seconds).
+attempt.json keys: v (1), job_id, array (the array's job id, or empty), attempt, turn, token, node, pid, taken (Unix seconds).
 """
 
 import json
@@ -16,7 +20,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,11 @@ class Owner:
     job_id: str
     attempt: int
     token: str
+    turn: int = 0
+    array: str = ""
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} of job {self.job_id}" if self.job_id else f"run {self.attempt} outside Slurm"
 
 
 def read_owner(directory: Path | Store) -> Owner | None:
@@ -60,7 +69,10 @@ def _parse(data: bytes, place: str) -> Owner:
     job_id, attempt, token = content.get("job_id"), content.get("attempt"), content.get("token")
     if not isinstance(job_id, str) or type(attempt) is not int or not isinstance(token, str):
         raise ProtocolError(f"{place}: job_id, attempt or token has a wrong type")
-    return Owner(job_id, attempt, token)
+    turn, array = content.get("turn", attempt), content.get("array", "")
+    if type(turn) is not int or not isinstance(array, str):
+        raise ProtocolError(f"{place}: turn or array has a wrong type")
+    return Owner(job_id, attempt, token, turn, array)
 
 
 class Fence:
@@ -75,31 +87,33 @@ class Fence:
         self.owner = Owner("", 0, "")
         self.previous: Owner | None = None
 
-    def take(self, job_id: str, attempt: int | None) -> int:
-        """Own the directory from now on, durably; returns this attempt's number (one more than the last for None).
+    def take(self, job_id: str, attempt: int | None, array: str = "") -> Owner:
+        """Own the directory from now on, durably. `attempt` None: one more than the last.
 
-        Raises Fenced if a newer attempt of the same job owns it, StoreError, OSError.
+        Raises Fenced if a newer attempt of the same job owns it, or another task of the array; StoreError, OSError.
         """
         with self._store.locked(self._clock):
             for _ in range(MOST_RIVALS):
-                if (taken := self._try(job_id, attempt)) is not None:
-                    return taken
+                if self._try(job_id, attempt, array):
+                    return self.owner
         raise StoreError(f"{self._store.place(NAME)} changes all the time: too many processes use this directory at once")
 
-    def _try(self, job_id: str, attempt: int | None) -> int | None:
-        """Read and replace; None where another process came in between."""
+    def _try(self, job_id: str, attempt: int | None, array: str) -> bool:
+        """Read and replace; False where another process came in between."""
         last, version = self._read()
         if attempt is None:
             attempt = last.attempt + 1 if last is not None else 0
         if last is not None and last.job_id == job_id and last.attempt > attempt:
-            raise Fenced(f"attempt {last.attempt} of job {job_id or '(none)'} owns {self._store.location}; this is {attempt}")
-        owner = Owner(job_id, attempt, uuid.uuid4().hex)
-        content = {"v": 1, "job_id": job_id, "attempt": attempt, "token": owner.token}
-        content |= {"node": os.uname().nodename, "pid": os.getpid(), "taken": self._clock.wall()}
+            raise Fenced(f"{last} owns {self._store.location}; this is attempt {attempt}")
+        if last is not None and last.job_id != job_id and array and last.array == array:
+            raise Fenced(f"{last}, another task of the array {array}, owns {self._store.location}: give each task a directory of its own")
+        turn = attempt if last is None else max(attempt, last.turn + 1)
+        owner = Owner(job_id, attempt, uuid.uuid4().hex, turn, array)
+        content = {"v": 1, **asdict(owner), "node": os.uname().nodename, "pid": os.getpid(), "taken": self._clock.wall()}
         if not self._store.swap(NAME, json.dumps(content).encode(), version):
-            return None
+            return False
         self.previous, self.owner = last, owner
-        return attempt
+        return True
 
     def _read(self) -> tuple[Owner | None, Any]:
         found = self._store.load(NAME, LIMIT_BYTES)
@@ -116,10 +130,7 @@ class Fence:
         if owner is None:
             raise Fenced(f"{self._store.place(NAME)} is gone: whose directory it is can no longer be told")
         if owner.token != self.owner.token:
-            raise Fenced(
-                f"attempt {owner.attempt} of job {owner.job_id or '(none)'} has taken over {self._store.location}"
-                f" from attempt {self.owner.attempt}"
-            )
+            raise Fenced(f"{owner} has taken over {self._store.location} from {self.owner}")
 
     @contextmanager
     def held(self) -> Iterator[None]:

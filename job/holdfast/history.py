@@ -57,7 +57,7 @@ class _Attempt:
             self.parked = not (isinstance(lost, int) and lost > 0)
         elif event == "unparked":
             self.parked = False
-        elif event == "save_ended" and line.get("ok") is True:
+        elif event == "save_ended" and line.get("ok") is True and line.get("partial") is not True:
             size, seconds = line.get("bytes"), line.get("seconds")
             if isinstance(size, int) and isinstance(seconds, int | float) and size >= 0 and 0 <= seconds < 1e9:
                 self.saves.append(Save(size, float(seconds)))

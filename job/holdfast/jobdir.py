@@ -158,7 +158,8 @@ class NoticeFile:
         self._notice: Notice | None = None
 
     def poll(self) -> Notice | None:
-        """The notice that stands in the file now; None without one. A malformed file is reported once and is void.
+        """The notice that stands in the file now; None without one. A malformed file is reported once and changes nothing: a notice that
+        was read before stands.
 
         A file that is gone was withdrawn; where its directory is gone as well, the attempt is being ended, and the notice stands.
         """
@@ -239,7 +240,3 @@ class JobDirectory:
     def context_file(self) -> Path:
         """Where Prolog, and then the agent, write what the node knows of the job."""
         return self.path / "node" / "context.json"
-
-    def context(self, warn: Callable[[str], None]) -> Context | None:
-        """node/context.json as it stands now; None where it is absent or malformed (which is reported)."""
-        return ContextFile(self.context_file, warn).poll()

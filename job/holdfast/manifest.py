@@ -9,9 +9,7 @@ know; the hash covers them. The name of a file may have parts, `model/weights.bi
 import json
 import math
 import re
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from holdfast.errors import BadCheckpointError, SaveError
@@ -177,19 +175,3 @@ def parse(data: bytes) -> Manifest:
         parts=_parts(content),
         partial=partial,
     )
-
-
-def read(directory: Path) -> Manifest:
-    """The manifest of a checkpoint's folder. Raises FileNotFoundError where there is none, BadCheckpointError, HoldfastError."""
-    from holdfast.store.files import FileStore
-    from holdfast.store.verification import read_manifest
-
-    return read_manifest(FileStore(directory.parent), directory.name)
-
-
-def verify(directory: Path, manifest: Manifest, names: Collection[str] | None = None) -> None:
-    """Check a checkpoint's folder as `holdfast.store.verification.verify` does."""
-    from holdfast.store.files import FileStore
-    from holdfast.store.verification import verify as verify_in
-
-    verify_in(FileStore(directory.parent), directory.name, manifest, names)

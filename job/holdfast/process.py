@@ -114,6 +114,7 @@ class Job:
     attempt: int | None
     node: str
     cluster: str = ""
+    array: str = ""
 
     @property
     def identity(self) -> str:
@@ -126,4 +127,4 @@ def job(environ: Mapping[str, str]) -> Job:
     job_id = environ.get("SLURM_JOB_ID", "")
     attempt = (_count(environ, "SLURM_RESTART_COUNT", 0) or 0) if job_id else None
     node = environ.get("SLURMD_NODENAME") or os.uname().nodename
-    return Job(job_id, attempt, node, environ.get("SLURM_CLUSTER_NAME", "")[:100])
+    return Job(job_id, attempt, node, environ.get("SLURM_CLUSTER_NAME", "")[:100], environ.get("SLURM_ARRAY_JOB_ID", "")[:100])

@@ -1,7 +1,6 @@
 """Finding the newest checkpoint that verifies, and becoming its state, by all ranks together."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any
 
 from holdfast.directory import Checkpoint, CheckpointDirectory
@@ -34,22 +33,23 @@ class Resumption:
         self._warn = warn
         self._leads = peers.place.rank == 0
 
-    def run(self, training: Training, shards: Any, job_id: str, attempt: int) -> tuple[str, Manifest] | None:
-        """Load the newest checkpoint that verifies; its name and manifest, or None where there is none.
+    def run(self, training: Training, shards: Any, turn: int) -> tuple[str, Manifest, int] | None:
+        """Load the newest checkpoint that verifies; its name and manifest, and the bytes of a whole one. None where there is none.
 
         Raises Fenced, or HoldfastError on all ranks alike with the faulty rank's own exception as its cause there.
         """
-        found = together(self._peers, "looking for a checkpoint", lambda: self._find(job_id, attempt), HoldfastError)[0]
+        found = together(self._peers, "looking for a checkpoint", lambda: self._find(turn), HoldfastError)[0]
         if found is None:
             return None
         name, content, base = found
         if base is not None:
             self._warn(f"the checkpoint {name} holds {', '.join(content.parts or ())} only: the rest comes from {base[0]}")
-            self._become(training, shards, *base)
-        self._become(training, shards, name, content)
-        return name, content
+            self._load_large(training, shards, *base, without=content.parts or ())
+        self._load_large(training, shards, name, content, tell=base is None)
+        together(self._peers, f"loading {name}", lambda: self._load_small(training, name, content), HoldfastError)
+        return name, content, (content if base is None else base[1]).size_bytes
 
-    def _find(self, job_id: str, attempt: int) -> Found | None:
+    def _find(self, turn: int) -> Found | None:
         """Rank 0 looks; all verify what it has found, each a share, until rank 0 is content."""
         if not self._leads:
             while (asked := self._peers.gather(None)[0]) is not None:
@@ -57,13 +57,11 @@ class Resumption:
             return None
         try:
             with self._fence.held():
-                previous = self._fence.previous
-                another_job = previous is not None and previous.job_id != job_id
-                self._directory.sweep(attempt, every_attempt=another_job)
+                self._directory.sweep(turn)
             found = self._directory.newest_verified(self._check)
             if found is None:
                 return None
-            base = self._directory.newest_verified(self._check, whole=True) if found[1].partial else None
+            base = self._directory.newest_verified(self._check, whole_before=found[0]) if found[1].partial else None
         finally:
             self._peers.gather(None)
         return found[0].name, found[1], None if base is None else (base[0].name, base[1])
@@ -100,29 +98,37 @@ class Resumption:
         elif rank == self._mates[0]:
             copy_files(self._tiers.durable, self._tiers.first, name, content)
 
-    def _become(self, training: Training, shards: Any, name: str, content: Manifest) -> None:
+    def _load_large(
+        self, training: Training, shards: Any, name: str, content: Manifest, *, without: Collection[str] = (), tell: bool = True
+    ) -> None:
+        """Modules, optimizers and what objects wrote themselves, but those of `without`; `tell` of those without state."""
         folder = self._tiers.first.root / name
-        if shards is not None:
-            self._load_shards(shards, folder, content)
-        together(self._peers, f"loading {name}", lambda: self._load_rest(training, folder, content), HoldfastError)
+        absent: list[str] = []
+        sharded = training.sharded.keys() - set(without)
+        if SHARD_INDEX in content.files and shards is not None:
+            absent += shards.load(folder, sharded)
+        else:
+            absent += sharded
 
-    def _load_shards(self, shards: Any, folder: Path, content: Manifest) -> None:
-        if SHARD_INDEX not in content.files:
-            self._warn(f"the checkpoint {folder.name} has no tensors of modules and optimizers: they start afresh")
-            return
-        for name in sorted(shards.load(folder)):
-            if not content.partial:
-                self._warn(f"the checkpoint has no state for {name}: it starts afresh")
+        def load_filed() -> None:
+            for key in training.filed.keys() - set(without):
+                if (folder / key).is_dir():
+                    training.filed[key].load_files(folder / key)
+                else:
+                    absent.append(key)
 
-    def _load_rest(self, training: Training, folder: Path, content: Manifest) -> None:
+        together(self._peers, f"loading {name}", load_filed, HoldfastError)
+        if tell:
+            for key in sorted(absent):
+                self._warn(f"the checkpoint has no state for {key}: it starts afresh")
+            for key in sorted(set(content.parts or ()) - training.sharded.keys() - training.filed.keys()):
+                self._warn(f"the checkpoint has state for {key}, which this Run was not given")
+
+    def _load_small(self, training: Training, name: str, content: Manifest) -> None:
+        folder = self._tiers.first.root / name
         rank = self._peers.place.rank
-        first = next(name for name, entry in content.files.items() if entry.rank == 0 and name in ("rank0.pt", "rank0.pkl"))
+        first = next(file for file, entry in content.files.items() if entry.rank == 0 and file in ("rank0.pt", "rank0.pkl"))
         own = first.replace("rank0", f"rank{rank}")
         shared = load(folder / first)
         mine = shared if rank == 0 else load(folder / own) if own in content.files else None
-        for name, value in training.filed.items():
-            if (folder / name).is_dir():
-                value.load_files(folder / name)
-            elif not content.partial:
-                self._warn(f"the checkpoint has no files for {name}: it starts afresh")
         training.restore(shared, mine, (content.world_size, self._peers.place.world_size), self._warn)

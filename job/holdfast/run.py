@@ -15,7 +15,7 @@ from holdfast.history import History
 from holdfast.history import read as read_history
 from holdfast.interval import Every
 from holdfast.jobdir import SAVE_AND_PARK, ContextFile, JobDirectory, Notice, NoticeFile
-from holdfast.peers import Peers, connect
+from holdfast.peers import Peers, connect, together
 from holdfast.saver import Keep, Saved, Saver
 from holdfast.schedule import Schedule
 from holdfast.state import Training
@@ -80,7 +80,9 @@ class Run:
         self._stopping = self._stepped = False
         self._estimate, self._history = Estimate(self._limiter.bytes_per_s, self._tiers.names), History()
         self._coordinator: Coordinator | None = None
-        self._asked_early = False
+        self._asked_early = self._over = False
+        self._left_with: HoldfastError | None = None
+        self._rest_bytes = 0
         self._register()
 
     def _register(self) -> None:
@@ -121,9 +123,10 @@ class Run:
     @property
     def should_stop(self) -> bool:
         """Whether a notice that ends this node stands *for this process*: the time to leave an optional long
-        computation. Leaving the loop is `steps`'s work, since other ranks may not have seen it yet.
+        computation within a step. Do not leave the loop for it: the save comes at the end of the step, and other ranks may not have
+        seen the notice yet.
         """
-        return self._stopping and self._watch.poll() is not None
+        return self._watch.poll() is not None and self._stopping
 
     def log(self, **metrics: Any) -> None:
         """Remember the latest metrics for status.json. Tensors are read about once a second, not at each call."""
@@ -132,12 +135,13 @@ class Run:
     def save(self) -> None:
         """Save at the end of the step in hand (with several ranks: at the next step at which they meet, within about 0.1 s and a step).
 
-        One rank's call is enough. Training goes on while the checkpoint is written; if that fails, `steps` raises SaveError on all ranks.
+        A loop that is left by break before that has not saved. One rank's call is enough. Training goes on while the checkpoint is
+        written; if that fails, `steps` raises SaveError on all ranks.
         """
         if self._coordinator is None:
             self._asked_early = True
         else:
-            self._coordinator.asked = True
+            self._coordinator.ask()
 
     def on_notice(self, callback: Callable[[Notice], None]) -> None:
         """Have `callback(notice)` called, in the main thread of every rank, before the save that a notice leads to."""
@@ -158,8 +162,8 @@ class Run:
             while self._step < total:
                 yield self._step
                 self.step_done()
-        except GeneratorExit:  # the loop was left by break
-            self.finish()
+        except GeneratorExit:  # the loop was left by break, or by an exception
+            self._leave()
             raise
         self.finish()
 
@@ -181,7 +185,7 @@ class Run:
                     )
                 self._training.epochs_done = epoch + 1
         except GeneratorExit:
-            self.finish()
+            self._leave()
             raise
         self.finish()
 
@@ -211,7 +215,7 @@ class Run:
         For a framework that owns the loop: call `step_done` after each step and `finish` at the end. `steps` does all three.
         Raises as `steps` does.
         """
-        self._total = ENDLESS if total is None else total
+        self._total, self._over = ENDLESS if total is None else total, False
         saved = self._enter(self._total)
         assert self._coordinator is not None
         state: dict[str, Any] = {"rank": {"save_expected_s": self._estimate.expected_s}, "step": self._step, "total_steps": total}
@@ -247,11 +251,37 @@ class Run:
         self._step_began = self._clock.monotonic()
 
     def finish(self) -> None:
-        """The loop was left, at its end or before. Waits for a save that still goes on. Raises Fenced, SaveError as `steps` does."""
+        """The loop was left, at its end or before. Waits for a save that still goes on. Raises Fenced, SaveError as `steps` does.
+
+        `steps` and `epochs` call it; after leaving them by break call it once more to learn of a save that failed (Python
+        drops what is raised then).
+        """
+        fault, self._left_with = self._left_with, None
+        if fault is not None:
+            raise fault
+        if self._over:
+            return
+        self._over = True
+        early = self._step < self._total < ENDLESS
         if self._coordinator is not None:
             self._coordinator.end()
-        self._board.state("done", step=self._step)
-        self._board.timeline.event("done", step=self._step)
+        keys: dict[str, Any] = {"step": self._step}
+        notice = self._watch.poll()
+        if early and self._coordinator is not None and notice is not None and notice.action == SAVE_AND_PARK:
+            lost = self._coordinator.lost_steps
+            keys |= {"stopped_on_notice": True, "steps_lost": lost}
+            self._board.tell(
+                f"the loop was left on notice {notice.id}, not at a step's end: {lost} steps since the last checkpoint are lost"
+            )
+        self._board.state("done", **keys)
+        self._board.timeline.event("left" if early else "done", step=self._step)
+
+    def _leave(self) -> None:
+        try:
+            self.finish()
+        except HoldfastError as fault:
+            self._left_with = fault
+            say(f"after the loop was left: {type(fault).__name__}: {fault}")
 
     def _first(self, event: str) -> None:
         if not self._stepped and self._step < self._total:
@@ -287,15 +317,16 @@ class Run:
             unparked=self._unparked,
             keep=self._keep,
             asynchronous=self._asynchronous,
+            rest_bytes=self._rest_bytes,
         )
         coordinator.asked = self._asked_early
         return coordinator
 
     def _resume(self, saver: Saver) -> Saved | None:
         began = self._clock.monotonic()
-        self._attempt = saver.enter(self._job.identity, self._job.attempt)
+        self._attempt = saver.enter(self._job)
         self._board.open(self._path, self._attempt)
-        self._learn()
+        together(self._peers, "reading the state's size", self._learn, HoldfastError)
         saved = saver.resume(self._training)
         took_s = round(self._clock.monotonic() - began, 6)
         if saved is not None:
@@ -311,6 +342,7 @@ class Run:
         """From earlier attempts: how long saves take here, and how often a node was lost without one."""
         self._history = read_history(self._path / TIMELINE, self._job.job_id, self._attempt)
         self._estimate.learn(self._training.size_hint_bytes())
+        self._rest_bytes = self._training.rest_bytes()
         if self._tiers.one:
             for save in self._history.saves:
                 self._estimate.learn(save.size_bytes, save.seconds, self._tiers.durable.tier)

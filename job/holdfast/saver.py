@@ -6,6 +6,7 @@ the node's own, every rank sends its files to the durable one; only if all have 
 the manifest. A rank that fails says so in the exchange that the others wait in, so all ranks raise or go on alike.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -19,22 +20,24 @@ from holdfast import faults
 from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.directory import Checkpoint, CheckpointDirectory, Unusable
-from holdfast.errors import HoldfastError, SaveError
-from holdfast.fence import Fence
+from holdfast.errors import BadCheckpointError, HoldfastError, SaveError
+from holdfast.fence import Fence, Owner, read_owner
 from holdfast.files import fsync_directory
 from holdfast.hashing import default_algorithm, file_hash
 from holdfast.manifest import FileEntry, Manifest
 from holdfast.peers import Peers, together
-from holdfast.process import module
+from holdfast.process import Job, module
 from holdfast.resumption import SHARD_INDEX, Resumption
 from holdfast.state import Training, file_name
 from holdfast.store.transfer import copy_files
-from holdfast.tiers import Tiers
+from holdfast.store.verification import check_sizes
+from holdfast.tiers import Tiers, make_private
 from holdfast.worker import Worker
 from holdfast.writer import HashingWriter
 
 Ended = Callable[["Saved | None", BaseException | None], None]
 """Gets the checkpoint, or why there is none."""
+SIGHT_TRIES, SIGHT_PAUSE_S = 50, 0.2
 LOCAL_KEPT = 2
 """Checkpoints that stay on a node's own disk, for an attempt that comes back to it."""
 
@@ -53,6 +56,7 @@ class Saved:
     seconds: float
     blocked_s: float = 0.0
     sending_s: float = 0.0
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,12 @@ class Keep:
 
 @dataclass(frozen=True)
 class _Copied:
-    """What one rank will write: its own file's content, and its share of the tensors; `parts` None: all objects."""
+    """What one rank will write: its own file's content, and its share of the tensors of `parts`."""
 
     own: bytes
     shards: Any
-    parts: tuple[str, ...] | None
+    parts: tuple[str, ...]
+    partial: bool
 
 
 @dataclass(frozen=True)
@@ -105,19 +110,48 @@ class Saver:
         self._shards: Any = None
         self._job_id = ""
         self._mates = [peers.place.rank]  # the ranks that see the same first tier
-        self.attempt = 0
+        self._turn = 0
+        self._begun = 0
 
-    def enter(self, job_id: str, attempt: int | None) -> int:
-        """Take the fence for this attempt (rank 0, for all); returns its number. Raises Fenced, HoldfastError."""
+    def enter(self, job: Job) -> int:
+        """Take the fence for this attempt (rank 0, for all); returns the attempt's number. Raises Fenced, HoldfastError."""
 
-        def take() -> int:
-            self._tiers.first.root.mkdir(mode=0o777 if self._tiers.one else 0o700, parents=True, exist_ok=True)
-            return self._fence.take(job_id, attempt) if self._leads else 0
+        def take() -> Owner | None:
+            if self._tiers.one:
+                self._tiers.first.root.mkdir(parents=True, exist_ok=True)
+            else:
+                make_private(self._tiers.first.root)
+            return self._fence.take(job.identity, job.attempt, job.array) if self._leads else None
 
-        self._job_id, self.attempt = job_id, together(self._peers, "taking the checkpoint directory", take, HoldfastError)[0]
-        nodes = self._peers.gather("" if self._tiers.one else os.uname().nodename)
-        self._mates = [rank for rank, node in enumerate(nodes) if node == nodes[self._peers.place.rank]]
-        return self.attempt
+        places = self._peers.gather((self._tiers.durable.location, self._tiers.one, os.uname().nodename))
+        if len({place[:2] for place in places}) > 1:
+            raise HoldfastError(
+                f"the ranks have different checkpoint directories, or only some have local=: {sorted({p[0] for p in places})}"
+            )
+        owner = together(self._peers, "taking the checkpoint directory", take, HoldfastError)[0]
+        assert owner is not None
+        self._job_id, self._turn = owner.job_id, owner.turn
+        together(self._peers, "looking at the checkpoint directory", lambda: self._see(owner), HoldfastError)
+        mine = places[self._peers.place.rank]
+        self._mates = [rank for rank, place in enumerate(places) if self._tiers.one or place == mine]
+        previous = self._fence.previous
+        if previous is not None and previous.job_id != owner.job_id:
+            self._warn(f"{self._tiers.durable.location} was {previous}'s: {owner} goes on from its checkpoints")
+        return owner.attempt
+
+    def _see(self, owner: Owner) -> None:
+        """Every rank must see what rank 0 has written; another node's view may be some seconds old."""
+        for _ in range(SIGHT_TRIES):
+            with contextlib.suppress(OSError, HoldfastError):
+                found = read_owner(self._tiers.durable)
+                if found is not None and found.token == owner.token:
+                    return
+            self._clock.sleep(SIGHT_PAUSE_S)
+        rank, node = self._peers.place.rank, os.uname().nodename
+        raise HoldfastError(
+            f"rank {rank} on {node} does not see in {self._tiers.durable.location} what rank 0 has written there:"
+            " the checkpoint directory must be on a file system that all nodes see"
+        )
 
     def resume(self, training: Training) -> Saved | None:
         """Load the newest checkpoint that verifies; None where there is none. Raises as `Resumption.run`."""
@@ -126,11 +160,11 @@ class Saver:
 
             self._shards = Shards(training.sharded, self._peers, self._warn)
         resumption = Resumption(self._tiers, self._directory, self._fence, self._peers, self._mates, self._warn)
-        found = resumption.run(training, self._shards, self._job_id, self.attempt)
+        found = resumption.run(training, self._shards, self._turn)
         if found is None:
             return None
-        name, content = found
-        return Saved(content.step, self._place(name), self._tiers.durable.tier, content.size_bytes, content.write_s)
+        name, content, size_bytes = found
+        return Saved(content.step, self._place(name), self._tiers.durable.tier, size_bytes, content.write_s)
 
     def _place(self, name: str) -> str:
         """What people are shown: the name in a directory, the whole location in an object store."""
@@ -148,7 +182,9 @@ class Saver:
         saves, before the future has its result. Raises as the future does where the copy or an object's own files fail.
         """
         began = self._clock.monotonic()
-        checkpoint = self._directory.place(step, self.attempt)
+        self._begun += 1  # a deletion that still reads gives way
+        number = self._begun
+        checkpoint = self._directory.place(step, self._turn)
         filed = {name: value for name, value in training.filed.items() if parts is None or name in parts}
         if filed:
             together(self._peers, "preparing a save", lambda: self._prepare(checkpoint))
@@ -156,7 +192,7 @@ class Saver:
         own: list[bytes] = []
         together(self._peers, "reading the state", lambda: own.append(training.capture(step, self._peers.place.rank)))
         shards = None if self._shards is None else self._shards.stage()
-        copied = _Copied(own[0], shards, parts)
+        copied = _Copied(own[0], shards, training.large if parts is None else parts, partial=parts is not None)
         blocked_s = self._clock.monotonic() - began
 
         def complete() -> Saved:
@@ -169,12 +205,14 @@ class Saver:
                 raise told from fault
             seconds = self._clock.monotonic() - began
             place, tier = self._place(checkpoint.name), self._tiers.durable.tier
-            saved = Saved(step, place, tier, content.size_bytes, seconds, blocked_s, sending_s)
+            saved = Saved(step, place, tier, content.size_bytes, seconds, blocked_s, sending_s, content.partial)
             ended(saved, None)
-            self._clean_up(keep, partial=parts is not None)
             return saved
 
-        return self._worker.start(complete)
+        future = self._worker.start(complete)
+        if parts is None:  # after a partial one nothing goes: the whole one before it is needed
+            self._worker.start(lambda: self._clean_up(keep, future, number))
+        return future
 
     def rest(self) -> None:
         """No save goes on: stop the thread that saves until there is one again."""
@@ -213,14 +251,15 @@ class Saver:
                 copied.shards.release()
 
     def _prepare(self, checkpoint: Checkpoint) -> None:
-        """Rank 0 asks the fence; the folder is made by rank 0, or by each node's ranks where it is the node's own."""
-        folder = self._folder(checkpoint)
+        """Rank 0 asks the fence; the first rank of those that see the same folder makes it."""
         if self._leads:
             self._fence.check()
             if checkpoint.published:
                 raise SaveError(f"{checkpoint.location} is published already and is never written again")
+        if self._mates[0] == self._peers.place.rank:
+            folder = self._folder(checkpoint)
             if folder.exists():
-                shutil.rmtree(folder)  # our own attempt's, from a save that failed
+                shutil.rmtree(folder)  # our own turn's, from a save that failed
             folder.mkdir()
             fsync_directory(folder.parent)
             faults.point("folder-made")
@@ -228,18 +267,15 @@ class Saver:
     def _write(self, checkpoint: Checkpoint, copied: _Copied, filed: dict[str, Any], algorithm: str) -> _Written:
         rank = self._peers.place.rank
         folder = self._folder(checkpoint)
-        folder.mkdir(exist_ok=True)
         writers: dict[str, HashingWriter] = {}
 
         def create(name: str) -> AbstractContextManager[HashingWriter]:
-            if not self._tiers.one:
-                (folder / name).unlink(missing_ok=True)  # on a node's own disk, from a save of ours that failed
             writers[name] = HashingWriter(folder / name, algorithm, self._limiter)
             return writers[name]
 
         with create(file_name(rank)) as file:
             file.write(copied.own)
-        shards = None if copied.shards is None else copied.shards.write(create, copied.parts)
+        shards = None if copied.shards is None else copied.shards.write(create, copied.parts if copied.partial else None)
         files = {name: FileEntry(bytes=writer.size_bytes, hash=writer.digest, rank=rank) for name, writer in writers.items()}
         files |= self._hash_filed(folder, filed, algorithm)
         fsync_directory(folder)
@@ -249,13 +285,18 @@ class Saver:
     def _hash_filed(self, folder: Path, filed: dict[str, Any], algorithm: str) -> dict[str, FileEntry]:
         """This rank's share of the files that objects have written themselves, made durable and hashed."""
         rank = self._peers.place.rank
-        found = [path for name in filed for path in (folder / name).rglob("*")]
+        found = sorted(path for name in filed for path in [folder / name, *(folder / name).rglob("*")])
+        folders = [path for path in found if path.is_dir() and not path.is_symlink()]
+        paths = [path for path in found if path not in folders]
+        for path in paths:
+            if path.is_symlink() or not path.is_file():
+                raise SaveError(f"{path.relative_to(folder)} is no regular file: an object's files are copied and hashed as they are")
         files = {}
-        for path in sorted(path for path in found if path.is_file())[self._mates.index(rank) :: len(self._mates)]:
+        for path in paths[self._mates.index(rank) :: len(self._mates)]:
             _fsync(path)
             entry = FileEntry(bytes=path.stat().st_size, hash=file_hash(path, algorithm), rank=rank)
             files[path.relative_to(folder).as_posix()] = entry
-        for path in [folder / name for name in filed] + [path for path in found if path.is_dir()]:
+        for path in folders:
             fsync_directory(path)
         return files
 
@@ -264,10 +305,10 @@ class Saver:
         if not self._leads:
             return None
         folder = self._folder(checkpoint)
-        files = {name: entry for one in written for name, entry in one.files.items()}
+        files = _joined(written)
         if copied.shards is not None:
             with HashingWriter(folder / SHARD_INDEX, algorithm, self._limiter) as file:
-                file.write(copied.shards.metadata([one.shards for one in written], copied.parts))
+                file.write(copied.shards.metadata([one.shards for one in written], copied.parts if copied.partial else None))
             files[SHARD_INDEX] = FileEntry(bytes=file.size_bytes, hash=file.digest, rank=0)
             fsync_directory(folder)
         torch = module("torch")
@@ -281,7 +322,7 @@ class Saver:
             write_s=round(self._clock.monotonic() - began, 3),
             files=files,
             parts=copied.parts,
-            partial=copied.parts is not None,
+            partial=copied.partial,
         )
 
     def _send(self, checkpoint: Checkpoint, content: Manifest) -> None:
@@ -290,29 +331,55 @@ class Saver:
         copy_files(self._tiers.first, self._tiers.durable, checkpoint.name, content, mine)
 
     def _publish(self, checkpoint: Checkpoint, content: Manifest) -> None:
-        if self._leads:
-            with self._fence.held():
-                self._tiers.durable.publish(checkpoint.name, content.to_bytes())
+        if not self._leads:
+            return
+        try:
+            check_sizes(self._tiers.durable, checkpoint.name, content.files)
+        except BadCheckpointError as fault:
+            rank = content.files[fault.file].rank
+            raise SaveError(f"{fault.file}, which rank {rank} has written, is not in {checkpoint.location}: {fault.reason}") from fault
+        with self._fence.held():
+            self._tiers.durable.publish(checkpoint.name, content.to_bytes())
 
     def _discard(self, checkpoint: Checkpoint) -> None:
         """After a failed save: all ranks have reported, so nobody writes there any more."""
         if self._tiers.one and self._leads and not checkpoint.published:
             shutil.rmtree(self._folder(checkpoint), ignore_errors=True)
 
-    def _clean_up(self, keep: Keep, *, partial: bool) -> None:
-        """Delete old checkpoints; trouble is only told (who is fenced learns it from the next save).
+    def _clean_up(self, keep: Keep, future: Future[Saved], number: int) -> None:
+        """After a save: delete old checkpoints; trouble is only told (who is fenced learns it from the next save)."""
+        if future.exception() is not None:
+            return
 
-        After a partial save nothing goes: the whole checkpoint before it is needed.
-        """
+        def give_way(_done_bytes: int, _total_bytes: int) -> None:
+            if self._begun != number:
+                raise _Later
+
         try:
-            if self._leads and not partial:
-                with self._fence.held():
-                    self._directory.prune(keep.newest, keep.every_steps, self._fence.check)
-            if not self._tiers.one:
+            if self._leads:
+                self._directory.prune(keep.newest, keep.every_steps, self._fence.check, give_way)
+            if not self._tiers.one and self._mates[0] == self._peers.place.rank:
                 for old in self._local.all()[LOCAL_KEPT:]:
                     shutil.rmtree(old.path, ignore_errors=True)
-        except (OSError, HoldfastError) as fault:
-            self._warn(f"cannot delete old checkpoints: {fault}")
+        except _Later:
+            return
+        except Exception as fault:
+            self._warn(f"cannot delete old checkpoints: {type(fault).__name__}: {fault}")
+
+
+class _Later(Exception):  # noqa: N818  (nothing is wrong)
+    """The next save is waiting: what is old goes after that."""
+
+
+def _joined(written: list[_Written]) -> dict[str, FileEntry]:
+    """All ranks' files. Raises SaveError where two have written different ones of the same name, each on its own disk."""
+    files: dict[str, FileEntry] = {}
+    for one in written:
+        for name, entry in one.files.items():
+            if name in files and files[name].hash != entry.hash:
+                raise SaveError(f"ranks {files[name].rank} and {entry.rank} have written different files of the name {name}")
+            files[name] = entry
+    return files
 
 
 def _fsync(path: Path) -> None:

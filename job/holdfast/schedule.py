@@ -48,11 +48,6 @@ class Schedule:
         self._from = now
         self._due_at = self._look_at = now + retry_s
 
-    @property
-    def interval_s(self) -> float | None:
-        """Seconds between two saves; None where only steps count."""
-        return None if self._due_at == float("inf") else self._due_at - self._from
-
     def _plan(self, now: float) -> None:
         self._look_at = now + LOOK_S
         if self.every.auto:

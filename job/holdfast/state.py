@@ -79,11 +79,15 @@ class Training:
                 raise TypeError(f"{name} has no state_dict and load_state_dict, nor save_files and load_files")
 
     @property
+    def large(self) -> tuple[str, ...]:
+        """The names of what is not in the ranks' own files."""
+        return (*self.sharded, *self.filed)
+
+    @property
     def parts(self) -> tuple[str, ...] | None:
         """What a save in a hurry is limited to, of what is large; None where there is nothing to leave out."""
-        large = {*self.sharded, *self.filed}
-        essential = tuple(name for name in ESSENTIAL if name in large)
-        return essential if essential and len(large) > len(essential) else None
+        essential = tuple(name for name in ESSENTIAL if name in self.large)
+        return essential if essential and len(self.large) > len(essential) else None
 
     def rest_bytes(self) -> int:
         """How much smaller such a save is, at least: what objects write themselves is not counted."""

@@ -15,11 +15,11 @@ in which they come:
 - notice_seen: id, kind, action, deadline, received; t is when the rank saw it. attempts.jsonl has rank 0's, and that of the
   rank whose notice the ranks followed (its rank and node); the first of them counts
 - save_began: step, why (`notice`, `due`, `asked`, `final`), expected_s
-- save_ended: step, why, ok, seconds, error (or null), and of one that succeeded bytes, checkpoint, blocked_s (for which training stood
-  still; it goes on while the rest is written)
+- save_ended: step, why, ok, seconds, error (or null), and of one that succeeded bytes, checkpoint, partial, blocked_s (for which
+  training stood still; it goes on while the rest is written)
 - parked: step, notice_id, saved_step, steps_lost; no save comes before it where that very step was saved already
 - unparked: step, notice_id (the reclaim was cancelled)
-- done: step
+- done: step; or left: step, where the loop was left before its end (by break, or by an exception)
 
 and whatever a script marks itself with `holdfast.mark(event, **keys)`.
 """

@@ -28,10 +28,11 @@ class WakeUp:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.reader, self._writer = -1, -1
 
     def install(self) -> None:
-        """Only in the main thread, and only if neither the signal nor the wake-up descriptor is in use."""
+        """Open the pipe. The signal only in the main thread, and only if neither it nor the wake-up descriptor is in use."""
+        self.reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN, _ignore):
@@ -49,13 +50,16 @@ class WakeUp:
             os.write(self._writer, b"\0")
 
     def close(self) -> None:
-        """Give the descriptor back. The handler stays: a late wake-up must not kill."""
+        """Give the descriptors back; nothing happens the second time. The handler stays: a late wake-up must not kill."""
+        if self.reader < 0:
+            return
         if self.signal is not None and threading.current_thread() is threading.main_thread():
             before = signal.set_wakeup_fd(-1)
             if before not in (-1, self._writer):
                 signal.set_wakeup_fd(before)
         os.close(self._writer)
         os.close(self.reader)
+        self.reader = self._writer = -1
 
 
 class Watch:

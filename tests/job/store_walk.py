@@ -83,7 +83,7 @@ def unfinished(store: Store, _scratch: Path) -> None:
 
 
 def enter(store: Store, _scratch: Path) -> None:
-    CheckpointDirectory(store, lambda _text: None).sweep(0, every_attempt=False)
+    CheckpointDirectory(store, lambda _text: None).sweep(0)
 
 
 SCENARIOS = {"save": (nothing, save), "copy": (elsewhere, copy), "retain": (good, retain), "set_aside": (rotten, set_aside)}
@@ -93,9 +93,9 @@ SCENARIOS["enter"] = (unfinished, enter)
 def next_start(store: Store, scratch: Path, scenario: str, reached: list[str]) -> None:
     """The next attempt finds a good checkpoint, which is the new one from its publication on, and can save the next one."""
     fence = Fence(store, Clock())
-    attempt = fence.take("7", None)
+    attempt = fence.take("7", None).turn
     directory = CheckpointDirectory(store, lambda _text: None)
-    directory.sweep(attempt, every_attempt=False)
+    directory.sweep(attempt)
     found = directory.newest_verified()
     assert found is not None, "no checkpoint is left"
     there = scenario == "retain" or {"manifest-renamed", "published"} & set(reached)

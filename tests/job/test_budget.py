@@ -19,6 +19,12 @@ def test_a_full_save_that_fits_is_made_also_where_one_in_flight_is_waited_for() 
     assert waited.why == "a full save: 32.0 s of the 33.0 s that are left"
 
 
+def test_what_is_saved_stands_also_in_the_last_seconds() -> None:
+    late = replace(BASE, now=NOW + 31.0, full_s=30.0)
+    choice = choose(late)
+    assert (choice.action, choice.steps_lost) == (Action.KEEP, 100)
+
+
 def test_otherwise_what_loses_fewest_steps_and_fits() -> None:
     short = replace(BASE, full_s=40.0)
     kept = choose(short)

@@ -25,6 +25,8 @@ for step in run.steps(100):
             if name == point:
                 os._exit(9)
         faults.hook = hook
+    if step == 4:
+        run._coordinator._saver.rest()  # the deletions after the save of step 4 are done, too
     if step == 6:
         os._exit(0)
 """

@@ -9,6 +9,7 @@ from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.fence import Fence, read_owner
 from holdfast.peers import Alone
+from holdfast.process import Job
 from holdfast.saver import Keep, Saver
 from holdfast.state import Training
 from holdfast.tiers import tiers
@@ -42,7 +43,7 @@ def test_an_older_attempt_cannot_publish(superseded: Any, tmp_path: Path) -> Non
 
 def saver(path: Path, attempt: int) -> Saver:
     made = Saver(tiers(path, None, {}), Alone(), Limiter(None, Clock()), Clock(), lambda _text: None)
-    made.enter("7", attempt)
+    made.enter(Job("7", attempt, "n"))
     return made
 
 
@@ -84,7 +85,7 @@ def test_an_older_attempt_cannot_enter(runs: Runs, tally: Any, slurm: Slurm) -> 
 
 def test_a_restarted_process_of_the_same_attempt_takes_over(tmp_path: Path) -> None:
     first, second = Fence(tmp_path, Clock()), Fence(tmp_path, Clock())
-    assert (first.take("7", 1), second.take("7", 1)) == (1, 1)
+    assert [(owner.attempt, owner.turn) for owner in (first.take("7", 1), second.take("7", 1))] == [(1, 1), (1, 2)]
     second.check()
     with pytest.raises(holdfast.Fenced):
         first.check()
@@ -93,14 +94,14 @@ def test_a_restarted_process_of_the_same_attempt_takes_over(tmp_path: Path) -> N
 def test_another_job_may_go_on_from_a_directory(tmp_path: Path) -> None:
     Fence(tmp_path, Clock()).take("7", 5)
     later = Fence(tmp_path, Clock())
-    assert later.take("8", 0) == 0
+    assert (later.take("8", 0).attempt, later.owner.turn) == (0, 6)
     later.check()
     assert later.previous is not None
     assert later.previous.job_id == "7"
 
 
 def test_attempts_are_counted_outside_slurm(tmp_path: Path) -> None:
-    assert [Fence(tmp_path, Clock()).take("", None) for _ in range(3)] == [0, 1, 2]
+    assert [Fence(tmp_path, Clock()).take("", None).attempt for _ in range(3)] == [0, 1, 2]
 
 
 def test_a_directory_whose_owner_is_gone_is_not_ours(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_directory_whose_owner_is_gone_is_not_ours(tmp_path: Path) -> None:
 def test_a_damaged_fence_is_taken_anew(tmp_path: Path) -> None:
     (tmp_path / "attempt.json").write_bytes(b"{")
     fence = Fence(tmp_path, Clock())
-    assert fence.take("7", 3) == 3
+    assert fence.take("7", 3).attempt == 3
     fence.check()
 
 
@@ -128,7 +129,7 @@ def test_a_frozen_holder_of_the_lock_does_not_stop_the_next_attempt(tmp_path: Pa
     old.take("7", 0)
     with old.held():
         new = Fence(tmp_path, Clock(monotonic=lambda: now[0], sleep=sleep))
-        assert new.take("7", 1) == 1
+        assert new.take("7", 1).attempt == 1
     assert now[0] == pytest.approx(10, abs=0.1)
 
 

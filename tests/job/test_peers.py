@@ -12,7 +12,7 @@ from holdfast.clock import Clock
 from holdfast.errors import Fenced, HoldfastError, SaveError
 from holdfast.jobdir import NoticeFile
 from holdfast.peers import Peers, connect, together
-from holdfast.process import Place
+from holdfast.process import Job, Place
 from holdfast.rehearsal import rehearse
 from holdfast.saver import Keep, Saved, Saver
 from holdfast.state import Training
@@ -77,7 +77,7 @@ class Fails:
 def test_nothing_is_published_when_one_ranks_save_fails(tmp_path: Path, tally: Any) -> None:
     def act(peers: Peers) -> Any:
         saver = Saver(tiers(tmp_path, None, {}), peers, Limiter(None, Clock()), Clock(), lambda _text: None)
-        saver.enter("7", 0)
+        saver.enter(Job("7", 0, "n"))
         bad = Training({"model": tally()}, {"loader": Fails() if peers.place.rank == 1 else tally()})
         failed = outcome(lambda: save(saver, 1, bad))
         return failed, outcome(lambda: save(saver, 2, Training({"model": tally()}, {"loader": tally()})))
@@ -95,14 +95,14 @@ def test_each_rank_gets_its_own_state_and_all_get_the_model(tmp_path: Path, tall
 
     def write(peers: Peers) -> Any:
         saver = Saver(tiers(tmp_path, None, {}), peers, Limiter(None, Clock()), Clock(), lambda _text: None)
-        saver.enter("7", 0)
+        saver.enter(Job("7", 0, "n"))
         model, loader = tally(), tally()
         model.value, loader.value = 100 + peers.place.rank, 200 + peers.place.rank
         return save(saver, 5, Training({"model": model}, {"loader": loader}))
 
     def load(peers: Peers) -> Any:
         saver = Saver(tiers(tmp_path, None, {}), peers, Limiter(None, Clock()), Clock(), lambda _text: None)
-        saver.enter("7", 1)
+        saver.enter(Job("7", 1, "n"))
         model, loader = tally(), tally()
         found = saver.resume(Training({"model": model}, {"loader": loader}))
         return found.step if found else None, model.value, loader.value

@@ -9,6 +9,7 @@ from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError
 from holdfast.peers import Alone, Peers
+from holdfast.process import Job
 from holdfast.rehearsal import rehearse
 from holdfast.saver import Keep, Saver
 from holdfast.state import Training
@@ -19,7 +20,7 @@ Warn = Callable[[str], None]
 
 def saver(peers: Peers, path: Path, attempt: int, warn: Warn = print, local: Path | None = None) -> Saver:
     made = Saver(tiers(path, local, {}), peers, Limiter(None, Clock()), Clock(), warn)
-    made.enter("7", attempt)
+    made.enter(Job("7", attempt, "n"))
     return made
 
 

@@ -164,9 +164,9 @@ def test_sweeping_takes_what_was_never_finished(store: Store) -> None:
     put(store, 1)
     for step, attempt in ((2, 0), (3, 1), (4, 2)):
         put(store, step, attempt, publish=False)
-    directory(store).sweep(1, every_attempt=False)
+    directory(store).sweep(1)
     assert sorted(one.step for one in directory(store).all()) == [1, 4]
-    directory(store).sweep(1, every_attempt=True)
+    directory(store).sweep(2)
     assert [one.step for one in directory(store).all()] == [1]
 
 
@@ -182,11 +182,10 @@ def test_retention_leans_on_no_bad_and_no_partial_checkpoint(store: Store) -> No
     for step in (1, 2, 3):
         put(store, step)
     put(store, 4, partial=True)
-    assert directory(store).prune(1) == []
-    store.remove("step-00000004.a0")
-    store.remove("step-00000003.a0")
-    put(store, 3, files={"rank0.pkl": b"x"}, publish=False)
-    store.publish("step-00000003.a0", describe(SMALL, 3).to_bytes())
+    assert [one.step for one in directory(store).prune(1)] == [2, 1], "the partial one stays, and the whole one that it lies on"
+    put(store, 1)
+    put(store, 5, files={"rank0.pkl": b"x"}, publish=False)
+    store.publish("step-00000005.a0", describe(SMALL, 5).to_bytes())
     assert directory(store).prune(1) == []
     assert [one.step for one in directory(store).prune(2)] == [1]
 

@@ -167,7 +167,7 @@ def test_a_fence_whose_answer_is_lost_is_taken(fault: str, store: Store, control
     old.take("7", 0)
     control.fail(**LOST[fault])
     new = Fence(store, Clock())
-    assert new.take("7", None) == 1
+    assert new.take("7", None).attempt == 1
     assert new.previous == old.owner
     new.check()
     with pytest.raises(Fenced, match="attempt 1 of job 7 has taken over"):
@@ -263,7 +263,7 @@ def test_a_full_disk_costs_only_the_save_in_progress(full_disk: Path, tmp_path: 
     found = directory.newest_verified()
     assert found is not None
     assert found[0].step == 4
-    directory.sweep(0, every_attempt=False)
+    directory.sweep(0)
     put(store, 6)
     assert [one.step for one in directory.prune(1)] == [4]
 
@@ -279,7 +279,7 @@ def test_a_disk_so_full_that_no_manifest_fits(full_disk: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         Fence(store, Clock()).take("7", 0)
     directory = CheckpointDirectory(store, lambda _text: None)
-    directory.sweep(0, every_attempt=False)
+    directory.sweep(0)
     found = directory.newest_verified()
     assert found is not None
     assert found[0].step == 4

@@ -47,7 +47,7 @@ def newer(store: Store) -> int:
     fence = Fence(store, Rushing().clock)
     fence.take("7", 1)
     directory = CheckpointDirectory(store, lambda _text: None)
-    directory.sweep(1, every_attempt=False)
+    directory.sweep(1)
     found = directory.newest_verified()
     assert found is not None
     put(store, 5, 1)
@@ -98,7 +98,7 @@ def test_at_every_boundary(kind: str, tmp_path: Path, monkeypatch: pytest.Monkey
         directory.check(directory.place(5, 1))
         # the third start: what the older attempt may have published in the moment of the change is whole, or it is found to be bad
         Fence(store, Clock()).take("7", 2)
-        directory.sweep(2, every_attempt=False)
+        directory.sweep(2)
         found = directory.newest_verified()
         assert found is not None
         assert (found[0].step, found[0].attempt) in {(5, 1), (6, 0)}

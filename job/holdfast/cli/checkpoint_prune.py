@@ -49,7 +49,7 @@ def prune(options: Namespace) -> int:
         raise HoldfastError(f"{store.location} belongs to a run that may be alive: {owner}; --force prunes all the same")
     pruner = Pruner(store, dry=options.dry_run, say=not options.json)
     with display(options.progress) as progress:  # reads for as long as it takes: not while others wait for the lock
-        sound = any(pruner.is_sound(one, progress(f"verifying {one.name}")) for one in pruner.published()[: options.keep])
+        sound = any(pruner.is_sound(one, progress(f"verifying {one.name}")) for one in pruner.newest_whole(options.keep))
     if sound:
         with contextlib.nullcontext() if options.dry_run else store.locked(options.clock):
             pruner.prune(options.keep, options.keep_every)

@@ -3,7 +3,7 @@
 import copy
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -186,16 +186,18 @@ class Shards:
                 return
         buffer.unpin()
 
-    def load(self, folder: Path) -> set[str]:
-        """Become the state in `folder`, which has been verified; the names of the objects that it has no state for.
+    def load(self, folder: Path, names: Collection[str] | None = None) -> set[str]:
+        """Become the state in `folder`, which has been verified (only the objects `names` if given).
 
-        Called by all ranks. Nothing is touched on any rank unless the checkpoint fits all objects on all ranks. Raises HoldfastError
+        Returns the names of those without state there.         Called by all ranks. Nothing is touched on any rank unless the checkpoint fits all objects on all ranks. Raises HoldfastError
         on all ranks alike.
         """
-        names: dict[str, list[Name]] = {}
-        together(self._peers, "naming the optimizers' parameters", lambda: names.update(self._named()[1]), HoldfastError)
-        optimizers = {name: (optimizer, names[name]) for name, optimizer in self._optimizers.items()}
-        return loading.load(folder, self._modules, optimizers, self._peers, self._copier)
+        keys: dict[str, list[Name]] = {}
+        together(self._peers, "naming the optimizers' parameters", lambda: keys.update(self._named()[1]), HoldfastError)
+        wanted = set(self._order if names is None else names)
+        modules = {name: module for name, module in self._modules.items() if name in wanted}
+        optimizers = {name: (optimizer, keys[name]) for name, optimizer in self._optimizers.items() if name in wanted}
+        return loading.load(folder, modules, optimizers, self._peers, self._copier)
 
 
 @contextmanager
