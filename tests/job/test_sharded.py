@@ -199,6 +199,7 @@ def test_dcp_reads_what_we_write(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     train(model, optimizer)
     save({"model": model, "optimizer": optimizer, "odd": odd_module(0)}, tmp_path / "ck")
+    assert b"holdfast." not in (tmp_path / "ck" / ".metadata").read_bytes(), "nothing of ours is needed to unpickle it"
     other = net(1)
     fresh = torch.optim.AdamW(other.parameters(), lr=0.2)
     wanted = dict(zip(("model", "optimizer"), get_state_dict(other, fresh), strict=True)) | {"odd": odd_module(1).state_dict()}

@@ -24,7 +24,8 @@ class Reader:
             self.metadata: Metadata = pickle.loads((folder / METADATA).read_bytes())  # noqa: S301  (verified, and trusted as the script is)
         except (pickle.UnpicklingError, AttributeError, EOFError, ImportError) as fault:
             raise BadCheckpointError(METADATA, f"cannot be unpickled: {fault}") from fault
-        self._layout: Layout = getattr(self.metadata, "holdfast", None) or Layout({}, {}, frozenset())
+        ours = getattr(self.metadata, "holdfast", None)
+        self._layout = Layout({}, {}, frozenset()) if ours is None else Layout(**ours)
         self._files: dict[str, torch.Tensor] = {}
 
     def entries(self, name: str) -> dict[str, Exact]:

@@ -189,8 +189,8 @@ class Shards:
     def load(self, folder: Path, names: Collection[str] | None = None) -> set[str]:
         """Become the state in `folder`, which has been verified (only the objects `names` if given).
 
-        Returns the names of those without state there.         Called by all ranks. Nothing is touched on any rank unless the checkpoint fits all objects on all ranks. Raises HoldfastError
-        on all ranks alike.
+        Returns the names of those without state there. Called by all ranks. Nothing is touched on any rank unless the checkpoint fits all
+        objects on all ranks. Raises HoldfastError on all ranks alike.
         """
         keys: dict[str, list[Name]] = {}
         together(self._peers, "naming the optimizers' parameters", lambda: keys.update(self._named()[1]), HoldfastError)

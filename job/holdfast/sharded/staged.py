@@ -56,7 +56,10 @@ class Written:
 
 @dataclass
 class Layout:
-    """Our own addition to DCP's metadata, which other readers pass over: what makes reading quick and exact."""
+    """Our own addition to DCP's metadata, which other readers pass over: what makes reading quick and exact.
+
+    It is stored as a dict, so that the metadata can be unpickled where this package is not installed.
+    """
 
     tensors: dict[Any, tuple[int, tuple[int, ...]]]
     exact: dict[str, Any]
@@ -136,7 +139,7 @@ class Staged:
         metadata.storage_data = storage
         metadata.storage_meta = StorageMeta()
         metadata.version = DCP_VERSION
-        metadata.holdfast = Layout(tensors, self._plan.exact, self._plan.sharded)  # type: ignore[attr-defined]
+        metadata.holdfast = vars(Layout(tensors, self._plan.exact, self._plan.sharded))  # type: ignore[attr-defined]
         return pickle.dumps(metadata)
 
     def release(self) -> None:
