@@ -21,7 +21,22 @@ from holdfast_nodeagent.config import load
 
 SYSTEM = {
     *("cd", "source", "set", "export", "mkdir", "exec", "echo", "until", "do", "done", "sleep", "grep", "jq"),
-    *("apt-get", "git", "groupadd", "install", "ln", "systemctl", "usermod", "pip", "python3", "sbatch", "torchrun", "srun", "squeue"),
+    *(
+        "apt-get",
+        "git",
+        "groupadd",
+        "install",
+        "ln",
+        "systemctl",
+        "usermod",
+        "pip",
+        "python",
+        "python3",
+        "sbatch",
+        "torchrun",
+        "srun",
+        "squeue",
+    ),
 }
 """Other programs that our pages may use."""
 HEAD = 'cluster = "physics"\nstate_dir = "/var/lib/holdfast"\npolicy = "/var/lib/holdfast/policy.toml"\n'
@@ -82,7 +97,7 @@ def test_json_is_json(block: Block) -> None:
     assert isinstance(json.loads(block.text), dict)
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.parametrize("block", [block for block in blocks("python") if not block.mark], ids=str)
 def test_python_runs_and_resumes(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("SLURM_", "HOLDFAST_"))]:
@@ -134,12 +149,16 @@ def check_command(words: list[str]) -> None:
         assert os.access(ROOT / program, os.X_OK), f"{program} is not executable"
     else:
         assert Path(program).name in SYSTEM, f"{program} is not known here"
+        if program == "srun" and "holdfast" in arguments:
+            check_command(arguments[arguments.index("holdfast") :])
 
 
 def check_holdfast(arguments: list[str]) -> None:
     name, rest = arguments[0], arguments[1:]
-    if name in {"checkpoint", "completion"}:
+    if name in {"checkpoint", "completion", "run"}:
         check_argparse(name, rest)
+        if name == "run":
+            check_command(rest[rest.index("--") + 1 :])
         return
     entry = {entry.name: entry for entry in entry_points(group="holdfast.commands")}[name]
     if [name, *rest[:1]] == ["sandbox", "run"] and "--" in rest:
@@ -161,13 +180,14 @@ class ParsedError(Exception):
 
 
 def check_argparse(name: str, arguments: list[str]) -> None:
-    from holdfast.cli import checkpoint, completion
+    from holdfast.cli import checkpoint, completion, run
     from holdfast_controller.__main__ import main as controller
     from holdfast_nodeagent.__main__ import main as agent
 
     programs: dict[str, Callable[[], object]] = {
         "checkpoint": lambda: checkpoint.main(arguments),
         "completion": lambda: completion.main(arguments, []),
+        "run": lambda: run.main(arguments),
         "holdfast-controller": controller,
         "holdfast-agent": lambda: agent(arguments),
     }
@@ -185,7 +205,15 @@ def check_argparse(name: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["holdfast nodes --no-such-option", "holdfast sandbox run -- holdfast jobs --nope", "holdfast-agent --confg x", "frobnicate"]
+    "line",
+    [
+        "holdfast nodes --no-such-option",
+        "holdfast sandbox run -- holdfast jobs --nope",
+        "holdfast-agent --confg x",
+        "frobnicate",
+        "srun holdfast run --chekpoints x -- python train.py",
+        "holdfast run -- frobnicate",
+    ],
 )
 def test_a_wrong_command_line_is_found(line: str) -> None:
     with pytest.raises((AssertionError, SystemExit, Exception)) as caught:
