@@ -27,7 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=20, help="6n+2 layers: 8, 14, 20, 32 ...")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-steps", type=int, help="checkpoint every so many steps")
-    parser.add_argument("--every-s", type=float, help="checkpoint every so many seconds (default: 600)")
+    parser.add_argument("--every-s", type=float, help="checkpoint every so many seconds (default: as the risk is worth)")
     parser.add_argument("--print-every", type=int, default=10, help="steps between two lines of output")
     parser.add_argument("--step-sleep-s", type=float, default=0.0, help="lengthen each step, to try things at leisure")
     parser.add_argument("--out", type=Path, help="file for the final state; its hash goes to FILE.json")

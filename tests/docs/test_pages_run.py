@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import holdfast
 import pytest
 from block_programs import PROGRAMS
 from doc_pages import ROOT, Block, blocks
+from holdfast.jobdir import SAVE_AND_PARK as PARK
 from holdfast_sandbox.objects.control import ObjectStoreControl, running_object_store
 
 HERE = Path(__file__).parent
@@ -64,21 +66,75 @@ def test_an_example_trains_once_and_resumes_at_its_end(group: str) -> None:
         assert second == 0, f"{mark}: the second run had nothing left to do"
 
 
-def test_submitit_starts_python_under_the_wrapper(tmp_path: Path) -> None:
+@pytest.fixture
+def submission(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """What the page's block has submitted: the batch script, and the environment it was made in; Slurm's commands are stand-ins."""
     if importlib.util.find_spec("submitit") is None:
         pytest.skip("submitit is not installed")
-    for name, text in {"sbatch": "echo Submitted batch job 42", "srun": ""}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in {"sbatch": "echo Submitted batch job 42", "srun": "", "scontrol": f'echo "$@" >>{tmp_path}/scontrol.log'}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    env = environment(PYTHONPATH=str(ROOT / "examples" / "submitit"))
+    env["PATH"] = f"{tools}:{env['PATH']}"
     (block,) = marked("submitit")
-    program = f"import submitit\ntraining = print\n{block.text}\nassert job.job_id == '42'\n"
-    env = environment()
-    env["PATH"] = f"{tmp_path}:{env['PATH']}"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    made = "import submitit, train, pathlib\ntraining = train.Training(100_000, 0.1, pathlib.Path('out').absolute())\n"
+    command = [sys.executable, "-c", f"{made}{block.text}\nassert job.job_id == '42'\n"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    script = next((tmp_path / "log").glob("*_submission.sh"))
-    assert "holdfast run -- python3 -u -m submitit.core._submit" in script.read_text()
-    assert "#SBATCH --requeue" in script.read_text()
+    return next((tmp_path / "log").glob("*_submission.sh")), env
+
+
+@pytest.mark.torch
+def test_submitit_starts_python_under_the_wrapper(submission: tuple[Path, dict[str, str]]) -> None:
+    script = submission[0].read_text()
+    assert "holdfast run -- python3 -u -m submitit.core._submit" in script
+    assert "#SBATCH --requeue" in script
+
+
+@pytest.mark.long
+@pytest.mark.torch
+@pytest.mark.timeout(120)
+def test_submitit_goes_on_after_a_notice(submission: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """The command of the batch script, as srun would start it, for two attempts."""
+    command = "exec holdfast run" + submission[0].read_text().rpartition("holdfast run")[2]
+    task = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID"), "0")
+    task |= dict.fromkeys(("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_NUM_NODES"), "1")
+    task |= {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "127.0.0.1", "SUBMITIT_EXECUTOR": "slurm"}
+    steps = []
+    for attempt in "01":
+        node = tmp_path / f"42.{attempt}"
+        (node / "node").mkdir(parents=True)
+        (node / "job").mkdir(mode=0o700)
+        env = submission[1] | task | {"SLURM_RESTART_COUNT": attempt, "HOLDFAST_JOB_DIR": str(node)}
+        log = tmp_path / f"log.{attempt}"
+        with log.open("w") as out, subprocess.Popen(["bash", "-c", command], cwd=tmp_path, env=env, stdout=out, stderr=out) as process:
+            until(lambda log=log: log.read_text().count("\nstep ") > 5, log)
+            notice = {
+                "v": 1,
+                "id": "n1",
+                "kind": "preempt",
+                "received": time.time(),
+                "deadline": time.time() + 60,
+                "reason": "",
+                "action": PARK,
+            }
+            (node / "node" / "new").write_text(json.dumps(notice))
+            (node / "node" / "new").rename(node / "node" / "notice.json")
+            until(lambda node=node: '"parked"' in (node / "job" / "rank.0.json").read_text(), log)
+            process.terminate()
+            assert process.wait(10) == 143
+        steps.append([int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("step ")])
+    assert steps[1][0] == steps[0][-1], "the step in hand is done again, and no other"
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 42\nrequeue 42\n", "submitit's own, which Holdfast's requeue bears with"
+
+
+def until(true: Callable[[], bool], log: Path) -> None:
+    end = time.monotonic() + 40
+    while not true():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
 
 
 MADE = """
