@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from holdfast import rng
 from holdfast.data import check_loader, restore
+from holdfast.errors import HoldfastError
 from holdfast.process import module
 
 VERSION = 2
@@ -117,6 +118,10 @@ class Training:
         they are. `world_sizes`: of the checkpoint, and now. What the load_state_dict of an object raises passes through; HoldfastError for
         a loader that cannot go on with another number of ranks or workers.
         """
+        if first.get("v") != VERSION:
+            raise HoldfastError(
+                f"a checkpoint of format {first.get('v')}: this Holdfast goes on from format {VERSION}; give it another directory"
+            )
         self.epochs_done = int(first.get("epochs_done", 0))
         for _, value, state in _pairs(self._shared, first["shared"], warn):
             value.load_state_dict(state)
