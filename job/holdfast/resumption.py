@@ -8,7 +8,7 @@ from holdfast.errors import BadCheckpointError, HoldfastError, StoreError
 from holdfast.fence import Fence
 from holdfast.manifest import Manifest
 from holdfast.peers import Peers, together
-from holdfast.state import Training, load
+from holdfast.state import Training, load, refuse_fresh
 from holdfast.store.transfer import copy_files
 from holdfast.store.verification import verify
 from holdfast.tiers import Tiers
@@ -119,6 +119,7 @@ class Resumption:
 
         together(self._peers, f"loading {name}", load_filed, HoldfastError)
         if tell:
+            refuse_fresh(absent)
             for key in sorted(absent):
                 self._warn(f"the checkpoint has no state for {key}: it starts afresh")
             for key in sorted(set(content.parts or ()) - training.sharded.keys() - training.filed.keys()):

@@ -9,7 +9,7 @@
 import importlib
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -134,8 +134,17 @@ class Training:
             rng.restore(mine["rng"])
 
 
+def refuse_fresh(absent: Collection[str]) -> None:
+    """Raise HoldfastError if the model or the optimizer is among those without state: to go on from step N with it would be a lie."""
+    if missing := [name for name in ESSENTIAL if name in absent]:
+        raise HoldfastError(
+            f"the checkpoint has no state for {' and '.join(missing)}: give Run what it was given before, or another directory"
+        )
+
+
 def _pairs(objects: dict[str, Any], states: dict[str, Any], warn: Callable[[str], None]) -> Iterator[tuple[str, Any, Any]]:
-    """Name, object and state of those that have both."""
+    """Name, object and state of those that have both. Raises HoldfastError where the model or the optimizer has none."""
+    refuse_fresh(objects.keys() - states.keys())
     for name in objects.keys() - states.keys():
         warn(f"the checkpoint has no state for {name}: it starts afresh")
     for name in states.keys() - objects.keys():

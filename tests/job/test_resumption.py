@@ -148,3 +148,15 @@ def test_a_partial_checkpoint_lies_on_the_whole_one_before_it(tmp_path: Path) ->
     assert [mine[name].weight[0, 0].item() for name in ("model", "average")] == [5.0, 1.0]
     assert "holds model, optimizer only: the rest comes from step-00000004.a0" in told[0]
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer"])
+def test_a_checkpoint_without_the_model_or_the_optimizer_is_refused(tmp_path: Path, tally: Any, name: str) -> None:
+    """To go on from its step with fresh weights would be a lie; any other object may be new, and is told of."""
+    by = saver(Alone(), tmp_path, 0)
+    save(by, 3, Training({"average": tally()}, {}))
+    with pytest.raises(HoldfastError, match=f"the checkpoint has no state for {name}"):
+        saver(Alone(), tmp_path, 1).resume(Training({"average": tally(), name: tally()}, {}))
+    told: list[str] = []
+    assert saver(Alone(), tmp_path, 2, told.append).resume(Training({"average": tally(), "extra": tally()}, {})) is not None
+    assert told == ["the checkpoint has no state for extra: it starts afresh"]
