@@ -89,7 +89,7 @@ def connect(place: Place) -> Peers:
     if jax_state() is not None:
         from holdfast.adapters.jax import JaxPeers
 
-        return JaxPeers()
+        return JaxPeers(GROUP_TIMEOUT.total_seconds())
     raise HoldfastError(
         f"this is rank {place.rank} of {place.world_size} by the environment, but torch.distributed is not initialised:"
         " call torch.distributed.init_process_group (or jax.distributed.initialize) before Run.steps, or start one task only"

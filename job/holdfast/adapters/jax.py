@@ -5,7 +5,6 @@ import pickle
 from typing import Any, TypeVar
 
 from holdfast.errors import HoldfastError
-from holdfast.peers import GROUP_TIMEOUT
 from holdfast.process import Place, jax_state
 
 T = TypeVar("T")
@@ -18,13 +17,13 @@ class JaxPeers:
     Raises HoldfastError where `jax.distributed` is not initialised.
     """
 
-    def __init__(self, line: str = "holdfast") -> None:
+    def __init__(self, timeout_s: float, line: str = "holdfast") -> None:
         state = jax_state()
         if state is None:
             raise HoldfastError("jax.distributed is not initialised: call jax.distributed.initialize() before Run.steps")
         self.place = Place(state.process_id, state.num_processes)
         self._store: Any = state.client
-        self._line = line
+        self._timeout_s, self._line = timeout_s, line
         self._lines = itertools.count()
         self._round = 0
 
@@ -33,7 +32,7 @@ class JaxPeers:
         return [max(column) for column in zip(*self.gather(values), strict=True)]
 
     def gather(self, value: T) -> list[T]:
-        """One exchange. Raises jax.errors.JaxRuntimeError after two hours without an answer, or when the coordinator is gone."""
+        """One exchange. Raises jax.errors.JaxRuntimeError after `timeout_s` without an answer, or when the coordinator is gone."""
         key, earlier = f"{self._line}/{self._round}", f"{self._line}/{self._round - 1}"
         self._round += 1
         if self.place.rank == 0:
@@ -46,9 +45,9 @@ class JaxPeers:
         return [pickle.loads(item) for item in values]  # noqa: S301
 
     def _get(self, key: str) -> bytes:
-        found: bytes = self._store.blocking_key_value_get_bytes(key, int(GROUP_TIMEOUT.total_seconds() * 1000))
+        found: bytes = self._store.blocking_key_value_get_bytes(key, int(self._timeout_s * 1000))
         return found
 
     def another(self) -> "JaxPeers":
         """A line with keys of its own. All ranks make theirs in the same order."""
-        return JaxPeers(f"{self._line}.{next(self._lines)}")
+        return JaxPeers(self._timeout_s, f"{self._line}.{next(self._lines)}")
