@@ -20,7 +20,7 @@ from bench.checkpoints_steps import STEP_S
 
 PARTS = ("saves", "memory", "loads", "steps", "uploads")
 TIMEOUT_S = 900.0
-FULL = {"mib": 1100, "repeats": 3, "rounds": 8, "loads": 5, "pairs": 20, "steps": 500, "uploads": 5}
+FULL = {"mib": 1100, "repeats": 3, "rounds": 8, "loads": 5, "pairs": 8, "steps": 1500, "uploads": 5}
 QUICK = {"mib": 160, "repeats": 1, "rounds": 6, "loads": 3, "pairs": 6, "steps": 250, "uploads": 3}
 
 

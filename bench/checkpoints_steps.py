@@ -11,6 +11,7 @@ import torch
 from bench.checkpoints_model import barrier
 
 STEP_S = 0.001
+WARM_STEPS = 100
 BUSY, SLEEP = "busy", "sleep"
 
 
@@ -58,10 +59,12 @@ def _bare(step: Callable[[], None], steps: int) -> tuple[float, float]:
 
 
 def _run(step: Callable[[], None], steps: int, folder: Path) -> tuple[float, float]:
-    """From the first step's body to the end of the last; finding the ranks before, and leaving, are not a step's."""
+    """A stretch in the midst of a loop: finding the ranks, what is done once after the first step, and leaving are not a step's."""
     run = holdfast.Run(model=torch.nn.Linear(64, 64), directory=folder)
     loop = run.steps(10 * steps)
-    next(loop)
+    for _ in range(WARM_STEPS):
+        step()
+        next(loop)
     barrier()
     began, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):

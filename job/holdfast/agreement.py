@@ -1,6 +1,6 @@
 """When the ranks meet: at one and the same step, found without stopping any of them.
 
-Each rank has a thread that exchanges wishes with the others' about ten times a second, whatever the training does meanwhile
+Each rank has a thread that exchanges wishes with the others' about five times a second, whatever the training does meanwhile
 (a long step, an evaluation, a wait in a collective). Once a rank wishes something, the threads choose a step that no
 rank has reached yet, and every training loop meets the others at its end. A step costs its loop one lock and one
 comparison; nothing here touches a GPU. TensorFlow's and JAX's preemption services choose a step in the same manner.
@@ -14,7 +14,7 @@ from typing import Protocol
 from holdfast.clock import Clock
 from holdfast.peers import Peers
 
-ROUND_S = 0.1
+ROUND_S = 0.2
 """Seconds between two exchanges. One costs each rank under a millisecond in a thread of its own."""
 LEAD_S = 0.005
 """A meeting is put off by so many seconds' steps: an exchange takes a few milliseconds, in which quick loops go on."""

@@ -133,7 +133,7 @@ class Run:
         self._metrics |= metrics
 
     def save(self) -> None:
-        """Save at the end of the step in hand (with several ranks: at the next step at which they meet, within about 0.1 s and a step).
+        """Save at the end of the step in hand (with several ranks: at the next step at which they meet, within about 0.2 s and a step).
 
         A loop that is left by break before that has not saved. One rank's call is enough. Training goes on while the checkpoint is
         written; if that fails, `steps` raises SaveError on all ranks.
