@@ -17,7 +17,8 @@ from holdfast.peers import Peers
 ROUND_S = 0.2
 """Seconds between two exchanges. One costs each rank under a millisecond in a thread of its own."""
 LEAD_S = 0.005
-"""A meeting is put off by so many seconds' steps: an exchange takes a few milliseconds, in which quick loops go on."""
+"""A meeting is put off by so many seconds' steps: an exchange takes a few milliseconds, in which quick loops go on. A step that
+already takes longer is the last before it."""
 MAX_LEAD_STEPS = 64
 RETRY_S = 0.001
 LOOK_S = 0.02
@@ -94,7 +95,7 @@ class Rounds:
         self._decided = threading.Event()
         self._released = threading.Event()
         self._reached, self._total = 0, 0
-        self._step_s = 0.0
+        self._step_s, self._since = 0.0, 0.0
         self._armed: int | None = None
         self._alone_from = math.inf
         self._idle = True
@@ -106,13 +107,14 @@ class Rounds:
         if self._thread is not None:
             self._thread.join()
         self._reached, self._total, self._armed, self._idle = step, total, None, False
+        self._since = self._clock.monotonic()
         self._thread = threading.Thread(target=self._exchange, name="holdfast-agree", daemon=True)
         self._thread.start()
 
     def at(self, step: int, step_s: float) -> bool:
         """Whether this step was chosen; waits where the threads are just choosing it."""
         with self._lock:
-            self._reached, self._step_s = step, step_s
+            self._reached, self._step_s, self._since = step, step_s, self._clock.monotonic()
             if self._armed != step:
                 return False
         self._decided.wait()
@@ -121,6 +123,7 @@ class Rounds:
     def met(self) -> None:
         """Let the threads go on. A later step that they have chosen meanwhile stays chosen: this was another meeting."""
         with self._lock:
+            self._since = self._clock.monotonic()
             if self._armed is not None and self._armed > self._reached:
                 return
         self._release()
@@ -151,7 +154,8 @@ class Rounds:
         try:
             while True:
                 idle = self._idle
-                mine = [int(self._wishes()), self._reached, -self._total, -int(self._step_s * 1e6), -int(idle), int(idle)]
+                step_s = max(self._step_s, self._clock.monotonic() - self._since)  # the one in hand may be an evaluation
+                mine = [int(self._wishes()), self._reached, -self._total, -int(step_s * 1e6), -int(idle), int(idle)]
                 wish, reached, total, step_us, all_idle, any_idle = self._line.highest(mine)
                 if all_idle == -1:
                     return

@@ -69,6 +69,28 @@ def test_a_wish_is_met_soon_where_steps_take_a_while() -> None:
     assert next(step for step, wished in played[0] if wished) in (3, 4, 5)
 
 
+def test_a_wish_during_a_step_that_takes_unusually_long_is_met_at_its_end() -> None:
+    """Some hundred quick steps let the threads expect the next one soon, and then one takes 0.1 s, such as an evaluation."""
+
+    def evaluating(peers: Peers) -> list[int]:
+        wish = threading.Event()
+        rounds = Rounds(peers.another(), wish.is_set, Clock(), pytest.fail)
+        rounds.begin(0, 1000)
+        met = []
+        for step in range(1, 301):
+            if step == 201:
+                wish.set()
+                time.sleep(0.1)
+            if rounds.at(step, 0.0001):
+                met.append(step)
+                wish.clear()
+                rounds.met()
+        rounds.end()
+        return met
+
+    assert rehearse(2, evaluating) == [[201], [201]]
+
+
 def test_ranks_that_leave_early_keep_nobody_waiting() -> None:
     played = rehearse(2, lambda peers: loop(peers, 1000, 0.001, 2, [4], stop=12))
     assert played[0] == played[1]
@@ -140,7 +162,7 @@ class Line:
 
 def test_a_step_that_is_chosen_during_another_meeting_stays_chosen() -> None:
     line, faults = Line(), []
-    line.rounds = Rounds(line, lambda: True, Clock(), faults.append)  # type: ignore[arg-type]
+    line.rounds = Rounds(line, lambda: True, Clock(monotonic=lambda: 0.0), faults.append)  # type: ignore[arg-type]
     line.rounds.begin(0, 1000)
     assert line.chosen.wait(5)
     assert [step for step in range(1, 66) if line.rounds.at(step, 0.0)] == [64]
