@@ -21,7 +21,7 @@ from bench.checkpoints_steps import STEP_S
 PARTS = ("saves", "memory", "loads", "steps", "uploads")
 TIMEOUT_S = 900.0
 FULL = {"mib": 1100, "repeats": 3, "rounds": 8, "loads": 5, "pairs": 8, "steps": 1500, "uploads": 5}
-QUICK = {"mib": 160, "repeats": 1, "rounds": 6, "loads": 3, "pairs": 6, "steps": 250, "uploads": 3}
+QUICK = {"mib": 160, "repeats": 1, "rounds": 6, "loads": 3, "pairs": 4, "steps": 500, "uploads": 3}
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def _fresh(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(options: argparse.Namespace, folder: Path, say: program.Say) -> dict[str, Any]:
+def measure(options: argparse.Namespace, _folder: Path, say: program.Say) -> dict[str, Any]:
     """Everything, as `program.run` wants it."""
     load = os.getloadavg()[0]
     size = {**(QUICK if options.quick else FULL), **{key: getattr(options, key) for key in ("mib", "repeats") if getattr(options, key)}}
@@ -45,7 +45,8 @@ def measure(options: argparse.Namespace, folder: Path, say: program.Say) -> dict
     if "memory" in options.parts:
         found["memory"] = {kind: _memory(options, size, kind, say) for kind in kinds}
     if "loads" in options.parts:
-        found["loads"] = _loads(options, size, kinds, folder, say)
+        program.OUTPUT.mkdir(exist_ok=True)
+        found["loads"] = _loads(options, size, kinds, program.OUTPUT.resolve(), say)
     if "steps" in options.parts:
         found["steps"] = _steps(options, size, say)
     if "uploads" in options.parts:
@@ -54,7 +55,7 @@ def measure(options: argparse.Namespace, folder: Path, say: program.Say) -> dict
     found["targets_met"] = figures.met(found["judged"])
     found["setup"] = {
         "machine": f"{program.machine(load)}, {os.getloadavg()[0]:.1f} at the end; PyTorch {torch.__version__} on {options.device}",
-        "where": f"{options.directory} ({_file_system(options.directory)}); cold loads below {folder} ({_file_system(folder)})",
+        "where": "; cold loads below ".join(f"{path} ({_file_system(path)})" for path in (options.directory, program.OUTPUT)),
         "sizes": ", ".join(f"{key} {value}" for key, value in size.items()),
     }
     return found
@@ -87,9 +88,9 @@ def _memory(options: argparse.Namespace, size: dict[str, int], kind: str, say: p
     return found
 
 
-def _loads(options: argparse.Namespace, size: dict[str, int], kinds: list[str], folder: Path, say: program.Say) -> dict[str, Any]:
+def _loads(options: argparse.Namespace, size: dict[str, int], kinds: list[str], disk: Path, say: program.Say) -> dict[str, Any]:
     found = {}
-    places = {kind: (kind, options.directory, False) for kind in kinds} | {f"{ALONE}, cold": (ALONE, folder, True)}
+    places = {kind: (kind, options.directory, False) for kind in kinds} | {f"{ALONE}, cold": (ALONE, disk, True)}
     for title, (kind, parent, cold) in places.items():
         say(f"loads: {title}")
         with _fresh(parent) as place:

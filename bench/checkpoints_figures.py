@@ -102,23 +102,30 @@ def loads(rows: Rows) -> dict[str, Any]:
 
 
 def steps(ranks: list[Rows]) -> dict[str, Any]:
-    """Excess over the bare loop for each kind of step: of neighbouring stretches, the slowest rank's median; its CPU likewise."""
+    """What a Run adds to each kind of step, of the rank that it adds most to."""
     found = {}
     for step in dict.fromkeys(row["step"] for row in ranks[0]):
         by_rank = [_excess([row for row in rows if row["step"] == step]) for rows in ranks]
-        found[step] = max(by_rank, key=lambda figures: figures["excess_us"]["median"])
+        found[step] = max(by_rank, key=lambda figures: figures["direct_us"]["median"])
     return found
 
 
 def _excess(rows: Rows) -> dict[str, Any]:
+    """Direct, of each stretch; and by pairs of neighbours, with the standard error of their mean."""
     pairs: dict[int, dict[str, dict[str, Any]]] = {}
     for row in rows:
         pairs.setdefault(row["pair"], {})[row["way"]] = row
+    runs = [pair["run"] for pair in pairs.values()]
+    threads = [pair["run"]["threads_us"] - pair["bare"]["threads_us"] for pair in pairs.values()]
+    differences = [pair["run"]["us"] - pair["bare"]["us"] for pair in pairs.values()]
     return {
         "bare_us": spread(pair["bare"]["us"] for pair in pairs.values()),
-        "excess_us": spread(pair["run"]["us"] - pair["bare"]["us"] for pair in pairs.values()),
-        "mean_excess_us": statistics.mean(pair["run"]["us"] - pair["bare"]["us"] for pair in pairs.values()),
-        "cpu_excess_us": spread(pair["run"]["cpu_us"] - pair["bare"]["cpu_us"] for pair in pairs.values()),
+        "between_us": spread(run["between_us"] for run in runs),
+        "threads_us": spread(threads),
+        "direct_us": spread(run["between_us"] + more for run, more in zip(runs, threads, strict=True)),
+        "paired_us": spread(differences),
+        "paired_mean_us": statistics.mean(differences),
+        "paired_error_us": statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0,
     }
 
 
@@ -146,7 +153,7 @@ def judged(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
                 rows[f"verify and load / dcp.load: {kind}, {onto}"] = value["ratio"]
     for kind, figures in found["steps"].items():
         for step, value in figures.items():
-            rows[f"run.steps, excess us a step: {kind}, {step}"] = value["excess_us"]
+            rows[f"run.steps, excess us a step: {kind}, {step}"] = value["direct_us"]
     if "uploads" in found:
         rows["upload / raw client's best: one rank"] = found["uploads"]["ratio"]
     return rows

@@ -15,6 +15,8 @@ PARTS = ("saves", "memory", "loads", "steps")
 def main(text: str) -> None:
     """Do what the settings (JSON) say; the figures go into `rank<r>.json`."""
     settings = json.loads(text)
+    if settings["part"] not in PARTS:
+        raise KeyError(settings["part"])
     warnings.simplefilter("ignore")
     import torch
     import torch.distributed as dist

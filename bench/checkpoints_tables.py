@@ -65,13 +65,14 @@ def _loads(loads: Mapping[str, Any]) -> Table:
 
 
 def _steps(steps: Mapping[str, Any]) -> Table:
-    title = "run.steps beside the bare loop, us a step: of neighbouring stretches"
-    table = Table("", "step", "bare", "excess, median", "mean", "least to most", "CPU of the process, median", title=title)
+    table = Table(title="run.steps, us a step, medians of stretches (most); paired: beside neighbouring stretches of the bare loop")
+    for name in ("", "step", "bare", "between two bodies", "other threads' CPU", "both", "paired, median", "mean +- its error"):
+        table.add_column(name, justify="right" if name not in ("", "step") else "left")
     for kind, figures in steps.items():
         for step, row in figures.items():
-            excess = row["excess_us"]
-            numbers = (f"{row['bare_us']['median']:.0f}", f"{excess['median']:.1f}", f"{row['mean_excess_us']:.1f}")
-            table.add_row(kind, step, *numbers, f"{excess['least']:.1f} to {excess['most']:.1f}", f"{row['cpu_excess_us']['median']:.1f}")
+            direct = (f"{row[key]['median']:.1f} ({row[key]['most']:.1f})" for key in ("between_us", "threads_us", "direct_us"))
+            paired = (f"{row['paired_us']['median']:.1f}", f"{row['paired_mean_us']:.1f} +- {row['paired_error_us']:.1f}")
+            table.add_row(kind, step, f"{row['bare_us']['median']:.0f}", *direct, *paired)
     return table
 
 

@@ -60,17 +60,18 @@ def test_an_upload_is_held_against_the_best_client_and_has_a_least():
     assert checkpoints_figures.met(judged) == {"upload / raw client's best: one rank": False}
 
 
-def test_a_step_costs_what_it_exceeds_its_neighbour_on_the_slowest_rank():
-    def stretches(extra):
-        ways = (("bare", 0.0), ("run", extra))
-        return [
-            {"step": "busy", "pair": pair, "way": way, "us": 1000.0 + 50 * pair + more, "cpu_us": 900.0}
-            for pair in range(3)
-            for way, more in ways
-        ]
+def test_a_step_costs_what_is_between_bodies_and_what_other_threads_take_on_the_slowest_rank():
+    def stretches(between, threads):
+        found = []
+        for pair in range(3):
+            common = {"step": "busy", "pair": pair}
+            found.append({**common, "way": "bare", "us": 1000.0 + 50 * pair, "threads_us": 1.0})
+            found.append({**common, "way": "run", "us": 1007.0 + 50 * pair, "between_us": between, "threads_us": threads + 1.0})
+        return found
 
-    found = checkpoints_figures.steps([stretches(5.0), stretches(30.0)])
-    assert found["busy"]["excess_us"]["median"] == pytest.approx(30.0)
+    found = checkpoints_figures.steps([stretches(5.0, 5.0), stretches(12.0, 18.0)])
+    assert found["busy"]["direct_us"]["median"] == pytest.approx(30.0)
+    assert (found["busy"]["paired_mean_us"], found["busy"]["paired_error_us"]) == (pytest.approx(7.0), 0.0)
     judged = checkpoints_figures.judged({"saves": {}, "loads": {}, "steps": {"2 ranks": found}})
     assert checkpoints_figures.met(judged) == {"run.steps, excess us a step: 2 ranks, busy": False}
 
