@@ -210,7 +210,7 @@ class Coordinator:
         """One exchange and what follows from it. Whether there is reason for another."""
         mine = self._view()
         values = [mine.wish, int(_busy(self._save)), int(self.asked), self._step, -self._step]
-        wish, busy_somewhere, asked, most, least = self._peers.highest(values)
+        wish, busy_somewhere, asked, most, least = self._highest(values)
         if most != -least:
             raise HoldfastError(f"the ranks are at different steps ({-least} to {most}): each must do the same loop")
         if self._save is not None and (not busy_somewhere or self._step >= self._total):
@@ -229,6 +229,19 @@ class Coordinator:
         if lead.notice is not None:
             self._follow(lead, mine)
         return self._answer(lead, mine, asked=bool(asked))
+
+    def _highest(self, values: list[int]) -> list[int]:
+        """The first exchange of a round, in which a lost rank shows. Raises HoldfastError."""
+        try:
+            return self._peers.highest(values)
+        except HoldfastError:
+            raise
+        except Exception as fault:  # what the group raises depends on the backend
+            newest = "there is no checkpoint" if self.saved is None else f"the newest checkpoint is of step {self.saved.step}"
+            raise HoldfastError(
+                f"after step {self._step} another rank does not answer: it has ended, or its node is lost; {newest}."
+                f" Start the run again on all ranks ({type(fault).__name__}: {fault})"
+            ) from fault
 
     def _evacuate(self, lead: View, mine: View, notice: Notice) -> bool:
         """Save what the deadline allows, and park. Whether there is reason for another round."""
