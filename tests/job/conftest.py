@@ -158,3 +158,11 @@ def until() -> Callable[..., Any]:
         return value
 
     return wait
+
+
+@pytest.fixture
+def gang(tmp_path: Path, make_node: Callable[[str], Node], until: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Starts gangs of real ranks with PyTorch."""
+    from gang_bed import gangs
+
+    yield from gangs(tmp_path, make_node, until)

@@ -1,11 +1,8 @@
 """With PyTorch: an interrupted run ends bit for bit like one that was not."""
 
 import json
-import os
 import random
 import shutil
-import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +10,10 @@ from typing import Any
 
 import holdfast
 import pytest
+from gang_bed import Gang
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(120)]
 HERE = Path(__file__).parent
-GANG = HERE / "gang.py"
 EXAMPLE = HERE.parents[1] / "examples" / "resnet_cifar10" / "train.py"
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -66,72 +63,36 @@ def test_one_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert same(train(tmp_path / "run"), reference)
 
 
-@pytest.fixture
-def gang(tmp_path: Path, processes: Start, make_node: Callable[[str], Any]) -> Callable[..., Any]:
-    """Starts two ranks on two nodes; the process and the nodes."""
-
-    def start(name: str, steps: int, *extra: str, checkpoints: str = "ck", attempt: int = 0) -> Any:
-        nodes = [make_node(f"{name}.{rank}") for rank in range(2)]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        paths = [str(tmp_path / checkpoints), str(tmp_path / f"{name}.pt"), str(port), *(str(node.path) for node in nodes)]
-        env = {"OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(attempt)}
-        return processes(str(GANG), "2", str(steps), *paths, *extra, **env), nodes
-
-    return start
-
-
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, out + err
     return out, err
 
 
-def test_two_ranks_one_notice(gang: Callable[..., Any], until: Callable[..., Any], tmp_path: Path) -> None:
-    """Rank 1 alone sees the notice: both save the same step, park, die of TERM, and the next attempt ends bit-equal.
+def test_two_ranks_one_notice(gang: Callable[..., Gang], until: Callable[..., Any]) -> None:
+    """Rank 1 alone sees the notice: both save the same step, park, die of TERM, and the next attempt ends bit-equal."""
 
-    The reference meets a notice in its very last step: it finishes, and no rank hangs.
-    """
-    import torch
+    def start(name: str, attempt: int, step_s: float = 0.0, **settings: Any) -> Gang:
+        slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(attempt)}
+        return gang(name, 2, 40, kind="dropout", step_s=step_s, environment={"0": slurm, "1": slurm}, **settings)
 
-    reference, reference_nodes = gang("reference", 40, "--notify", "39:1", checkpoints="reference")
-    finish(reference)
-    assert [reference_nodes[rank].report(f"rank.{rank}")["state"] for rank in range(2)] == ["done", "done"]
-    assert reference_nodes[0].report()["stopped_on_notice"] is False
+    def end(attempt: Gang, rank: int) -> dict[str, Any]:
+        [line] = attempt.finished().lines(rank, "generators")
+        return line
 
-    first, nodes = gang("first", 40, "--step-s", "0.1")
-    until(lambda: nodes[1].report("rank.1").get("step", 0) >= 2, 60)
-    nodes[1].notify(id="n9")
-    ranks = until(
-        lambda: (found := [nodes[r].report(f"rank.{r}") for r in range(2)]) and all(f["state"] == "parked" for f in found) and found, 60
-    )
-    status = nodes[0].report()  # at once: the node may end a job whose ranks say that they are parked
-    assert (status["state"], status["notice_id"], status["stopped_on_notice"]) == ("parked", "n9", True)
-    saved = {report["saved_step"] for report in ranks} | {status["saved_step"]}
-    assert len(saved) == 1
-    assert {report["notice_id"] for report in ranks} == {"n9"}
-    for report in ranks:
-        os.kill(report["pid"], signal.SIGTERM)
-    out, err = first.communicate(timeout=20)
-    assert json.loads(out.splitlines()[-1]) == [-signal.SIGTERM] * 2, out + err
-
-    second, _ = gang("second", 40, attempt=1)
-    _, err = finish(second)
-    assert f"attempt 1 resumes at step {saved.pop()}" in err
-    assert same(torch.load(tmp_path / "second.pt"), torch.load(tmp_path / "reference.pt"))
-    seen = [json.loads(line) for line in (tmp_path / "ck" / "attempts.jsonl").read_text().splitlines()]
-    assert [line["rank"] for line in seen if line["event"] == "notice_seen"] == [1]
-
-
-def test_one_ranks_failing_save_fails_on_all(gang: Callable[..., Any], tmp_path: Path) -> None:
-    process, _ = gang("failing", 5, "--fail", "2:1")
-    out, _ = process.communicate(timeout=90)
-    lines = sorted(out.splitlines())
-    assert json.loads(lines[0]) == [1, 1]
-    told = "SaveError: writing a checkpoint failed on 1 of 2 ranks: rank 1: OSError: [Errno 28] No space left on device"
-    assert lines[1:] == [f"rank {rank}: {told}" for rank in range(2)]
-    assert not list((tmp_path / "ck").glob("step-*"))
+    reference = start("reference", 0, checkpoints="reference")
+    first = start("first", 0, step_s=0.05)
+    until(lambda: len(first.lines(1)) >= 2, 60)
+    first.notify(1, id="n9")
+    status = first.parked()
+    assert status["notice_id"] == "n9"
+    assert {report["notice_id"] for report in first.reports()} == {"n9"}
+    second = start("second", 1)
+    for rank in range(2):
+        assert end(second, rank) == end(reference, rank)
+    assert f"attempt 1 resumes at step {status['saved_step']}" in second.told
+    assert 0 < status["saved_step"] < 40
+    assert [line["rank"] for line in second.events("notice_seen")] == [1]
 
 
 def test_the_example_resumes_bit_for_bit(tmp_path: Path, processes: Start) -> None:
