@@ -23,6 +23,7 @@ def test_frameworks_with_a_signal_of_their_own(bed: Bed) -> None:
     )
 
 
+@pytest.mark.long
 def test_five_lines_under_torchrun_and_a_script_without_any(bed: Bed) -> None:
     """Two ranks do no step twice. A script that saves each 25th step goes on until it is requeued: that is done again."""
     plan, wrapped = Plan(), Plan(steps=80, twice=30)

@@ -17,13 +17,13 @@ import pytest
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parents[1] / "docs" / "schemas"
 NEEDS = {"lightning": "lightning", "transformers": "transformers", "orbax": "orbax", "tensorflow": "tensorflow"}
-QUICK = {
-    "lightning": ("alone", "ranks", "srun", "misuse"),
-    "transformers": ("alone", "misuse"),
-    "orbax": ("alone",),
-    "tensorflow": ("alone",),
+QUICK = {"lightning": ("alone", "ranks", "srun", "misuse"), "orbax": ("alone",)}
+LONG = {
+    "lightning": ("other_name",),
+    "transformers": ("alone", "misuse", "ranks", "accelerate"),
+    "orbax": ("ranks",),
+    "tensorflow": ("alone", "keras"),
 }
-LONG = {"lightning": ("other_name",), "transformers": ("ranks", "accelerate"), "orbax": ("ranks",), "tensorflow": ("keras",)}
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
 
 pytestmark = pytest.mark.timeout(300)
@@ -54,7 +54,8 @@ def program(framework: str, parts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def told(framework: str, part: str) -> dict[str, Any]:
-    parts = QUICK[framework] if part in QUICK[framework] else LONG[framework]
+    quick = QUICK.get(framework, ())
+    parts = quick if part in quick else LONG[framework]
     found: dict[str, Any] = program(framework, parts)[part]
     assert not any(found.get("reference", {"codes": []})["codes"]), found["logs"]
     return found
@@ -119,6 +120,11 @@ def test_lightning_does_not_requeue_as_well() -> None:
 def test_a_way_to_resume_beside_ours_is_refused() -> None:
     found = told("lightning", "misuse")
     assert "HoldfastCallback resumes by itself. Give fit no ckpt_path" in str(found["told"]["digests"][0]), found["logs"]
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_trainer_without_our_way_to_resume_is_told() -> None:
     found = told("transformers", "misuse")
     first, second = str(found["told"]["digests"][0]).split("\n")
     assert first.startswith("call trainer.train(resume_from_checkpoint=callback.resume_path(trainer))"), found["logs"]

@@ -50,6 +50,7 @@ def test_while_a_rank_waits_in_a_collective_for_another(gang: Start, until: Unti
     assert one.lines(0)[4]["t"] - seen["t"] > SETTLE_S - 0.1, "and it was seen while the main thread was blocked"
 
 
+@pytest.mark.long
 def test_in_the_first_step(gang: Start) -> None:
     one = gang("one", 2, acts=[(0, 1, "hold", None)])
     one.held(0)
@@ -59,6 +60,7 @@ def test_in_the_first_step(gang: Start) -> None:
     resumes_at(gang, 1)
 
 
+@pytest.mark.long
 def test_in_the_last_step(gang: Start) -> None:
     """The run finishes instead: it is saved, says so, and nobody asks to be requeued."""
     one = gang("one", 2, 8, acts=[(7, 1, "hold", None)])
@@ -72,6 +74,7 @@ def test_in_the_last_step(gang: Start) -> None:
     assert one.events("parked") == []
 
 
+@pytest.mark.long
 def test_before_the_processes_start(gang: Start, make_node: Callable[[str], object]) -> None:
     """The file is there first, on one node of two; no signal is sent, since nobody has registered. No step is made in vain."""
     nodes = [make_node("node0"), make_node("node1")]
@@ -83,6 +86,7 @@ def test_before_the_processes_start(gang: Start, make_node: Callable[[str], obje
     resumes_at(gang, 0)
 
 
+@pytest.mark.long
 def test_two_nodes_are_told_of_different_things_in_one_second(gang: Start) -> None:
     """Each rank answers the notice of its own node; all park at one step, and know the earlier deadline."""
     one = gang("one", 2, acts=both(3, "hold"))
