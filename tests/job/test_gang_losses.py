@@ -92,6 +92,21 @@ def test_a_full_disk_of_one_rank_fails_the_save_on_all_and_the_next_one_succeeds
 
 
 @pytest.mark.long
+def test_a_full_disk_at_a_notice_is_tried_again_while_there_is_time(gang: Start) -> None:
+    """The save fails on both, training goes on, and a second later the notice is answered after all."""
+    one = gang("one", 2, step_s=0.01, acts=[(4, 1, "hold", None), (4, 1, "full", None)])
+    one.held(4)
+    one.notify(0)
+    time.sleep(SETTLE_S)
+    one.go(4)
+    status = one.parked()
+    saves = [(line["step"], line["ok"]) for line in one.events("save_ended")]
+    assert saves == [(5, False), (status["saved_step"], True)]
+    assert status["saved_step"] > 5
+    assert one.published() == [f"step-{status['saved_step']:08}.a0"]
+
+
+@pytest.mark.long
 def test_a_save_that_was_asked_for_raises_on_all_ranks_where_one_has_no_room(gang: Start) -> None:
     acts = [(2, 1, "full", None), (2, 0, "save", None)]
     one = gang("one", 2, acts=acts)

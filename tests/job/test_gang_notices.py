@@ -24,15 +24,15 @@ def resumes_at(start: Start, step: int, ranks: int = 2, **settings: object) -> N
 
 def test_during_an_evaluation_within_a_step(gang: Start, until: Until) -> None:
     """Steps of milliseconds, then a long one on both ranks, in which rank 1 is told: they park at its end and no step later."""
-    one = gang("one", 2, kind="alone", acts=both(300, "hold"))
-    one.held(300, ranks=2)
+    one = gang("one", 2, acts=both(30, "hold"))
+    one.held(30, ranks=2)
     one.notify(1)
     until(lambda: one.timeline(1, "notice_seen"))
     time.sleep(SETTLE_S)
-    one.go(300)
+    one.go(30)
     status = one.parked()
-    assert (status["saved_step"], status["steps_lost"]) == (301, 0)
-    resumes_at(gang, 301)
+    assert (status["saved_step"], status["steps_lost"]) == (31, 0)
+    resumes_at(gang, 31)
 
 
 def test_while_a_rank_waits_in_a_collective_for_another(gang: Start, until: Until) -> None:
