@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -151,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the state is (cpu); cuda: one rank only")
     parser.add_argument("--quick", action="store_true", help="small and few: to see that it works, not to judge")
     program.add_options(parser, "checkpoint")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ranks and what they have written go with it
     return program.run("checkpoint", parser.parse_args(arguments), measure, checkpoints_tables.show, width=150)
 
 
