@@ -94,6 +94,7 @@ class StatusFile(JobFile):
     step: Step = 0
     total_steps: Step | None = None
     saved_step: Step | None = None
+    saving_step: Step | None = Field(default=None, description="step whose checkpoint is being written, behind training or not; null: none")
     saved_tier: Word | None = Field(default=None, description="where the newest checkpoint is: local, remote, …")
     bytes: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = Field(default=None, description="size of a checkpoint")
     checkpoint: Annotated[str, StringConstraints(max_length=4096)] | None = Field(default=None, description="its path or URL")

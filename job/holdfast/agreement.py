@@ -124,9 +124,13 @@ class Rounds:
         """Let the threads go on. A later step that they have chosen meanwhile stays chosen: this was another meeting."""
         with self._lock:
             self._since = self._clock.monotonic()
-            if self._armed is not None and self._armed > self._reached:
-                return
-        self._release()
+            if self._armed is None or self._armed <= self._reached:
+                self._disarm()
+
+    def _disarm(self) -> None:
+        """Under the lock, in one with what it follows from: the thread may choose at any other moment."""
+        self._armed = None
+        self._released.set()
 
     def ask(self) -> None:
         """The thread asks by itself."""
@@ -135,16 +139,11 @@ class Rounds:
         """No step after `total` is chosen."""
         self._total = total
 
-    def _release(self) -> None:
-        with self._lock:
-            self._armed = None
-        self._released.set()
-
     def end(self) -> None:
         """Left at the end or by break; the threads stop once all ranks have."""
         with self._lock:
             self._idle = True
-        self._release()
+            self._disarm()
         if self._thread is not None:
             self._thread.join(timeout=4 * ROUND_S)
 
@@ -172,7 +171,8 @@ class Rounds:
         except Exception as fault:  # a rank is gone, and what its group raises depends on the backend
             self._warn(f"the ranks no longer agree on saves, since one is gone: {type(fault).__name__}: {fault}")
         finally:
-            self._release()
+            with self._lock:
+                self._disarm()
             self._decided.set()
 
     def _notice_those_who_left(self, any_left: bool, left: bool) -> None:

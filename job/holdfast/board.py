@@ -48,7 +48,7 @@ class Board:
     def _status_report(self) -> Report:
         path = None if self._reports is None or self._place.rank != 0 else self._reports / "status.json"
         content: dict[str, Any] = {"state": "ready", "notice_id": self._notice_id, "step": 0, "total_steps": None}
-        content |= {"saved_step": None, "saved_tier": None, "bytes": None, "checkpoint": None}
+        content |= {"saved_step": None, "saving_step": None, "saved_tier": None, "bytes": None, "checkpoint": None}
         content |= {"attempt": self._job.attempt or 0, "stopped_on_notice": False, "steps_lost": 0, "message": None, "metrics": {}}
         return Report(path, self._clock, say, **content)
 
@@ -117,7 +117,11 @@ class Board:
         """A checkpoint is complete; `state` None: training has gone on meanwhile, and the state stays what it is."""
         keys: dict[str, Any] = {"saved_step": saved.step} | ({} if state is None else {"state": state, "step": saved.step})
         self._rank.now(**keys, save_expected_s=expected_s)
-        self._status.now(**keys, **_where(saved))
+        self._status.now(**keys, saving_step=None, **_where(saved))
+
+    def saving(self, step: int | None, reached: int) -> None:
+        """A checkpoint of that step is being written, after `reached` steps; None: no longer, and it has failed."""
+        self._status.now(saving_step=step, step=reached)
 
     def resumed(self, saved: "Saved") -> None:
         """What this attempt goes on from."""

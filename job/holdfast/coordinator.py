@@ -18,7 +18,8 @@ from holdfast.errors import HoldfastError, SaveError
 from holdfast.estimate import Estimate
 from holdfast.jobdir import SAVE_AND_PARK, Notice
 from holdfast.peers import Peers
-from holdfast.saver import Keep, Saved, Saver
+from holdfast.retention import Keep
+from holdfast.saver import Saved, Saver
 from holdfast.schedule import Schedule
 from holdfast.state import Training
 from holdfast.tiers import LOCAL
@@ -327,6 +328,7 @@ class Coordinator:
         waits = lead.waits or not self._asynchronous
         if waits:
             self._board.state("saving", rank={"save_expected_s": expected_s}, step=self._step)
+        self._board.saving(self._step, self._step)
         self._board.timeline.event("save_began", step=self._step, why=lead.why, expected_s=expected_s)
         began = self._clock.monotonic()
         save = Save(self._step, lead.why, Future(), tuple(notice.key for notice in notices), began, asked)
@@ -345,6 +347,7 @@ class Coordinator:
         seconds = round(self._clock.monotonic() - save.began, 6)
         keys: dict[str, Any] = {"step": save.step, "why": save.why, "seconds": seconds}
         if saved is None:
+            self._board.saving(None, self._step)
             self._board.timeline.event("save_ended", **keys, ok=False, error=str(fault)[:1000])
             return
         self._learn(saved)
@@ -376,7 +379,7 @@ class Coordinator:
             self._board.tell(f"the save at step {save.step} failed{on}: {fault}")
             self._board.state("running")
             self._fault = fault
-            if save.asked:
+            if save.asked and self._step < self._total:
                 raise
             return None
         self.saved = saved

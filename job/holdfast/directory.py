@@ -129,13 +129,12 @@ class CheckpointDirectory:
         """
         unread: list[str] = []
         for checkpoint in self.published():
-            if whole_before is not None and checkpoint >= whole_before:
+            if whole_before is not None and (checkpoint >= whole_before or self._is_partial(checkpoint)):
                 continue
             try:
                 content = (check or self.check)(checkpoint)
                 self._remember(checkpoint, content)
-                if whole_before is None or not content.partial:
-                    return checkpoint, content
+                return checkpoint, content
             except BadCheckpointError as fault:
                 self.quarantine(checkpoint, fault)
             except OSError as fault:

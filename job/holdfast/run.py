@@ -16,7 +16,8 @@ from holdfast.history import read as read_history
 from holdfast.interval import Every
 from holdfast.jobdir import SAVE_AND_PARK, ContextFile, JobDirectory, Notice, NoticeFile
 from holdfast.peers import Peers, connect, together
-from holdfast.saver import Keep, Saved, Saver
+from holdfast.retention import Keep
+from holdfast.saver import Saved, Saver
 from holdfast.schedule import Schedule
 from holdfast.state import Training
 from holdfast.tiers import tiers
@@ -126,7 +127,7 @@ class Run:
         computation within a step. Do not leave the loop for it: the save comes at the end of the step, and other ranks may not have
         seen the notice yet.
         """
-        return self._watch.poll() is not None and self._stopping
+        return self._stopping and self._watch.standing is not None
 
     def log(self, **metrics: Any) -> None:
         """Remember the latest metrics for status.json. Tensors are read about once a second, not at each call."""
@@ -215,7 +216,7 @@ class Run:
         For a framework that owns the loop: call `step_done` after each step and `finish` at the end. `steps` does all three.
         Raises as `steps` does.
         """
-        self._total, self._over = ENDLESS if total is None else total, False
+        self._total, self._over, self._left_with = ENDLESS if total is None else total, False, None
         saved = self._enter(self._total)
         assert self._coordinator is not None
         state: dict[str, Any] = {"rank": {"save_expected_s": self._estimate.expected_s}, "step": self._step, "total_steps": total}

@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast import faults
+from holdfast import faults, ownfiles
 from holdfast.bandwidth import Limiter
 from holdfast.clock import Clock
 from holdfast.directory import Checkpoint, CheckpointDirectory, Unusable
 from holdfast.errors import BadCheckpointError, HoldfastError, SaveError
 from holdfast.fence import Fence, Owner, read_owner
 from holdfast.files import fsync_directory
-from holdfast.hashing import default_algorithm, file_hash
+from holdfast.hashing import default_algorithm
 from holdfast.manifest import FileEntry, Manifest
 from holdfast.peers import Peers, together
 from holdfast.process import Job, module
 from holdfast.resumption import SHARD_INDEX, Resumption
+from holdfast.retention import Keep, Retention, clean_local
 from holdfast.state import Training, file_name
 from holdfast.store.transfer import copy_files
 from holdfast.store.verification import check_sizes
@@ -38,8 +39,6 @@ from holdfast.writer import HashingWriter
 Ended = Callable[["Saved | None", BaseException | None], None]
 """Gets the checkpoint, or why there is none."""
 SIGHT_TRIES, SIGHT_PAUSE_S = 50, 0.2
-LOCAL_KEPT = 2
-"""Checkpoints that stay on a node's own disk, for an attempt that comes back to it."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,18 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Keep:
-    """Which checkpoints stay: the newest so many, and those whose step is divisible by `every_steps`."""
-
-    newest: int
-    every_steps: int | None = None
-
-
-@dataclass(frozen=True)
 class _Copied:
-    """What one rank will write: its own file's content, and its share of the tensors of `parts`."""
+    """What one rank will write: its own file's content, and its share of the tensors of `parts`.
+
+    `files` were written by objects themselves (None: there are none, and no folder yet). `standing`: this very checkpoint is there.
+    """
 
     own: bytes
     shards: Any
     parts: tuple[str, ...]
     partial: bool
+    files: list[str] | None = None
+    standing: Manifest | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,7 @@ class Saver:
         self._directory = CheckpointDirectory(tiers.durable, warn, unusable)
         self._local = CheckpointDirectory(tiers.first, warn)
         self._fence = Fence(tiers.durable, clock)
+        self._retention = Retention(self._directory, self._fence.check, warn)
         self._peers, self._line = peers, peers.another()
         self._limiter = limiter
         self._clock = clock
@@ -182,22 +179,20 @@ class Saver:
         saves, before the future has its result. Raises as the future does where the copy or an object's own files fail.
         """
         began = self._clock.monotonic()
-        self._begun += 1  # a deletion that still reads gives way
+        self._begun += 1
         number = self._begun
         checkpoint = self._directory.place(step, self._turn)
         filed = {name: value for name, value in training.filed.items() if parts is None or name in parts}
-        if filed:
-            together(self._peers, "preparing a save", lambda: self._prepare(checkpoint))
-            together(self._peers, "writing an object's own files", lambda: self._save_filed(checkpoint, filed))
-        own: list[bytes] = []
-        together(self._peers, "reading the state", lambda: own.append(training.capture(step, self._peers.place.rank)))
-        shards = None if self._shards is None else self._shards.stage()
-        copied = _Copied(own[0], shards, training.large if parts is None else parts, partial=parts is not None)
+        try:
+            copied = self._copy(checkpoint, training, filed, parts)
+        except SaveError:
+            self._discard(checkpoint)
+            raise
         blocked_s = self._clock.monotonic() - began
 
         def complete() -> Saved:
             try:
-                content, sending_s = self._complete(checkpoint, copied, filed, began)
+                content, sending_s = self._complete(checkpoint, copied, began)
             except Exception as fault:
                 known = isinstance(fault, HoldfastError)  # else a rank is gone, and what its group raises depends on the backend
                 told = fault if known else SaveError(f"the ranks lost each other: {type(fault).__name__}: {fault}")
@@ -211,29 +206,43 @@ class Saver:
 
         future = self._worker.start(complete)
         if parts is None:  # after a partial one nothing goes: the whole one before it is needed
-            self._worker.start(lambda: self._clean_up(keep, future, number))
+            self._worker.start(lambda: self._clean_up(checkpoint, keep, future, number))
         return future
 
     def rest(self) -> None:
         """No save goes on: stop the thread that saves until there is one again."""
         self._worker.stop()
 
-    def _save_filed(self, checkpoint: Checkpoint, filed: dict[str, Any]) -> None:
-        for name, value in filed.items():
-            folder = self._folder(checkpoint) / name
-            folder.mkdir(parents=True, exist_ok=True)
-            value.save_files(folder)
+    def _copy(self, checkpoint: Checkpoint, training: Training, filed: dict[str, Any], parts: tuple[str, ...] | None) -> _Copied:
+        """The first half. What objects write themselves is written now, and listed by one rank of those that see it."""
+        files: list[str] = []
+        if filed:
+            folder = self._folder(checkpoint)
+            standing = together(self._peers, "preparing a save", lambda: self._prepare(checkpoint, parts is not None))[0]
+            if standing is not None:
+                return _Copied(b"", None, (), parts is not None, standing=standing)
+            together(self._peers, "writing an object's own files", lambda: ownfiles.save(folder, filed))
+            first = self._mates[0] == self._peers.place.rank
+            listed = together(self._peers, "listing them", lambda: ownfiles.names(folder, filed) if first else [])
+            files = listed[self._mates[0]]
+        own: list[bytes] = []
+        together(self._peers, "reading the state", lambda: own.append(training.capture(checkpoint.step, self._peers.place.rank)))
+        shards = None if self._shards is None else self._shards.stage()
+        return _Copied(own[0], shards, training.large if parts is None else parts, parts is not None, files if filed else None)
 
     def _folder(self, checkpoint: Checkpoint) -> Path:
         return self._tiers.first.root / checkpoint.name
 
-    def _complete(self, checkpoint: Checkpoint, copied: _Copied, filed: dict[str, Any], began: float) -> tuple[Manifest, float]:
+    def _complete(self, checkpoint: Checkpoint, copied: _Copied, began: float) -> tuple[Manifest, float]:
         """The second half, in the thread that saves."""
         try:
-            if not filed:
-                together(self._line, "preparing a save", lambda: self._prepare(checkpoint))
+            standing = copied.standing
+            if copied.files is None and standing is None:
+                standing = together(self._line, "preparing a save", lambda: self._prepare(checkpoint, copied.partial))[0]
+            if standing is not None:
+                return standing, 0.0
             algorithm = together(self._line, "choosing a hash", default_algorithm)[0]
-            written = together(self._line, "writing a checkpoint", lambda: self._write(checkpoint, copied, filed, algorithm))
+            written = together(self._line, "writing a checkpoint", lambda: self._write(checkpoint, copied, algorithm))
             content = together(
                 self._line, "describing a checkpoint", lambda: self._describe(checkpoint, copied, written, algorithm, began)
             )[0]
@@ -250,12 +259,15 @@ class Saver:
             if copied.shards is not None:
                 copied.shards.release()
 
-    def _prepare(self, checkpoint: Checkpoint) -> None:
-        """Rank 0 asks the fence; the first rank of those that see the same folder makes it."""
+    def _prepare(self, checkpoint: Checkpoint, partial: bool = False) -> Manifest | None:
+        """Rank 0 asks the fence; the first rank of those that see the same folder makes it.
+
+        Returns the manifest if this very checkpoint stands already: its publishing had only been reported as failed.
+        """
         if self._leads:
             self._fence.check()
             if checkpoint.published:
-                raise SaveError(f"{checkpoint.location} is published already and is never written again")
+                return self._standing(checkpoint, partial)
         if self._mates[0] == self._peers.place.rank:
             folder = self._folder(checkpoint)
             if folder.exists():
@@ -263,8 +275,20 @@ class Saver:
             folder.mkdir()
             fsync_directory(folder.parent)
             faults.point("folder-made")
+        return None
 
-    def _write(self, checkpoint: Checkpoint, copied: _Copied, filed: dict[str, Any], algorithm: str) -> _Written:
+    def _standing(self, checkpoint: Checkpoint, partial: bool) -> Manifest:
+        """Our own turn's of this step; folders carry the turn, so nobody else wrote it. Raises SaveError if it is not whole."""
+        try:
+            content = self._directory.read(checkpoint)
+            check_sizes(self._tiers.durable, checkpoint.name, content.files)
+        except BadCheckpointError as fault:
+            raise SaveError(f"{checkpoint.location} is published already, is bad ({fault}), and is never written again") from fault
+        if content.partial and not partial:
+            raise SaveError(f"{checkpoint.location} is published already, holds a part only, and is never written again")
+        return content
+
+    def _write(self, checkpoint: Checkpoint, copied: _Copied, algorithm: str) -> _Written:
         rank = self._peers.place.rank
         folder = self._folder(checkpoint)
         writers: dict[str, HashingWriter] = {}
@@ -277,28 +301,10 @@ class Saver:
             file.write(copied.own)
         shards = None if copied.shards is None else copied.shards.write(create, copied.parts if copied.partial else None)
         files = {name: FileEntry(bytes=writer.size_bytes, hash=writer.digest, rank=rank) for name, writer in writers.items()}
-        files |= self._hash_filed(folder, filed, algorithm)
+        files |= ownfiles.entries(folder, (copied.files or [])[self._mates.index(rank) :: len(self._mates)], algorithm, rank)
         fsync_directory(folder)
         faults.point("folder-synced")
         return _Written(files, shards)
-
-    def _hash_filed(self, folder: Path, filed: dict[str, Any], algorithm: str) -> dict[str, FileEntry]:
-        """This rank's share of the files that objects have written themselves, made durable and hashed."""
-        rank = self._peers.place.rank
-        found = sorted(path for name in filed for path in [folder / name, *(folder / name).rglob("*")])
-        folders = [path for path in found if path.is_dir() and not path.is_symlink()]
-        paths = [path for path in found if path not in folders]
-        for path in paths:
-            if path.is_symlink() or not path.is_file():
-                raise SaveError(f"{path.relative_to(folder)} is no regular file: an object's files are copied and hashed as they are")
-        files = {}
-        for path in paths[self._mates.index(rank) :: len(self._mates)]:
-            _fsync(path)
-            entry = FileEntry(bytes=path.stat().st_size, hash=file_hash(path, algorithm), rank=rank)
-            files[path.relative_to(folder).as_posix()] = entry
-        for path in folders:
-            fsync_directory(path)
-        return files
 
     def _describe(self, checkpoint: Checkpoint, copied: _Copied, written: list[_Written], algorithm: str, began: float) -> Manifest | None:
         """Rank 0 writes what belongs to no rank, and the manifest's content."""
@@ -343,32 +349,20 @@ class Saver:
 
     def _discard(self, checkpoint: Checkpoint) -> None:
         """After a failed save: all ranks have reported, so nobody writes there any more."""
-        if self._tiers.one and self._leads and not checkpoint.published:
-            shutil.rmtree(self._folder(checkpoint), ignore_errors=True)
+        if self._mates[0] != self._peers.place.rank:
+            return
+        with contextlib.suppress(OSError):  # where it is not known whether it is published, it stays
+            if not (self._tiers.one and checkpoint.published):
+                shutil.rmtree(self._folder(checkpoint), ignore_errors=True)
 
-    def _clean_up(self, keep: Keep, future: Future[Saved], number: int) -> None:
-        """After a save: delete old checkpoints; trouble is only told (who is fenced learns it from the next save)."""
+    def _clean_up(self, checkpoint: Checkpoint, keep: Keep, future: Future[Saved], number: int) -> None:
+        """After a save, of which training has learnt already."""
         if future.exception() is not None:
             return
-
-        def give_way(_done_bytes: int, _total_bytes: int) -> None:
-            if self._begun != number:
-                raise _Later
-
-        try:
-            if self._leads:
-                self._directory.prune(keep.newest, keep.every_steps, self._fence.check, give_way)
-            if not self._tiers.one and self._mates[0] == self._peers.place.rank:
-                for old in self._local.all()[LOCAL_KEPT:]:
-                    shutil.rmtree(old.path, ignore_errors=True)
-        except _Later:
-            return
-        except Exception as fault:
-            self._warn(f"cannot delete old checkpoints: {type(fault).__name__}: {fault}")
-
-
-class _Later(Exception):  # noqa: N818  (nothing is wrong)
-    """The next save is waiting: what is old goes after that."""
+        if not self._tiers.one and self._mates[0] == self._peers.place.rank:
+            clean_local(self._local, checkpoint)
+        if self._leads:
+            self._retention.run(keep, urgent=lambda: self._begun != number)
 
 
 def _joined(written: list[_Written]) -> dict[str, FileEntry]:
@@ -380,11 +374,3 @@ def _joined(written: list[_Written]) -> dict[str, FileEntry]:
                 raise SaveError(f"ranks {files[name].rank} and {entry.rank} have written different files of the name {name}")
             files[name] = entry
     return files
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -75,7 +75,9 @@ class Watch:
         self._on_seen = on_seen
         self._seen: dict[tuple[str, str], float] = {}
         self._handled: set[tuple[str, str]] = set()
-        self._lock = threading.RLock()  # a user's signal handler may ask `should_stop` in the middle of a poll
+        self._lock = threading.Lock()
+        self.standing: Notice | None = None
+        """The notice that stood at the last look. Reading it takes no lock, so that a signal handler may."""
         self._changed = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -103,7 +105,7 @@ class Watch:
         if self._file is None:
             return None
         with self._lock:
-            notice = self._file.poll()
+            notice = self.standing = self._file.poll()
             if notice is None:  # withdrawn, or never there: should it come again, it counts as new
                 self._seen.clear()
                 self._handled.clear()

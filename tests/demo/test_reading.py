@@ -61,9 +61,10 @@ def test_the_journal_is_read_beside_its_writer(tmp_path: Path) -> None:
         ("free", {"state": "running", "step": 13, "saved_step": None}, True),
         ("free", {"state": "running", "step": 3, "saved_step": None}, False),
         ("free", {"state": "running", "step": 38, "saved_step": None}, False),
-        ("free", {"state": "saving", "step": 13, "saved_step": None}, False),
+        ("free", {"state": "running", "step": 13, "saved_step": None, "saving_step": 12}, False),
         ("one_of_two", {"state": "running", "step": 90, "saved_step": 80}, True),
-        ("saving", {"state": "saving", "step": 40, "saved_step": None}, True),
+        ("saving", {"state": "running", "step": 40, "saved_step": None, "saving_step": 40}, True),
+        ("saving", {"state": "running", "step": 46, "saved_step": None, "saving_step": 40}, False),
         ("saving", {"state": "running", "step": 13, "saved_step": None}, False),
         ("unnoticed", {"state": "running", "step": 90, "saved_step": 80}, True),
         ("unnoticed", {"state": "running", "step": 13, "saved_step": None}, False),
@@ -76,7 +77,7 @@ def test_when_a_reclaim_is_due(kind: str, status: dict[str, object], comes: bool
 
 
 def test_a_save_that_may_be_over_is_not_struck() -> None:
-    saving = {"state": "saving", "step": 40, "saved_step": None}
+    saving = {"state": "running", "step": 40, "saved_step": None, "saving_step": 40}
     assert due("saving", SINGLE, saving, 0.1)
     assert not due("saving", SINGLE, saving, 1.5)
 

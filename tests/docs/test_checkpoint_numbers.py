@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 from doc_pages import ROOT
-from holdfast import Run, coordinator, interval, parking, saver
+from holdfast import Run, coordinator, interval, parking, retention, saver
 from holdfast.agreement import ROUND_S
 from holdfast.budget import MARGIN_S
 from holdfast.data import Loader
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
         (CHECKPOINTS, f"{interval.DEFAULT_S:g} s outside Holdfast"),
         (CHECKPOINTS, f"a save comes within about {ROUND_S:g} s and a step"),
         (CHECKPOINTS, f"less {MARGIN_S:g} seconds"),
-        (CHECKPOINTS, f"The newest {WORDS[saver.LOCAL_KEPT]} stay on the node"),
+        (CHECKPOINTS, f"The newest {WORDS[retention.LOCAL_KEPT]} stay on the node"),
         (CHECKPOINTS, f"retried for {WORDS[int(location.PATIENCE_S / 60)]} minutes"),
         (CHECKPOINTS, f"files up to {transfer.SMALL_BYTES // MIB} MiB go {WORDS[transfer.SMALL_AT_ONCE]} at once"),
         (CHECKPOINTS, f"`${DIRECTORY_VARIABLE}`, else `./checkpoints`"),

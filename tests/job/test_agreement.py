@@ -168,3 +168,18 @@ def test_a_step_that_is_chosen_during_another_meeting_stays_chosen() -> None:
     assert [step for step in range(1, 66) if line.rounds.at(step, 0.0)] == [64]
     line.rounds.end()
     assert faults == []
+
+
+def test_the_end_of_a_meeting_and_a_choice_at_the_same_moment() -> None:
+    """`met` looks whether a later step was chosen, and lets go, under one hold of the lock: nothing can come in between."""
+    rounds = Rounds(Line(), lambda: False, Clock(), pytest.fail)  # type: ignore[arg-type]
+    held: list[bool] = []
+    disarm = rounds._disarm
+
+    def watched() -> None:
+        held.append(rounds._lock.locked())
+        disarm()
+
+    rounds._disarm = watched  # type: ignore[method-assign]
+    rounds.met()
+    assert held == [True]

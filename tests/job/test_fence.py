@@ -10,7 +10,8 @@ from holdfast.clock import Clock
 from holdfast.fence import Fence, read_owner
 from holdfast.peers import Alone
 from holdfast.process import Job
-from holdfast.saver import Keep, Saver
+from holdfast.retention import Keep
+from holdfast.saver import Saver
 from holdfast.state import Training
 from holdfast.tiers import tiers
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,13 @@ def test_a_log_that_cannot_be_written_does_not_end_the_training(runs: Runs, tall
 
 
 def test_leaving_the_loop_on_a_notice_is_told_and_run_again(
-    runs: Runs, tally: Any, node: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Runs, tally: Any, node: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], until: Callable[..., Any]
 ) -> None:
     run = runs(tally(), every_steps=2, asynchronous=False)
     for step in run.steps(100):
         if step == 5:
             node.notify()
+            until(lambda: run.should_stop)
         if run.should_stop:
             break
     status = node.report()
@@ -260,3 +262,81 @@ def test_a_link_in_an_objects_folder_fails_the_save(runs: Runs) -> None:
     run.save()
     with pytest.raises(holdfast.SaveError, match="model/weights is no regular file"):
         list(run.steps(3))
+
+
+def test_a_checkpoint_whose_publishing_only_seemed_to_fail_counts(
+    runs: Runs, tally: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(coordinator, "FINAL_PAUSE_S", 0.0)
+    failures = [True]
+
+    def hook(name: str) -> None:
+        if name == "manifest-renamed" and failures and failures.pop():
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(faults, "hook", hook)
+    assert list(runs(tally()).steps(3)) == [0, 1, 2]
+    assert [path.name for path in (tmp_path / "ck").glob("step-*")] == ["step-00000003.a0"]
+
+
+def test_a_last_save_that_was_asked_for_is_tried_again_too(runs: Runs, tally: Any, full: Callable[[int], None]) -> None:
+    full(1)
+    run = runs(tally())
+    for step in run.steps(3):
+        if step == 2:
+            run.save()
+    assert run.step == 3
+
+
+def test_a_second_loop_does_not_raise_the_firsts_fault(runs: Runs, tally: Any, full: Callable[[int], None], node: Any) -> None:
+    full(1)
+    run = runs(tally())
+    run.save()
+    for step in run.steps(100):
+        if step == 3:
+            break
+    assert len(list(run.steps(100))) == 97
+    assert node.report()["state"] == "done"
+
+
+class Refuses:
+    def save_files(self, folder: Path) -> None:
+        (folder / "half").write_bytes(b"x")
+        raise OSError(28, "No space left on device")
+
+    def load_files(self, folder: Path) -> None:
+        raise AssertionError
+
+
+def test_a_save_that_fails_before_it_is_copied_leaves_no_folder(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(coordinator, "FINAL_PAUSE_S", 0.0)
+    with pytest.raises(holdfast.SaveError, match="No space left"):
+        list(runs(Refuses(), every_steps=1).steps(5))
+    assert not list((tmp_path / "ck").glob("step-*"))
+
+
+def test_deletions_do_not_give_way_for_ever(runs: Runs, tally: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves that follow each other faster than one is verified."""
+    from holdfast import directory
+
+    def slow(store: Any, folder: str, content: Any, names: Any = None, progress: Any = None) -> None:
+        for done in range(20):
+            time.sleep(0.002)
+            progress(done, 20)
+
+    monkeypatch.setattr(directory, "verify", slow)
+    run = runs(tally(), every_steps=1, keep=2)
+    most = 0
+    for _ in run.steps(60):
+        time.sleep(0.002)
+        most = max(most, len(list((tmp_path / "ck").glob("step-*"))))
+    assert most < 12
+
+
+def test_should_stop_takes_no_lock(runs: Runs, tally: Any, node: Any, until: Callable[..., Any]) -> None:
+    """So that a signal handler may ask it wherever the main thread is."""
+    run = runs(tally())
+    node.notify()
+    until(lambda: run.should_stop)
+    with run._watch._lock:
+        assert run.should_stop

@@ -14,7 +14,8 @@ from holdfast.jobdir import NoticeFile
 from holdfast.peers import Peers, connect, together
 from holdfast.process import Job, Place
 from holdfast.rehearsal import rehearse
-from holdfast.saver import Keep, Saved, Saver
+from holdfast.retention import Keep
+from holdfast.saver import Saved, Saver
 from holdfast.state import Training
 from holdfast.tiers import tiers
 from holdfast.watch import Watch

@@ -11,7 +11,8 @@ from holdfast.errors import HoldfastError
 from holdfast.peers import Alone, Peers
 from holdfast.process import Job
 from holdfast.rehearsal import rehearse
-from holdfast.saver import Keep, Saver
+from holdfast.retention import Keep
+from holdfast.saver import Saver
 from holdfast.state import Training
 from holdfast.tiers import tiers
 

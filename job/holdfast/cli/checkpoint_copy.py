@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from holdfast import manifest
 from holdfast.cli.checkpoint import split
-from holdfast.cli.checkpoint_progress import Progress, display
+from holdfast.cli.checkpoint_progress import display
 from holdfast.cli.checkpoint_rows import chosen, opened
 from holdfast.cli.checkpoint_text import size
 from holdfast.clock import Clock
 from holdfast.directory import Checkpoint, CheckpointDirectory
 from holdfast.errors import BadCheckpointError, HoldfastError
+from holdfast.store.base import Progress
 from holdfast.store.transfer import copy_files
 from holdfast.store.verification import check_sizes
 

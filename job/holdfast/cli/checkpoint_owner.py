@@ -22,7 +22,7 @@ def live_owner(store: Store) -> str | None:
         return None
     try:
         content = json.loads(found[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         return f"its {fence.NAME} cannot be read"

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from holdfast.cli.checkpoint_text import size
+from holdfast.store.base import Progress
 
 LINE_EVERY_S = 5.0
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all, from any thread, one call at a time."""
 
 
 @contextmanager

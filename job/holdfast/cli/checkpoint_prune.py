@@ -6,11 +6,11 @@ import sys
 from argparse import Namespace
 
 from holdfast.cli.checkpoint_owner import live_owner
-from holdfast.cli.checkpoint_progress import Progress, display
+from holdfast.cli.checkpoint_progress import display
 from holdfast.cli.checkpoint_text import plural
 from holdfast.directory import Checkpoint, CheckpointDirectory
 from holdfast.errors import BadCheckpointError, HoldfastError
-from holdfast.store.base import Store
+from holdfast.store.base import Progress, Store
 from holdfast.store.location import open_store
 
 

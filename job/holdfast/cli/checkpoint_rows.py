@@ -1,5 +1,6 @@
 """`holdfast checkpoint ls` and `verify`."""
 
+import functools
 import json
 import re
 import sys
@@ -8,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast import manifest
-from holdfast.cli.checkpoint_progress import Progress, display
+from holdfast.cli.checkpoint_progress import display
 from holdfast.cli.checkpoint_text import age, size, table
 from holdfast.directory import Checkpoint, CheckpointDirectory
 from holdfast.errors import BadCheckpointError, HoldfastError
-from holdfast.store.base import Folder, Store
+from holdfast.store.base import Folder, Progress, Store
 from holdfast.store.location import open_store
 
 _NUMBERS = re.compile(r"step-(\d+)\.a(\d+)", re.ASCII)
@@ -79,7 +80,7 @@ def _rows(options: Namespace, look: Look, sound: str) -> int:
             elif not folder.published:
                 row = Row(one.name, "unfinished", one.step, one.attempt, reason=f"no {manifest.NAME}")
             else:
-                row = _row(one, lambda one=one: look(directory, one, progress(one.name)), sound)  # type: ignore[misc]
+                row = _row(one, functools.partial(look, directory, one, progress(one.name)), sound)
             rows.append(Row(**{**vars(row), "age_s": _age_s(one, options.clock.wall()), "tier": directory.store.tier}))
     _print(rows, options.json)
     if not rows:

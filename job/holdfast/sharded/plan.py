@@ -54,7 +54,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Offer:
+class Offer:
     """What one rank brings: what it could write, and which of the replicated values any rank may write."""
 
     plan: SavePlan
@@ -62,21 +62,29 @@ class _Offer:
     exact: dict[str, Exact]
 
 
-def make(leaves: list[Leaf], anybodys: Iterable[str], peers: Peers) -> Plan:
-    """Plan together. `anybodys` names the replicated tensors that are equal on all ranks. Raises ValueError (DCP's planner)."""
-    values = {leaf.name: leaf.value if is_tensor(leaf.value) else _Object() for leaf in leaves}
+def offers(leaves: list[Leaf], anybodys: Iterable[str], peers: Peers) -> list[Offer]:
+    """What each rank could write; a collective. `anybodys` names the replicated tensors that are equal on all ranks.
+
+    Raises SaveError on all ranks alike.
+    """
+    values = _values(leaves)
     exact = {leaf.name: leaf.exact for leaf in leaves if not leaf.plain}
 
-    def offer() -> _Offer:
+    def offer() -> Offer:
         mine = create_default_local_save_plan(values, peers.place.rank == 0)
         items = sorted(mine.items, key=lambda item: -_data_bytes(item))  # the largest first: shares balance better
-        return _Offer(replace(mine, items=items, planner_data={leaf.name: leaf.path for leaf in leaves}), frozenset(anybodys), exact)
+        return Offer(replace(mine, items=items, planner_data={leaf.name: leaf.path for leaf in leaves}), frozenset(anybodys), exact)
 
-    offers = together(peers, "planning a save", offer)
-    plans, metadata = DefaultSavePlanner().create_global_plan(_lowest(offers))
+    return together(peers, "planning a save", offer)
+
+
+def make(leaves: list[Leaf], offered: list[Offer], rank: int) -> Plan:
+    """The plan that follows from all ranks' offers; no collective. Raises ValueError (DCP's planner), OSError (`streams.frame`)."""
+    values = _values(leaves)
+    plans, metadata = DefaultSavePlanner().create_global_plan(_lowest(offered))
     ordered = [sorted(plan.items, key=lambda item: item.type == WriteItemType.BYTE_IO) for plan in plans]
     indices = [[item.index for item in items] for items in ordered]
-    own = ordered[peers.place.rank]
+    own = ordered[rank]
     tensors, size_bytes = _place([item for item in own if item.type != WriteItemType.BYTE_IO], values)
     return Plan(
         tensors=tensors,
@@ -84,10 +92,14 @@ def make(leaves: list[Leaf], anybodys: Iterable[str], peers: Peers) -> Plan:
         tensors_bytes=size_bytes,
         all_indices=indices,
         metadata=metadata,
-        exact={name: path for offered in offers for name, path in offered.exact.items()},
+        exact={name: path for each in offered for name, path in each.exact.items()},
         sharded=frozenset(item.index.fqn for items in ordered for item in items if item.type == WriteItemType.SHARD),
         total_bytes=sum(_data_bytes(item) for items in ordered for item in items),
     )
+
+
+def _values(leaves: list[Leaf]) -> dict[str, Any]:
+    return {leaf.name: leaf.value if is_tensor(leaf.value) else _Object() for leaf in leaves}
 
 
 class _Object:
@@ -99,11 +111,11 @@ def _data_bytes(item: WriteItem) -> int:
     return 0 if data is None else data.chunk.sizes.numel() * data.properties.dtype.itemsize
 
 
-def _lowest(offers: list[_Offer]) -> list[SavePlan]:
+def _lowest(offered: list[Offer]) -> list[SavePlan]:
     """The ranks' plans, in which values that may differ between ranks are left at the lowest rank only."""
     taken: set[MetadataIndex] = set()
     plans = []
-    for offer in offers:
+    for offer in offered:
         kept = []
         for item in offer.plan.items:
             fixed = item.type != WriteItemType.SHARD and item.index.fqn not in offer.anybodys

@@ -74,8 +74,8 @@ class Shards:
         Raises SaveError on all ranks alike, with the faulty rank's own exception as its cause there.
         """
         with torch.no_grad(), _no_collection():
-            found, current = self._agree()
-            staged, fault = _attempt(lambda: self._copy(found, current))
+            found, offered = self._agree()
+            staged, fault = _attempt(lambda: self._copy(found, self._planned(found, offered)))
             (failed,) = self._peers.highest([int(staged is None)])
             if failed or staged is None:
                 if staged is not None:
@@ -131,8 +131,8 @@ class Shards:
             self._warned.add(text)
             self._warn(text)
 
-    def _agree(self) -> tuple[list[Leaf], plan.Plan]:
-        """All leaves; the plan that stands, or a new one if on any rank something is not as it was."""
+    def _agree(self) -> tuple[list[Leaf], list[plan.Offer] | None]:
+        """All leaves; all ranks' offers for a new plan if on any rank something is not as it was, else None."""
         collected, fault = _attempt(self._collect)
         found, anybodys = collected or ([], set())
         structure = [_shape(leaf) for leaf in found]
@@ -140,11 +140,16 @@ class Shards:
         anywhere, failed = self._peers.highest([int(changed), int(collected is None)])
         if failed:
             raise _failure("read", fault)
-        if anywhere or self._plan is None:
-            self._plan = None
-            made = plan.make(found, anybodys, self._peers)
-            self._plan, self._structure = made, structure
-        return found, self._plan
+        if not anywhere:
+            return found, None
+        self._plan, self._structure = None, structure
+        return found, plan.offers(found, anybodys, self._peers)
+
+    def _planned(self, found: list[Leaf], offered: list[plan.Offer] | None) -> plan.Plan:
+        if offered is not None:
+            self._plan = plan.make(found, offered, self._peers.place.rank)
+        assert self._plan is not None
+        return self._plan
 
     def warm(self) -> None:
         """Have memory ready for the next save, so that it need not be found while training waits. For a background thread.

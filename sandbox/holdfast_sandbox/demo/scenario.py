@@ -82,8 +82,11 @@ def due(kind: ReclaimKind, spec: JobSpec, status: Mapping[str, object], age_s: f
     state, step, saved = status.get("state"), status.get("step"), status.get("saved_step")
     if not isinstance(step, int):
         return False
-    if kind == "saving":
-        return state == "saving" and age_s <= FRESH_S
+    saving = status.get("saving_step")
+    if kind == "saving":  # a report with a later step was written while the save went on: it may be over soon
+        return saving == step and age_s <= FRESH_S
+    if saving is not None:
+        return False
     if kind == "unnoticed" and not (isinstance(saved, int) and step > saved):
         return False
     # Well after one periodic checkpoint and well before the next: the report may be a second old.
