@@ -22,65 +22,82 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from holdfast_protos.v1 import agent_pb2 as holdfast__protos_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eholdfast_protos/v1/admin.proto\x12\x0bholdfast.v1\"\r\n\x0bPingRequest\"R\n\tPingReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0f\n\x07started\x18\x03 \x01(\x01\x12\x12\n\nreconciled\x18\x04 \x01(\x08\"!\n\x10ListNodesRequest\x12\r\n\x05names\x18\x01 \x03(\t\"\xe9\x01\n\x08NodeInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bslurm_state\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x0e\n\x06market\x18\x06 \x01(\t\x12\x10\n\x08launched\x18\x07 \x01(\x01\x12\x13\n\x0bprice_usd_h\x18\x08 \x01(\x01\x12\x17\n\x0f\x61gent_connected\x18\t \x01(\x08\x12\x0f\n\x07job_ids\x18\n \x03(\r\x12\x17\n\x0fnotice_deadline\x18\x0b \x01(\x01\x12\x0e\n\x06reason\x18\x0c \x01(\t\"6\n\x0eListNodesReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.NodeInfo\"\x1e\n\x0fListJobsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"\xce\x01\n\x07JobInfo\x12\x0e\n\x06job_id\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tpartition\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\r\n\x05nodes\x18\x06 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12\x0c\n\x04step\x18\x08 \x01(\x03\x12\x12\n\nsaved_step\x18\t \x01(\x03\x12\r\n\x05phase\x18\n \x01(\t\x12\x15\n\rinterruptions\x18\x0b \x01(\r\x12\x0e\n\x06reason\x18\x0c \x01(\t\"3\n\rListJobsReply\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.holdfast.v1.JobInfo\"_\n\rEventsRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0e\n\x06job_id\x18\x04 \x01(\r\x12\r\n\x05limit\x18\x05 \x01(\r\"q\n\x05\x45vent\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\x08\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x11\n\tbody_json\x18\x06 \x01(\t\x12\x0f\n\x07outcome\x18\x07 \x01(\t\".\n\x0e\x45xplainRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\r\"D\n\x0c\x45xplainReply\x12\x0f\n\x07summary\x18\x01 \x01(\t\x12#\n\x07history\x18\x02 \x03(\x0b\x32\x12.holdfast.v1.Event\"\x12\n\x10GetPolicyRequest\"O\n\x10SetPolicyRequest\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x12\n\ncheck_only\x18\x02 \x01(\x08\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\t\"=\n\x0bPolicyReply\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61ults\x18\x03 \x03(\t\"B\n\x10InterruptRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08notice_s\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x0eInterruptReply\x12\x11\n\tnotice_id\x18\x01 \x01(\t\"\x14\n\x12ReconfigureRequest\"*\n\x10ReconfigureReply\x12\x16\n\x0egates_released\x18\x01 \x01(\r\"/\n\x10ListPoolsRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0c\n\x04live\x18\x02 \x01(\x08\"\xc1\x03\n\x08PoolInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tfull_name\x18\x02 \x01(\t\x12\x0e\n\x06market\x18\x03 \x01(\t\x12\x12\n\npartitions\x18\x04 \x03(\t\x12\x18\n\x0bprice_usd_h\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fon_demand_usd_h\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05score\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11preemptions_per_h\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x14\n\x0chazard_per_h\x18\t \x01(\x01\x12\r\n\x05\x64oubt\x18\n \x01(\x01\x12\x11\n\tinstances\x18\x0b \x01(\r\x12\x0f\n\x07granted\x18\x0c \x01(\x04\x12\x10\n\x08refusals\x18\r \x01(\x04\x12\x12\n\nrefused_at\x18\x0e \x01(\x01\x12\x12\n\nlast_fault\x18\x0f \x01(\t\x12\r\n\x05quota\x18\x10 \x01(\x05\x12\r\n\x05state\x18\x11 \x01(\t\x12\x0c\n\x04gpus\x18\x12 \x01(\r\x12\x11\n\tgpu_model\x18\x13 \x01(\tB\x0e\n\x0c_price_usd_hB\x12\n\x10_on_demand_usd_hB\x08\n\x06_scoreB\x14\n\x12_preemptions_per_h\"F\n\x0eListPoolsReply\x12$\n\x05pools\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.PoolInfo\x12\x0e\n\x06\x66\x61ults\x18\x02 \x03(\t\"\x13\n\x11ListOffersRequest\"\xbd\x01\n\tOfferInfo\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x15\n\rinstance_type\x18\x03 \x01(\t\x12\r\n\x05zones\x18\x04 \x03(\t\x12\x11\n\tgpu_model\x18\x05 \x01(\t\x12\x0c\n\x04gpus\x18\x06 \x01(\r\x12\x15\n\rgpu_memory_mb\x18\x07 \x01(\r\x12\x0c\n\x04\x63pus\x18\x08 \x01(\r\x12\x11\n\tmemory_mb\x18\t \x01(\r\x12\x0f\n\x07markets\x18\n \x03(\t\"I\n\x0fListOffersReply\x12&\n\x06offers\x18\x01 \x03(\x0b\x32\x16.holdfast.v1.OfferInfo\x12\x0e\n\x06\x66\x61ults\x18\x02 \x03(\t2\x8f\x06\n\x0c\x41\x64minService\x12\x38\n\x04Ping\x12\x18.holdfast.v1.PingRequest\x1a\x16.holdfast.v1.PingReply\x12G\n\tListNodes\x12\x1d.holdfast.v1.ListNodesRequest\x1a\x1b.holdfast.v1.ListNodesReply\x12\x44\n\x08ListJobs\x12\x1c.holdfast.v1.ListJobsRequest\x1a\x1a.holdfast.v1.ListJobsReply\x12:\n\x06\x45vents\x12\x1a.holdfast.v1.EventsRequest\x1a\x12.holdfast.v1.Event0\x01\x12\x41\n\x07\x45xplain\x12\x1b.holdfast.v1.ExplainRequest\x1a\x19.holdfast.v1.ExplainReply\x12\x44\n\tGetPolicy\x12\x1d.holdfast.v1.GetPolicyRequest\x1a\x18.holdfast.v1.PolicyReply\x12\x44\n\tSetPolicy\x12\x1d.holdfast.v1.SetPolicyRequest\x1a\x18.holdfast.v1.PolicyReply\x12G\n\tInterrupt\x12\x1d.holdfast.v1.InterruptRequest\x1a\x1b.holdfast.v1.InterruptReply\x12M\n\x0bReconfigure\x12\x1f.holdfast.v1.ReconfigureRequest\x1a\x1d.holdfast.v1.ReconfigureReply\x12G\n\tListPools\x12\x1d.holdfast.v1.ListPoolsRequest\x1a\x1b.holdfast.v1.ListPoolsReply\x12J\n\nListOffers\x12\x1e.holdfast.v1.ListOffersRequest\x1a\x1c.holdfast.v1.ListOffersReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eholdfast_protos/v1/admin.proto\x12\x0bholdfast.v1\x1a\x1eholdfast_protos/v1/agent.proto\"\r\n\x0bPingRequest\"R\n\tPingReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0f\n\x07started\x18\x03 \x01(\x01\x12\x12\n\nreconciled\x18\x04 \x01(\x08\"!\n\x10ListNodesRequest\x12\r\n\x05names\x18\x01 \x03(\t\"\xe9\x01\n\x08NodeInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bslurm_state\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x0e\n\x06market\x18\x06 \x01(\t\x12\x10\n\x08launched\x18\x07 \x01(\x01\x12\x13\n\x0bprice_usd_h\x18\x08 \x01(\x01\x12\x17\n\x0f\x61gent_connected\x18\t \x01(\x08\x12\x0f\n\x07job_ids\x18\n \x03(\r\x12\x17\n\x0fnotice_deadline\x18\x0b \x01(\x01\x12\x0e\n\x06reason\x18\x0c \x01(\t\"6\n\x0eListNodesReply\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.NodeInfo\"\x1e\n\x0fListJobsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"\xce\x01\n\x07JobInfo\x12\x0e\n\x06job_id\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tpartition\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\r\n\x05nodes\x18\x06 \x03(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12\x0c\n\x04step\x18\x08 \x01(\x03\x12\x12\n\nsaved_step\x18\t \x01(\x03\x12\r\n\x05phase\x18\n \x01(\t\x12\x15\n\rinterruptions\x18\x0b \x01(\r\x12\x0e\n\x06reason\x18\x0c \x01(\t\"3\n\rListJobsReply\x12\"\n\x04jobs\x18\x01 \x03(\x0b\x32\x14.holdfast.v1.JobInfo\"_\n\rEventsRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0e\n\x06job_id\x18\x04 \x01(\r\x12\r\n\x05limit\x18\x05 \x01(\r\"q\n\x05\x45vent\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\x01\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x04 \x01(\x08\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x11\n\tbody_json\x18\x06 \x01(\t\x12\x0f\n\x07outcome\x18\x07 \x01(\t\".\n\x0e\x45xplainRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\r\"D\n\x0c\x45xplainReply\x12\x0f\n\x07summary\x18\x01 \x01(\t\x12#\n\x07history\x18\x02 \x03(\x0b\x32\x12.holdfast.v1.Event\"\x12\n\x10GetPolicyRequest\"O\n\x10SetPolicyRequest\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x12\n\ncheck_only\x18\x02 \x01(\x08\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\t\"=\n\x0bPolicyReply\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61ults\x18\x03 \x03(\t\"B\n\x10InterruptRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08notice_s\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x0eInterruptReply\x12\x11\n\tnotice_id\x18\x01 \x01(\t\"\x14\n\x12ReconfigureRequest\"*\n\x10ReconfigureReply\x12\x16\n\x0egates_released\x18\x01 \x01(\r\"/\n\x10ListPoolsRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0c\n\x04live\x18\x02 \x01(\x08\"\xc1\x03\n\x08PoolInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tfull_name\x18\x02 \x01(\t\x12\x0e\n\x06market\x18\x03 \x01(\t\x12\x12\n\npartitions\x18\x04 \x03(\t\x12\x18\n\x0bprice_usd_h\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x0fon_demand_usd_h\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05score\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11preemptions_per_h\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x14\n\x0chazard_per_h\x18\t \x01(\x01\x12\r\n\x05\x64oubt\x18\n \x01(\x01\x12\x11\n\tinstances\x18\x0b \x01(\r\x12\x0f\n\x07granted\x18\x0c \x01(\x04\x12\x10\n\x08refusals\x18\r \x01(\x04\x12\x12\n\nrefused_at\x18\x0e \x01(\x01\x12\x12\n\nlast_fault\x18\x0f \x01(\t\x12\r\n\x05quota\x18\x10 \x01(\x05\x12\r\n\x05state\x18\x11 \x01(\t\x12\x0c\n\x04gpus\x18\x12 \x01(\r\x12\x11\n\tgpu_model\x18\x13 \x01(\tB\x0e\n\x0c_price_usd_hB\x12\n\x10_on_demand_usd_hB\x08\n\x06_scoreB\x14\n\x12_preemptions_per_h\"F\n\x0eListPoolsReply\x12$\n\x05pools\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.PoolInfo\x12\x0e\n\x06\x66\x61ults\x18\x02 \x03(\t\"\x13\n\x11ListOffersRequest\"\xbd\x01\n\tOfferInfo\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x15\n\rinstance_type\x18\x03 \x01(\t\x12\r\n\x05zones\x18\x04 \x03(\t\x12\x11\n\tgpu_model\x18\x05 \x01(\t\x12\x0c\n\x04gpus\x18\x06 \x01(\r\x12\x15\n\rgpu_memory_mb\x18\x07 \x01(\r\x12\x0c\n\x04\x63pus\x18\x08 \x01(\r\x12\x11\n\tmemory_mb\x18\t \x01(\r\x12\x0f\n\x07markets\x18\n \x03(\t\"I\n\x0fListOffersReply\x12&\n\x06offers\x18\x01 \x03(\x0b\x32\x16.holdfast.v1.OfferInfo\x12\x0e\n\x06\x66\x61ults\x18\x02 \x03(\t\"\"\n\x11ListHealthRequest\x12\r\n\x05nodes\x18\x01 \x03(\t\"\x9d\x01\n\nNodeHealth\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x17\n\x0f\x61gent_connected\x18\x03 \x01(\x08\x12\r\n\x05state\x18\x04 \x01(\t\x12\x10\n\x08heard_at\x18\x05 \x01(\x01\x12#\n\x06health\x18\x06 \x01(\x0b\x32\x13.holdfast.v1.Health\x12\r\n\x05\x64oing\x18\x07 \x01(\t\"9\n\x0fListHealthReply\x12&\n\x05nodes\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.NodeHealth\"2\n\x12\x43heckHealthRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06wait_s\x18\x02 \x01(\x01\"?\n\x14ResolveHealthRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0b\n\x03gpu\x18\x03 \x01(\t\"\x17\n\x15GetHealthRulesRequest\"T\n\x15SetHealthRulesRequest\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x12\n\ncheck_only\x18\x02 \x01(\x08\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\t\"B\n\x10HealthRulesReply\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61ults\x18\x03 \x03(\t2\xa5\t\n\x0c\x41\x64minService\x12\x38\n\x04Ping\x12\x18.holdfast.v1.PingRequest\x1a\x16.holdfast.v1.PingReply\x12G\n\tListNodes\x12\x1d.holdfast.v1.ListNodesRequest\x1a\x1b.holdfast.v1.ListNodesReply\x12\x44\n\x08ListJobs\x12\x1c.holdfast.v1.ListJobsRequest\x1a\x1a.holdfast.v1.ListJobsReply\x12:\n\x06\x45vents\x12\x1a.holdfast.v1.EventsRequest\x1a\x12.holdfast.v1.Event0\x01\x12\x41\n\x07\x45xplain\x12\x1b.holdfast.v1.ExplainRequest\x1a\x19.holdfast.v1.ExplainReply\x12\x44\n\tGetPolicy\x12\x1d.holdfast.v1.GetPolicyRequest\x1a\x18.holdfast.v1.PolicyReply\x12\x44\n\tSetPolicy\x12\x1d.holdfast.v1.SetPolicyRequest\x1a\x18.holdfast.v1.PolicyReply\x12G\n\tInterrupt\x12\x1d.holdfast.v1.InterruptRequest\x1a\x1b.holdfast.v1.InterruptReply\x12M\n\x0bReconfigure\x12\x1f.holdfast.v1.ReconfigureRequest\x1a\x1d.holdfast.v1.ReconfigureReply\x12G\n\tListPools\x12\x1d.holdfast.v1.ListPoolsRequest\x1a\x1b.holdfast.v1.ListPoolsReply\x12J\n\nListOffers\x12\x1e.holdfast.v1.ListOffersRequest\x1a\x1c.holdfast.v1.ListOffersReply\x12J\n\nListHealth\x12\x1e.holdfast.v1.ListHealthRequest\x1a\x1c.holdfast.v1.ListHealthReply\x12L\n\x0b\x43heckHealth\x12\x1f.holdfast.v1.CheckHealthRequest\x1a\x1c.holdfast.v1.ListHealthReply\x12P\n\rResolveHealth\x12!.holdfast.v1.ResolveHealthRequest\x1a\x1c.holdfast.v1.ListHealthReply\x12S\n\x0eGetHealthRules\x12\".holdfast.v1.GetHealthRulesRequest\x1a\x1d.holdfast.v1.HealthRulesReply\x12S\n\x0eSetHealthRules\x12\".holdfast.v1.SetHealthRulesRequest\x1a\x1d.holdfast.v1.HealthRulesReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast_protos.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PINGREQUEST']._serialized_start=47
-  _globals['_PINGREQUEST']._serialized_end=60
-  _globals['_PINGREPLY']._serialized_start=62
-  _globals['_PINGREPLY']._serialized_end=144
-  _globals['_LISTNODESREQUEST']._serialized_start=146
-  _globals['_LISTNODESREQUEST']._serialized_end=179
-  _globals['_NODEINFO']._serialized_start=182
-  _globals['_NODEINFO']._serialized_end=415
-  _globals['_LISTNODESREPLY']._serialized_start=417
-  _globals['_LISTNODESREPLY']._serialized_end=471
-  _globals['_LISTJOBSREQUEST']._serialized_start=473
-  _globals['_LISTJOBSREQUEST']._serialized_end=503
-  _globals['_JOBINFO']._serialized_start=506
-  _globals['_JOBINFO']._serialized_end=712
-  _globals['_LISTJOBSREPLY']._serialized_start=714
-  _globals['_LISTJOBSREPLY']._serialized_end=765
-  _globals['_EVENTSREQUEST']._serialized_start=767
-  _globals['_EVENTSREQUEST']._serialized_end=862
-  _globals['_EVENT']._serialized_start=864
-  _globals['_EVENT']._serialized_end=977
-  _globals['_EXPLAINREQUEST']._serialized_start=979
-  _globals['_EXPLAINREQUEST']._serialized_end=1025
-  _globals['_EXPLAINREPLY']._serialized_start=1027
-  _globals['_EXPLAINREPLY']._serialized_end=1095
-  _globals['_GETPOLICYREQUEST']._serialized_start=1097
-  _globals['_GETPOLICYREQUEST']._serialized_end=1115
-  _globals['_SETPOLICYREQUEST']._serialized_start=1117
-  _globals['_SETPOLICYREQUEST']._serialized_end=1196
-  _globals['_POLICYREPLY']._serialized_start=1198
-  _globals['_POLICYREPLY']._serialized_end=1259
-  _globals['_INTERRUPTREQUEST']._serialized_start=1261
-  _globals['_INTERRUPTREQUEST']._serialized_end=1327
-  _globals['_INTERRUPTREPLY']._serialized_start=1329
-  _globals['_INTERRUPTREPLY']._serialized_end=1364
-  _globals['_RECONFIGUREREQUEST']._serialized_start=1366
-  _globals['_RECONFIGUREREQUEST']._serialized_end=1386
-  _globals['_RECONFIGUREREPLY']._serialized_start=1388
-  _globals['_RECONFIGUREREPLY']._serialized_end=1430
-  _globals['_LISTPOOLSREQUEST']._serialized_start=1432
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1479
-  _globals['_POOLINFO']._serialized_start=1482
-  _globals['_POOLINFO']._serialized_end=1931
-  _globals['_LISTPOOLSREPLY']._serialized_start=1933
-  _globals['_LISTPOOLSREPLY']._serialized_end=2003
-  _globals['_LISTOFFERSREQUEST']._serialized_start=2005
-  _globals['_LISTOFFERSREQUEST']._serialized_end=2024
-  _globals['_OFFERINFO']._serialized_start=2027
-  _globals['_OFFERINFO']._serialized_end=2216
-  _globals['_LISTOFFERSREPLY']._serialized_start=2218
-  _globals['_LISTOFFERSREPLY']._serialized_end=2291
-  _globals['_ADMINSERVICE']._serialized_start=2294
-  _globals['_ADMINSERVICE']._serialized_end=3077
+  _globals['_PINGREQUEST']._serialized_start=79
+  _globals['_PINGREQUEST']._serialized_end=92
+  _globals['_PINGREPLY']._serialized_start=94
+  _globals['_PINGREPLY']._serialized_end=176
+  _globals['_LISTNODESREQUEST']._serialized_start=178
+  _globals['_LISTNODESREQUEST']._serialized_end=211
+  _globals['_NODEINFO']._serialized_start=214
+  _globals['_NODEINFO']._serialized_end=447
+  _globals['_LISTNODESREPLY']._serialized_start=449
+  _globals['_LISTNODESREPLY']._serialized_end=503
+  _globals['_LISTJOBSREQUEST']._serialized_start=505
+  _globals['_LISTJOBSREQUEST']._serialized_end=535
+  _globals['_JOBINFO']._serialized_start=538
+  _globals['_JOBINFO']._serialized_end=744
+  _globals['_LISTJOBSREPLY']._serialized_start=746
+  _globals['_LISTJOBSREPLY']._serialized_end=797
+  _globals['_EVENTSREQUEST']._serialized_start=799
+  _globals['_EVENTSREQUEST']._serialized_end=894
+  _globals['_EVENT']._serialized_start=896
+  _globals['_EVENT']._serialized_end=1009
+  _globals['_EXPLAINREQUEST']._serialized_start=1011
+  _globals['_EXPLAINREQUEST']._serialized_end=1057
+  _globals['_EXPLAINREPLY']._serialized_start=1059
+  _globals['_EXPLAINREPLY']._serialized_end=1127
+  _globals['_GETPOLICYREQUEST']._serialized_start=1129
+  _globals['_GETPOLICYREQUEST']._serialized_end=1147
+  _globals['_SETPOLICYREQUEST']._serialized_start=1149
+  _globals['_SETPOLICYREQUEST']._serialized_end=1228
+  _globals['_POLICYREPLY']._serialized_start=1230
+  _globals['_POLICYREPLY']._serialized_end=1291
+  _globals['_INTERRUPTREQUEST']._serialized_start=1293
+  _globals['_INTERRUPTREQUEST']._serialized_end=1359
+  _globals['_INTERRUPTREPLY']._serialized_start=1361
+  _globals['_INTERRUPTREPLY']._serialized_end=1396
+  _globals['_RECONFIGUREREQUEST']._serialized_start=1398
+  _globals['_RECONFIGUREREQUEST']._serialized_end=1418
+  _globals['_RECONFIGUREREPLY']._serialized_start=1420
+  _globals['_RECONFIGUREREPLY']._serialized_end=1462
+  _globals['_LISTPOOLSREQUEST']._serialized_start=1464
+  _globals['_LISTPOOLSREQUEST']._serialized_end=1511
+  _globals['_POOLINFO']._serialized_start=1514
+  _globals['_POOLINFO']._serialized_end=1963
+  _globals['_LISTPOOLSREPLY']._serialized_start=1965
+  _globals['_LISTPOOLSREPLY']._serialized_end=2035
+  _globals['_LISTOFFERSREQUEST']._serialized_start=2037
+  _globals['_LISTOFFERSREQUEST']._serialized_end=2056
+  _globals['_OFFERINFO']._serialized_start=2059
+  _globals['_OFFERINFO']._serialized_end=2248
+  _globals['_LISTOFFERSREPLY']._serialized_start=2250
+  _globals['_LISTOFFERSREPLY']._serialized_end=2323
+  _globals['_LISTHEALTHREQUEST']._serialized_start=2325
+  _globals['_LISTHEALTHREQUEST']._serialized_end=2359
+  _globals['_NODEHEALTH']._serialized_start=2362
+  _globals['_NODEHEALTH']._serialized_end=2519
+  _globals['_LISTHEALTHREPLY']._serialized_start=2521
+  _globals['_LISTHEALTHREPLY']._serialized_end=2578
+  _globals['_CHECKHEALTHREQUEST']._serialized_start=2580
+  _globals['_CHECKHEALTHREQUEST']._serialized_end=2630
+  _globals['_RESOLVEHEALTHREQUEST']._serialized_start=2632
+  _globals['_RESOLVEHEALTHREQUEST']._serialized_end=2695
+  _globals['_GETHEALTHRULESREQUEST']._serialized_start=2697
+  _globals['_GETHEALTHRULESREQUEST']._serialized_end=2720
+  _globals['_SETHEALTHRULESREQUEST']._serialized_start=2722
+  _globals['_SETHEALTHRULESREQUEST']._serialized_end=2806
+  _globals['_HEALTHRULESREPLY']._serialized_start=2808
+  _globals['_HEALTHRULESREPLY']._serialized_end=2874
+  _globals['_ADMINSERVICE']._serialized_start=2877
+  _globals['_ADMINSERVICE']._serialized_end=4066
 # @@protoc_insertion_point(module_scope)

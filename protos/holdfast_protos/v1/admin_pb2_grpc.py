@@ -90,6 +90,31 @@ class AdminServiceStub:
                 request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersRequest.SerializeToString,
                 response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersReply.FromString,
                 _registered_method=True)
+        self.ListHealth = channel.unary_unary(
+                '/holdfast.v1.AdminService/ListHealth',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.FromString,
+                _registered_method=True)
+        self.CheckHealth = channel.unary_unary(
+                '/holdfast.v1.AdminService/CheckHealth',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.CheckHealthRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.FromString,
+                _registered_method=True)
+        self.ResolveHealth = channel.unary_unary(
+                '/holdfast.v1.AdminService/ResolveHealth',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ResolveHealthRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.FromString,
+                _registered_method=True)
+        self.GetHealthRules = channel.unary_unary(
+                '/holdfast.v1.AdminService/GetHealthRules',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.GetHealthRulesRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.HealthRulesReply.FromString,
+                _registered_method=True)
+        self.SetHealthRules = channel.unary_unary(
+                '/holdfast.v1.AdminService/SetHealthRules',
+                request_serializer=holdfast__protos_dot_v1_dot_admin__pb2.SetHealthRulesRequest.SerializeToString,
+                response_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.HealthRulesReply.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -162,6 +187,36 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHealth(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckHealth(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveHealth(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealthRules(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetHealthRules(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +274,31 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListOffers,
                     request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersRequest.FromString,
                     response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListOffersReply.SerializeToString,
+            ),
+            'ListHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHealth,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.SerializeToString,
+            ),
+            'CheckHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckHealth,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.CheckHealthRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.SerializeToString,
+            ),
+            'ResolveHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveHealth,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.ResolveHealthRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.SerializeToString,
+            ),
+            'GetHealthRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealthRules,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.GetHealthRulesRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.HealthRulesReply.SerializeToString,
+            ),
+            'SetHealthRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetHealthRules,
+                    request_deserializer=holdfast__protos_dot_v1_dot_admin__pb2.SetHealthRulesRequest.FromString,
+                    response_serializer=holdfast__protos_dot_v1_dot_admin__pb2.HealthRulesReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -519,6 +599,141 @@ class AdminService:
             '/holdfast.v1.AdminService/ListOffers',
             holdfast__protos_dot_v1_dot_admin__pb2.ListOffersRequest.SerializeToString,
             holdfast__protos_dot_v1_dot_admin__pb2.ListOffersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/ListHealth',
+            holdfast__protos_dot_v1_dot_admin__pb2.ListHealthRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/CheckHealth',
+            holdfast__protos_dot_v1_dot_admin__pb2.CheckHealthRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/ResolveHealth',
+            holdfast__protos_dot_v1_dot_admin__pb2.ResolveHealthRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.ListHealthReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealthRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/GetHealthRules',
+            holdfast__protos_dot_v1_dot_admin__pb2.GetHealthRulesRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.HealthRulesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetHealthRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.AdminService/SetHealthRules',
+            holdfast__protos_dot_v1_dot_admin__pb2.SetHealthRulesRequest.SerializeToString,
+            holdfast__protos_dot_v1_dot_admin__pb2.HealthRulesReply.FromString,
             options,
             channel_credentials,
             insecure,

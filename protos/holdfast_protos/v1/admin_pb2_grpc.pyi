@@ -44,6 +44,11 @@ class AdminServiceStub:
     Reconfigure: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconfigureRequest, _admin_pb2.ReconfigureReply]
     ListPools: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoolsRequest, _admin_pb2.ListPoolsReply]
     ListOffers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListOffersRequest, _admin_pb2.ListOffersReply]
+    ListHealth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListHealthRequest, _admin_pb2.ListHealthReply]
+    CheckHealth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckHealthRequest, _admin_pb2.ListHealthReply]
+    ResolveHealth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResolveHealthRequest, _admin_pb2.ListHealthReply]
+    GetHealthRules: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetHealthRulesRequest, _admin_pb2.HealthRulesReply]
+    SetHealthRules: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetHealthRulesRequest, _admin_pb2.HealthRulesReply]
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -61,6 +66,11 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Reconfigure: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconfigureRequest, _admin_pb2.ReconfigureReply]  # type: ignore[assignment]
     ListPools: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoolsRequest, _admin_pb2.ListPoolsReply]  # type: ignore[assignment]
     ListOffers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListOffersRequest, _admin_pb2.ListOffersReply]  # type: ignore[assignment]
+    ListHealth: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListHealthRequest, _admin_pb2.ListHealthReply]  # type: ignore[assignment]
+    CheckHealth: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckHealthRequest, _admin_pb2.ListHealthReply]  # type: ignore[assignment]
+    ResolveHealth: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResolveHealthRequest, _admin_pb2.ListHealthReply]  # type: ignore[assignment]
+    GetHealthRules: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetHealthRulesRequest, _admin_pb2.HealthRulesReply]  # type: ignore[assignment]
+    SetHealthRules: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetHealthRulesRequest, _admin_pb2.HealthRulesReply]  # type: ignore[assignment]
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The CLI's side, over the controller's unix socket. Reading is separate from writing."""
@@ -141,5 +151,40 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListOffersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListOffersReply, _abc.Awaitable[_admin_pb2.ListOffersReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ListHealth(
+        self,
+        request: _admin_pb2.ListHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListHealthReply, _abc.Awaitable[_admin_pb2.ListHealthReply]]: ...
+
+    @_abc_1.abstractmethod
+    def CheckHealth(
+        self,
+        request: _admin_pb2.CheckHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListHealthReply, _abc.Awaitable[_admin_pb2.ListHealthReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ResolveHealth(
+        self,
+        request: _admin_pb2.ResolveHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListHealthReply, _abc.Awaitable[_admin_pb2.ListHealthReply]]: ...
+
+    @_abc_1.abstractmethod
+    def GetHealthRules(
+        self,
+        request: _admin_pb2.GetHealthRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HealthRulesReply, _abc.Awaitable[_admin_pb2.HealthRulesReply]]: ...
+
+    @_abc_1.abstractmethod
+    def SetHealthRules(
+        self,
+        request: _admin_pb2.SetHealthRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HealthRulesReply, _abc.Awaitable[_admin_pb2.HealthRulesReply]]: ...
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

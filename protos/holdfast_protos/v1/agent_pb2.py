@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eholdfast_protos/v1/agent.proto\x12\x0bholdfast.v1\"\xdf\x02\n\x0c\x41gentMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07sent_at\x18\x02 \x01(\x01\x12#\n\x05hello\x18\x03 \x01(\x0b\x32\x12.holdfast.v1.HelloH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.holdfast.v1.HeartbeatH\x00\x12%\n\x06notice\x18\x05 \x01(\x0b\x32\x13.holdfast.v1.NoticeH\x00\x12\x38\n\x10notice_cancelled\x18\x06 \x01(\x0b\x32\x1c.holdfast.v1.NoticeCancelledH\x00\x12,\n\njob_status\x18\x07 \x01(\x0b\x32\x16.holdfast.v1.JobStatusH\x00\x12(\n\x08job_gone\x18\x08 \x01(\x0b\x32\x14.holdfast.v1.JobGoneH\x00\x12\x1f\n\x03\x61\x63k\x18\t \x01(\x0b\x32\x10.holdfast.v1.AckH\x00\x42\x06\n\x04\x62ody\"\xaa\x01\n\x05Hello\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x14\n\x0claunch_token\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0c\n\x04zone\x18\x07 \x01(\t\x12\x15\n\rinstance_type\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\t\"K\n\tHeartbeat\x12\x16\n\x0eslurmd_running\x18\x01 \x01(\x08\x12\x13\n\x0bsteps_known\x18\x02 \x01(\x08\x12\x11\n\tstep_jobs\x18\x03 \x03(\r\"e\n\x06Notice\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x01\x12\x10\n\x08received\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63ted\x18\x06 \x01(\x08\"\x1d\n\x0fNoticeCancelled\x12\n\n\x02id\x18\x01 \x01(\t\"\xde\x01\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tnotice_id\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x12\n\nsaved_step\x18\x06 \x01(\x03\x12\x17\n\x0fsave_expected_s\x18\x07 \x01(\x01\x12\x18\n\x10\x61ll_ranks_parked\x18\x08 \x01(\x08\x12\r\n\x05ranks\x18\t \x01(\r\x12\x19\n\x11stopped_on_notice\x18\n \x01(\x08\x12\x0f\n\x07started\x18\x0b \x01(\x01\"*\n\x07JobGone\x12\x0e\n\x06job_id\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x11\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\t\"\xa4\x02\n\x11\x43ontrollerMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07sent_at\x18\x02 \x01(\x01\x12\'\n\x07welcome\x18\x03 \x01(\x0b\x32\x14.holdfast.v1.WelcomeH\x00\x12\'\n\x07prepare\x18\x04 \x01(\x0b\x32\x14.holdfast.v1.PrepareH\x00\x12\'\n\x07release\x18\x05 \x01(\x0b\x32\x14.holdfast.v1.ReleaseH\x00\x12\'\n\x07refused\x18\x06 \x01(\x0b\x32\x14.holdfast.v1.RefusedH\x00\x12\x1f\n\x03\x61\x63k\x18\x07 \x01(\x0b\x32\x10.holdfast.v1.AckH\x00\x12%\n\x06hazard\x18\x08 \x01(\x0b\x32\x13.holdfast.v1.HazardH\x00\x42\x06\n\x04\x62ody\"M\n\x07Welcome\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0e\n\x06market\x18\x03 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x04 \x01(\x01\"R\n\x07Prepare\x12\x0f\n\x07job_ids\x18\x01 \x03(\r\x12#\n\x06notice\x18\x02 \x01(\x0b\x32\x13.holdfast.v1.Notice\x12\x11\n\tcancelled\x18\x03 \x01(\x08\"\x19\n\x07Release\x12\x0e\n\x06reason\x18\x01 \x01(\t\"(\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05retry\x18\x02 \x01(\x08\"\x1e\n\x06Hazard\x12\x14\n\x0chazard_per_h\x18\x01 \x01(\x01\x32X\n\x0c\x41gentService\x12H\n\x07\x43onnect\x12\x19.holdfast.v1.AgentMessage\x1a\x1e.holdfast.v1.ControllerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eholdfast_protos/v1/agent.proto\x12\x0bholdfast.v1\"\x86\x03\n\x0c\x41gentMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07sent_at\x18\x02 \x01(\x01\x12#\n\x05hello\x18\x03 \x01(\x0b\x32\x12.holdfast.v1.HelloH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.holdfast.v1.HeartbeatH\x00\x12%\n\x06notice\x18\x05 \x01(\x0b\x32\x13.holdfast.v1.NoticeH\x00\x12\x38\n\x10notice_cancelled\x18\x06 \x01(\x0b\x32\x1c.holdfast.v1.NoticeCancelledH\x00\x12,\n\njob_status\x18\x07 \x01(\x0b\x32\x16.holdfast.v1.JobStatusH\x00\x12(\n\x08job_gone\x18\x08 \x01(\x0b\x32\x14.holdfast.v1.JobGoneH\x00\x12\x1f\n\x03\x61\x63k\x18\t \x01(\x0b\x32\x10.holdfast.v1.AckH\x00\x12%\n\x06health\x18\n \x01(\x0b\x32\x13.holdfast.v1.HealthH\x00\x42\x06\n\x04\x62ody\"\xc0\x01\n\x05Hello\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x14\n\x0claunch_token\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0c\n\x04zone\x18\x07 \x01(\t\x12\x15\n\rinstance_type\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12\x14\n\x0cmetrics_port\x18\n \x01(\r\"K\n\tHeartbeat\x12\x16\n\x0eslurmd_running\x18\x01 \x01(\x08\x12\x13\n\x0bsteps_known\x18\x02 \x01(\x08\x12\x11\n\tstep_jobs\x18\x03 \x03(\r\"e\n\x06Notice\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x01\x12\x10\n\x08received\x18\x04 \x01(\x01\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63ted\x18\x06 \x01(\x08\"\x1d\n\x0fNoticeCancelled\x12\n\n\x02id\x18\x01 \x01(\t\"\xfc\x01\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x11\n\tnotice_id\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x12\n\nsaved_step\x18\x06 \x01(\x03\x12\x17\n\x0fsave_expected_s\x18\x07 \x01(\x01\x12\x18\n\x10\x61ll_ranks_parked\x18\x08 \x01(\x08\x12\r\n\x05ranks\x18\t \x01(\r\x12\x19\n\x11stopped_on_notice\x18\n \x01(\x08\x12\x0f\n\x07started\x18\x0b \x01(\x01\x12\x0e\n\x06step_s\x18\x0c \x01(\x01\x12\x0c\n\x04gpus\x18\r \x01(\r\"*\n\x07JobGone\x12\x0e\n\x06job_id\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\xda\x01\n\x06Health\x12\r\n\x05ready\x18\x01 \x01(\x08\x12,\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1a.holdfast.v1.HealthFinding\x12\x14\n\x0cgpus_visible\x18\x03 \x01(\r\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x16\n\x0erules_revision\x18\x05 \x01(\t\x12,\n\x08readings\x18\x06 \x03(\x0b\x32\x1a.holdfast.v1.HealthReading\x12\x13\n\x0bquick_check\x18\x07 \x01(\t\x12\x12\n\ndeep_check\x18\x08 \x01(\t\"\x9a\x01\n\rHealthFinding\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x01\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x06 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\x0f\n\x07strikes\x18\x08 \x01(\r\x12\x0f\n\x07job_ids\x18\t \x03(\r\"X\n\rHealthReading\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x11\n\x03\x41\x63k\x12\n\n\x02id\x18\x01 \x01(\t\"\x88\x03\n\x11\x43ontrollerMessage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07sent_at\x18\x02 \x01(\x01\x12\'\n\x07welcome\x18\x03 \x01(\x0b\x32\x14.holdfast.v1.WelcomeH\x00\x12\'\n\x07prepare\x18\x04 \x01(\x0b\x32\x14.holdfast.v1.PrepareH\x00\x12\'\n\x07release\x18\x05 \x01(\x0b\x32\x14.holdfast.v1.ReleaseH\x00\x12\'\n\x07refused\x18\x06 \x01(\x0b\x32\x14.holdfast.v1.RefusedH\x00\x12\x1f\n\x03\x61\x63k\x18\x07 \x01(\x0b\x32\x10.holdfast.v1.AckH\x00\x12%\n\x06hazard\x18\x08 \x01(\x0b\x32\x13.holdfast.v1.HazardH\x00\x12\x30\n\x0chealth_rules\x18\t \x01(\x0b\x32\x18.holdfast.v1.HealthRulesH\x00\x12\x30\n\x0chealth_order\x18\n \x01(\x0b\x32\x18.holdfast.v1.HealthOrderH\x00\x42\x06\n\x04\x62ody\"\x88\x01\n\x07Welcome\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x0e\n\x06market\x18\x03 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x04 \x01(\x01\x12\x0c\n\x04gpus\x18\x05 \x01(\r\x12\x11\n\tgpu_model\x18\x06 \x01(\t\x12\x18\n\x10\x64\x65\x65p_check_level\x18\x07 \x01(\r\"R\n\x07Prepare\x12\x0f\n\x07job_ids\x18\x01 \x03(\r\x12#\n\x06notice\x18\x02 \x01(\x0b\x32\x13.holdfast.v1.Notice\x12\x11\n\tcancelled\x18\x03 \x01(\x08\"\x19\n\x07Release\x12\x0e\n\x06reason\x18\x01 \x01(\t\"(\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05retry\x18\x02 \x01(\x08\"\x1e\n\x06Hazard\x12\x14\n\x0chazard_per_h\x18\x01 \x01(\x01\"-\n\x0bHealthRules\x12\x0c\n\x04toml\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\"K\n\x0bHealthOrder\x12\x11\n\tcheck_now\x18\x01 \x01(\x08\x12\x14\n\x0cresolve_rule\x18\x02 \x01(\t\x12\x13\n\x0bresolve_gpu\x18\x03 \x01(\t2X\n\x0c\x41gentService\x12H\n\x07\x43onnect\x12\x19.holdfast.v1.AgentMessage\x1a\x1e.holdfast.v1.ControllerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,33 +32,43 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast_protos.v1.agent_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENTMESSAGE']._serialized_start=48
-  _globals['_AGENTMESSAGE']._serialized_end=399
-  _globals['_HELLO']._serialized_start=402
-  _globals['_HELLO']._serialized_end=572
-  _globals['_HEARTBEAT']._serialized_start=574
-  _globals['_HEARTBEAT']._serialized_end=649
-  _globals['_NOTICE']._serialized_start=651
-  _globals['_NOTICE']._serialized_end=752
-  _globals['_NOTICECANCELLED']._serialized_start=754
-  _globals['_NOTICECANCELLED']._serialized_end=783
-  _globals['_JOBSTATUS']._serialized_start=786
-  _globals['_JOBSTATUS']._serialized_end=1008
-  _globals['_JOBGONE']._serialized_start=1010
-  _globals['_JOBGONE']._serialized_end=1052
-  _globals['_ACK']._serialized_start=1054
-  _globals['_ACK']._serialized_end=1071
-  _globals['_CONTROLLERMESSAGE']._serialized_start=1074
-  _globals['_CONTROLLERMESSAGE']._serialized_end=1366
-  _globals['_WELCOME']._serialized_start=1368
-  _globals['_WELCOME']._serialized_end=1445
-  _globals['_PREPARE']._serialized_start=1447
-  _globals['_PREPARE']._serialized_end=1529
-  _globals['_RELEASE']._serialized_start=1531
-  _globals['_RELEASE']._serialized_end=1556
-  _globals['_REFUSED']._serialized_start=1558
-  _globals['_REFUSED']._serialized_end=1598
-  _globals['_HAZARD']._serialized_start=1600
-  _globals['_HAZARD']._serialized_end=1630
-  _globals['_AGENTSERVICE']._serialized_start=1632
-  _globals['_AGENTSERVICE']._serialized_end=1720
+  _globals['_AGENTMESSAGE']._serialized_end=438
+  _globals['_HELLO']._serialized_start=441
+  _globals['_HELLO']._serialized_end=633
+  _globals['_HEARTBEAT']._serialized_start=635
+  _globals['_HEARTBEAT']._serialized_end=710
+  _globals['_NOTICE']._serialized_start=712
+  _globals['_NOTICE']._serialized_end=813
+  _globals['_NOTICECANCELLED']._serialized_start=815
+  _globals['_NOTICECANCELLED']._serialized_end=844
+  _globals['_JOBSTATUS']._serialized_start=847
+  _globals['_JOBSTATUS']._serialized_end=1099
+  _globals['_JOBGONE']._serialized_start=1101
+  _globals['_JOBGONE']._serialized_end=1143
+  _globals['_HEALTH']._serialized_start=1146
+  _globals['_HEALTH']._serialized_end=1364
+  _globals['_HEALTHFINDING']._serialized_start=1367
+  _globals['_HEALTHFINDING']._serialized_end=1521
+  _globals['_HEALTHREADING']._serialized_start=1523
+  _globals['_HEALTHREADING']._serialized_end=1611
+  _globals['_ACK']._serialized_start=1613
+  _globals['_ACK']._serialized_end=1630
+  _globals['_CONTROLLERMESSAGE']._serialized_start=1633
+  _globals['_CONTROLLERMESSAGE']._serialized_end=2025
+  _globals['_WELCOME']._serialized_start=2028
+  _globals['_WELCOME']._serialized_end=2164
+  _globals['_PREPARE']._serialized_start=2166
+  _globals['_PREPARE']._serialized_end=2248
+  _globals['_RELEASE']._serialized_start=2250
+  _globals['_RELEASE']._serialized_end=2275
+  _globals['_REFUSED']._serialized_start=2277
+  _globals['_REFUSED']._serialized_end=2317
+  _globals['_HAZARD']._serialized_start=2319
+  _globals['_HAZARD']._serialized_end=2349
+  _globals['_HEALTHRULES']._serialized_start=2351
+  _globals['_HEALTHRULES']._serialized_end=2396
+  _globals['_HEALTHORDER']._serialized_start=2398
+  _globals['_HEALTHORDER']._serialized_end=2473
+  _globals['_AGENTSERVICE']._serialized_start=2475
+  _globals['_AGENTSERVICE']._serialized_end=2563
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,7 @@ class AgentMessage(_message.Message):
     JOB_STATUS_FIELD_NUMBER: _builtins.int
     JOB_GONE_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     sent_at: _builtins.float
     """Unix seconds, the agent's clock"""
@@ -48,6 +49,8 @@ class AgentMessage(_message.Message):
     def job_gone(self) -> Global___JobGone: ...
     @_builtins.property
     def ack(self) -> Global___Ack: ...
+    @_builtins.property
+    def health(self) -> Global___Health: ...
     def __init__(
         self,
         *,
@@ -60,12 +63,13 @@ class AgentMessage(_message.Message):
         job_status: Global___JobStatus | None = ...,
         job_gone: Global___JobGone | None = ...,
         ack: Global___Ack | None = ...,
+        health: Global___Health | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "job_gone", b"job_gone", "job_status", b"job_status", "notice", b"notice", "notice_cancelled", b"notice_cancelled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "health", b"health", "heartbeat", b"heartbeat", "hello", b"hello", "job_gone", b"job_gone", "job_status", b"job_status", "notice", b"notice", "notice_cancelled", b"notice_cancelled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "id", b"id", "job_gone", b"job_gone", "job_status", b"job_status", "notice", b"notice", "notice_cancelled", b"notice_cancelled", "sent_at", b"sent_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "health", b"health", "heartbeat", b"heartbeat", "hello", b"hello", "id", b"id", "job_gone", b"job_gone", "job_status", b"job_status", "notice", b"notice", "notice_cancelled", b"notice_cancelled", "sent_at", b"sent_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "notice", "notice_cancelled", "job_status", "job_gone", "ack"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "notice", "notice_cancelled", "job_status", "job_gone", "ack", "health"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -86,6 +90,7 @@ class Hello(_message.Message):
     ZONE_FIELD_NUMBER: _builtins.int
     INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    METRICS_PORT_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     boot_id: _builtins.str
     launch_token: _builtins.str
@@ -98,6 +103,8 @@ class Hello(_message.Message):
     zone: _builtins.str
     instance_type: _builtins.str
     version: _builtins.str
+    metrics_port: _builtins.int
+    """where its /metrics are, at `address`; 0: not served"""
     def __init__(
         self,
         *,
@@ -110,10 +117,11 @@ class Hello(_message.Message):
         zone: _builtins.str = ...,
         instance_type: _builtins.str = ...,
         version: _builtins.str = ...,
+        metrics_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_token", b"launch_token", "node", b"node", "provider", b"provider", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "instance_id", b"instance_id", "instance_type", b"instance_type", "launch_token", b"launch_token", "metrics_port", b"metrics_port", "node", b"node", "provider", b"provider", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,6 +232,8 @@ class JobStatus(_message.Message):
     RANKS_FIELD_NUMBER: _builtins.int
     STOPPED_ON_NOTICE_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.int
     attempt: _builtins.int
     state: _builtins.str
@@ -239,6 +249,10 @@ class JobStatus(_message.Message):
     stopped_on_notice: _builtins.bool
     started: _builtins.float
     """when this node first saw a process of the attempt, Unix seconds"""
+    step_s: _builtins.float
+    """what a step takes; 0: not said"""
+    gpus: _builtins.int
+    """GPUs of the attempt on this node; 0: not known"""
     def __init__(
         self,
         *,
@@ -253,10 +267,12 @@ class JobStatus(_message.Message):
         ranks: _builtins.int = ...,
         stopped_on_notice: _builtins.bool = ...,
         started: _builtins.float = ...,
+        step_s: _builtins.float = ...,
+        gpus: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_ranks_parked", b"all_ranks_parked", "attempt", b"attempt", "job_id", b"job_id", "notice_id", b"notice_id", "ranks", b"ranks", "save_expected_s", b"save_expected_s", "saved_step", b"saved_step", "started", b"started", "state", b"state", "step", b"step", "stopped_on_notice", b"stopped_on_notice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_ranks_parked", b"all_ranks_parked", "attempt", b"attempt", "gpus", b"gpus", "job_id", b"job_id", "notice_id", b"notice_id", "ranks", b"ranks", "save_expected_s", b"save_expected_s", "saved_step", b"saved_step", "started", b"started", "state", b"state", "step", b"step", "step_s", b"step_s", "stopped_on_notice", b"stopped_on_notice"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,6 +301,135 @@ class JobGone(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobGone: _TypeAlias = JobGone  # noqa: Y015
+
+@_typing.final
+class Health(_message.Message):
+    """How the node is: all of it each time, whenever it changes. Findings that are not in the newest one are over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    GPUS_VISIBLE_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    RULES_REVISION_FIELD_NUMBER: _builtins.int
+    READINGS_FIELD_NUMBER: _builtins.int
+    QUICK_CHECK_FIELD_NUMBER: _builtins.int
+    DEEP_CHECK_FIELD_NUMBER: _builtins.int
+    ready: _builtins.bool
+    """everything has been read at least once since the agent's start"""
+    gpus_visible: _builtins.int
+    driver: _builtins.str
+    """the driver's version; empty: none"""
+    rules_revision: _builtins.str
+    quick_check: _builtins.str
+    """before slurmd was started: "" not yet, passed, or what failed"""
+    deep_check: _builtins.str
+    """the same of dcgmi diag: "" not asked for or not yet"""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthFinding]: ...
+    @_builtins.property
+    def readings(self) -> _containers.RepeatedCompositeFieldContainer[Global___HealthReading]:
+        """for people: the newest of each"""
+
+    def __init__(
+        self,
+        *,
+        ready: _builtins.bool = ...,
+        findings: _abc.Iterable[Global___HealthFinding] | None = ...,
+        gpus_visible: _builtins.int = ...,
+        driver: _builtins.str = ...,
+        rules_revision: _builtins.str = ...,
+        readings: _abc.Iterable[Global___HealthReading] | None = ...,
+        quick_check: _builtins.str = ...,
+        deep_check: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deep_check", b"deep_check", "driver", b"driver", "findings", b"findings", "gpus_visible", b"gpus_visible", "quick_check", b"quick_check", "readings", b"readings", "ready", b"ready", "rules_revision", b"rules_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Health: _TypeAlias = Health  # noqa: Y015
+
+@_typing.final
+class HealthFinding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    STRIKES_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    gpu: _builtins.str
+    """uuid or PCI address; empty: the node"""
+    action: _builtins.str
+    """note drain evacuate replace"""
+    since: _builtins.float
+    text: _builtins.str
+    advice: _builtins.str
+    dry_run: _builtins.bool
+    strikes: _builtins.int
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        gpu: _builtins.str = ...,
+        action: _builtins.str = ...,
+        since: _builtins.float = ...,
+        text: _builtins.str = ...,
+        advice: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        strikes: _builtins.int = ...,
+        job_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "advice", b"advice", "dry_run", b"dry_run", "gpu", b"gpu", "job_ids", b"job_ids", "rule", b"rule", "since", b"since", "strikes", b"strikes", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthFinding: _TypeAlias = HealthFinding  # noqa: Y015
+
+@_typing.final
+class HealthReading(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """of the catalogue"""
+    gpu: _builtins.str
+    state: _builtins.str
+    """ok unsupported failed"""
+    value: _builtins.float
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        gpu: _builtins.str = ...,
+        state: _builtins.str = ...,
+        value: _builtins.float = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "gpu", b"gpu", "name", b"name", "state", b"state", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthReading: _TypeAlias = HealthReading  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
@@ -317,6 +462,8 @@ class ControllerMessage(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     HAZARD_FIELD_NUMBER: _builtins.int
+    HEALTH_RULES_FIELD_NUMBER: _builtins.int
+    HEALTH_ORDER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     sent_at: _builtins.float
     @_builtins.property
@@ -331,6 +478,10 @@ class ControllerMessage(_message.Message):
     def ack(self) -> Global___Ack: ...
     @_builtins.property
     def hazard(self) -> Global___Hazard: ...
+    @_builtins.property
+    def health_rules(self) -> Global___HealthRules: ...
+    @_builtins.property
+    def health_order(self) -> Global___HealthOrder: ...
     def __init__(
         self,
         *,
@@ -342,12 +493,14 @@ class ControllerMessage(_message.Message):
         refused: Global___Refused | None = ...,
         ack: Global___Ack | None = ...,
         hazard: Global___Hazard | None = ...,
+        health_rules: Global___HealthRules | None = ...,
+        health_order: Global___HealthOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "hazard", b"hazard", "prepare", b"prepare", "refused", b"refused", "release", b"release", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "hazard", b"hazard", "health_order", b"health_order", "health_rules", b"health_rules", "prepare", b"prepare", "refused", b"refused", "release", b"release", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "hazard", b"hazard", "id", b"id", "prepare", b"prepare", "refused", b"refused", "release", b"release", "sent_at", b"sent_at", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "body", b"body", "hazard", b"hazard", "health_order", b"health_order", "health_rules", b"health_rules", "id", b"id", "prepare", b"prepare", "refused", b"refused", "release", b"release", "sent_at", b"sent_at", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "prepare", "release", "refused", "ack", "hazard"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "prepare", "release", "refused", "ack", "hazard", "health_rules", "health_order"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -361,11 +514,19 @@ class Welcome(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     MARKET_FIELD_NUMBER: _builtins.int
     HEARTBEAT_S_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    GPU_MODEL_FIELD_NUMBER: _builtins.int
+    DEEP_CHECK_LEVEL_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     cluster: _builtins.str
     market: _builtins.str
     """spot or on_demand"""
     heartbeat_s: _builtins.float
+    gpus: _builtins.int
+    """that the node should have; 0: not said"""
+    gpu_model: _builtins.str
+    deep_check_level: _builtins.int
+    """of `dcgmi diag -r`, before slurmd is started; 0: none"""
     def __init__(
         self,
         *,
@@ -373,10 +534,13 @@ class Welcome(_message.Message):
         cluster: _builtins.str = ...,
         market: _builtins.str = ...,
         heartbeat_s: _builtins.float = ...,
+        gpus: _builtins.int = ...,
+        gpu_model: _builtins.str = ...,
+        deep_check_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "heartbeat_s", b"heartbeat_s", "market", b"market", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "deep_check_level", b"deep_check_level", "gpu_model", b"gpu_model", "gpus", b"gpus", "heartbeat_s", b"heartbeat_s", "market", b"market", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,3 +636,56 @@ class Hazard(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hazard: _TypeAlias = Hazard  # noqa: Y015
+
+@_typing.final
+class HealthRules(_message.Message):
+    """The rules by which the agent judges; kept by it over its own restarts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOML_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    toml: _builtins.str
+    """empty: the agent's own default"""
+    revision: _builtins.str
+    def __init__(
+        self,
+        *,
+        toml: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "toml", b"toml"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthRules: _TypeAlias = HealthRules  # noqa: Y015
+
+@_typing.final
+class HealthOrder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_NOW_FIELD_NUMBER: _builtins.int
+    RESOLVE_RULE_FIELD_NUMBER: _builtins.int
+    RESOLVE_GPU_FIELD_NUMBER: _builtins.int
+    check_now: _builtins.bool
+    """read everything at once and say Health, changed or not"""
+    resolve_rule: _builtins.str
+    """forget what this rule found (`*`: every rule) …"""
+    resolve_gpu: _builtins.str
+    """… on this GPU; empty: on all"""
+    def __init__(
+        self,
+        *,
+        check_now: _builtins.bool = ...,
+        resolve_rule: _builtins.str = ...,
+        resolve_gpu: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_now", b"check_now", "resolve_gpu", b"resolve_gpu", "resolve_rule", b"resolve_rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthOrder: _TypeAlias = HealthOrder  # noqa: Y015
