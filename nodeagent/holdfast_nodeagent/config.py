@@ -6,12 +6,21 @@ from typing import Annotated, Literal
 
 from holdfast_common.errors import ConfigError
 from holdfast_common.settings import parse_toml, read_text
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from holdfast_nodeagent.notices.http import PLAIN_HTTP
 
 Interval = Annotated[float, Field(ge=0.05, le=60)]
 Argument = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("must be an absolute path")
+    return value
+
+
+Absolute = Annotated[Path, AfterValidator(_absolute)]
 
 
 class AgentConfig(BaseModel):
@@ -54,6 +63,31 @@ class AgentConfig(BaseModel):
     """Shuts the node down."""
     boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
     log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
+    gpu_health: bool = True
+    """Read NVML and the kernel's messages, where there is an NVIDIA driver or the controller says that the node has GPUs. The node's own
+    readings (disks, memory, clock, mounts) are taken in any case."""
+    nvml_library: str = ""
+    """Path of libnvidia-ml.so.1. Empty: as the loader finds it."""
+    kernel_log: Path = Path("/dev/kmsg")
+    """Where the kernel's messages are read, the driver's XIDs among them."""
+    watched_paths: tuple[Absolute, ...] = (Path("/"),)
+    """Paths on the file systems whose free space is watched, and whether they have become read-only."""
+    checkpoint_mounts: tuple[Absolute, ...] = ()
+    """Where the checkpoint store must be mounted, and must answer within 5 s."""
+    quick_check_s: Annotated[float, Field(ge=1, le=600)] = 20.0
+    """The longest time that the check before slurmd's start may take."""
+    metrics_listen: str = ""
+    """`host:port` of `/metrics`; port 0: any. Empty: not served."""
+    metrics_dcgm_names: bool = False
+    """Serve the names of dcgm-exporter as well. A site that runs that one would count twice."""
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^\s:/]+):(\d{1,5})", value)
+        if value and (match is None or int(match[2]) > 65535):
+            raise ValueError("must be host:port, or empty")
+        return value
 
     @field_validator("controller")
     @classmethod

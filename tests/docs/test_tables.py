@@ -52,7 +52,7 @@ def shown(default: Any) -> str:
         return "none"
     if isinstance(default, float):
         return f"`{default:g}`"
-    return f"`{json.dumps(str(default) if isinstance(default, Path) else default)}`"
+    return f"`{json.dumps(default, default=str)}`"
 
 
 @pytest.mark.parametrize(("page", "mark"), MARKS, ids=[mark.split(".")[-1] for _, mark in MARKS])
