@@ -146,6 +146,10 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
     def _message(self, **body: Any) -> agent_pb2.ControllerMessage:
         return agent_pb2.ControllerMessage(id=f"{self._born}-{next(self._ids)}", sent_at=self._clock.now(), **body)
 
+    def _ack(self, message_id: str) -> agent_pb2.ControllerMessage:
+        """The agent compares our clock with its own by `sent_at`."""
+        return agent_pb2.ControllerMessage(ack=agent_pb2.Ack(id=message_id), sent_at=self._clock.now())
+
     # -- the stream -------------------------------------------------------------------------------------------------------------
 
     async def Connect(  # noqa: N802 - gRPC's name
@@ -172,7 +176,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         reader = asyncio.ensure_future(self._read(stream, request_iterator))
         try:
             await self._reactor.record(arrived)
-            yield _ack(first.id)
+            yield self._ack(first.id)
             self._tell_hazards({stream.instance_id: stream})
             while (message := await stream.next()) is not None:
                 yield message
@@ -241,7 +245,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
                         self._on_left()  # Slurm is about to say the same, and the next steps wait for its word
             except InputError as error:
                 log.warning("a message of an agent was dropped", instance=stream.instance_id, reason=str(error))
-        stream.put(_ack(message.id))
+        stream.put(self._ack(message.id))
 
     def _note(self, status: agent_pb2.JobStatus) -> None:
         self.progress.pop(status.job_id, None)
@@ -270,7 +274,3 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             for stream in list(self._streams.values()):
                 if self._clock.monotonic() > stream.heard_at + self._lost_s:
                     stream.over.set()
-
-
-def _ack(message_id: str) -> agent_pb2.ControllerMessage:
-    return agent_pb2.ControllerMessage(ack=agent_pb2.Ack(id=message_id))
