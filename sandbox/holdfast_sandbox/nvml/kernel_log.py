@@ -1,0 +1,53 @@
+"""What the kernel says about GPUs, and a regular file that stands for /dev/kmsg.
+
+The lines are those of NVIDIA's driver (docs.nvidia.com/deploy/xid-errors) and of its NVSwitch driver; records are as in the kernel's
+Documentation/ABI/testing/dev-kmsg.
+"""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+_TAIL_BYTES = 64 * 1024
+
+
+def xid_line(pci: str, xid: int, pid: int = 0, process: str = "", text: str = "Reset Required") -> str:
+    """Return an XID's line. `pci`: `0000:3b:00.0`. Without a pid it is written as the driver does where it knows none."""
+    place = f"PCI:{pci.rpartition('.')[0] or pci}"
+    who = f"pid={pid}, name={process}" if pid else "pid='<unknown>', name=<unknown>"
+    return f"NVRM: Xid ({place}): {xid}, {who}, {text}"
+
+
+def sxid_line(
+    pci: str, sxid: int, *, fatal: bool = False, text: str = "Link 32 egress non-posted PRIV error (First)", switch: int = 0
+) -> str:
+    """Return an NVSwitch's line."""
+    return f"nvidia-nvswitch{switch}: SXid (PCI:{pci}): {sxid}, {'Fatal' if fatal else 'Non-fatal'}, {text}"
+
+
+def off_bus_line(pci: str) -> str:
+    """Return the line without an XID that says that a GPU does not answer any more."""
+    return f"NVRM: GPU {pci}: GPU has fallen off the bus."
+
+
+def append(path: Path, line: str, at_us: int | None = None) -> int:
+    """Append a record and return its sequence number. `at_us`: microseconds since boot; None: now.
+
+    The numbers go on from the file's last record, whoever writes. As the kernel does, what is not printable is written as `\\xNN`.
+    """
+    when_us = time.monotonic_ns() // 1000 if at_us is None else at_us
+    text = "".join(char if char.isprintable() and char != "\\" else "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in line)
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sequence = _last_sequence(file.fileno()) + 1
+        os.write(file.fileno(), f"6,{sequence},{when_us},-;{text}\n".encode())
+    return sequence
+
+
+def _last_sequence(descriptor: int) -> int:
+    """-1: there is no record."""
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+    records = [line for line in tail.splitlines() if line[:1].isdigit()]
+    return int(records[-1].split(b",", 2)[1]) if records else -1
