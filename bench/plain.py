@@ -17,6 +17,7 @@ from holdfast_sandbox.cluster_config import AgentSpec, SandboxConfig
 from holdfast_sandbox.components import NODE_SCRIPTS
 from holdfast_sandbox.layout import PARTITION
 from holdfast_sandbox.processes import with_environment
+from holdfast_slurm.conf_settings import HOOKS
 
 from bench.evidence import LogLine, read_slurmctld_log, registration
 from bench.jobs import Job
@@ -76,7 +77,7 @@ def write_plain_hooks(
     """Write a ResumeProgram that starts nodes by itself, and hooks that do nothing. Raises OSError."""
     root = directory.parent
     resume = _RESUME.format(root=root, scripts=NODE_SCRIPTS, partition=PARTITION)
-    for name in ("resume", "suspend", "resume-fail", "prolog-slurmctld", "prolog", "epilog", "task-prolog"):
+    for name in HOOKS.values():
         body = f"export SLURM_CONF={slurm_conf}\n{resume}" if name == "resume" else "exit 0\n"
         path = directory / name
         path.write_text(f"#!/bin/sh\n{_PATH}{body}", encoding="utf-8")

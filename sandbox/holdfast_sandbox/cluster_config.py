@@ -35,7 +35,7 @@ class Site:
 
 
 class WriteHooks(Protocol):
-    """Writes the seven programs that slurm.conf names (`holdfast_slurm.conf_settings.HOOKS`) into a directory."""
+    """Writes the programs that slurm.conf names (`holdfast_slurm.conf_settings.HOOKS`) into a directory."""
 
     def __call__(
         self,

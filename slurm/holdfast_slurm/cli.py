@@ -88,7 +88,7 @@ def doctor(
     slurm_conf: _SlurmConf = Path("/etc/slurm/slurm.conf"),
     bin_dir: _BinDir = None,
 ) -> None:
-    """Compare the running cluster with what Holdfast needs. Exit status 0: all well; 1: findings; 3: slurmctld does not answer."""
+    """Compare the running cluster with what Holdfast needs. Exit status 0: all well; 1: something to mend; 3: slurmctld does not answer."""
     try:
         where = options.bin_dir(bin_dir)
         slurm = probe.SlurmProbe(where, slurm_conf)
@@ -104,7 +104,7 @@ def doctor(
     except (HoldfastError, OSError, ValueError) as error:
         raise _fail(str(error), code=FAILED) from None
     _report(findings, as_json, site is not None)
-    raise typer.Exit(FAILED if findings else 0)
+    raise typer.Exit(FAILED if _faults(findings) else 0)
 
 
 def _observe(slurm: probe.SlurmProbe, config: Mapping[str, str], partition: str, socket: Path, client: ScontrolClient) -> checks.Observed:
@@ -133,13 +133,20 @@ def _settings(config: Mapping[str, str], site: Site | None, partition: str, hook
 
 def _report(findings: list[checks.Finding], as_json: bool, known: bool) -> None:
     if as_json:
-        print(json.dumps({"ok": not findings, "site_known": known, "findings": [dataclasses.asdict(each) for each in findings]}, indent=2))
+        told = {"ok": not _faults(findings), "site_known": known, "findings": [dataclasses.asdict(each) for each in findings]}
+        print(json.dumps(told, indent=2))
         return
     for each in findings:
-        print(f"{each.subject}\n  is:     {each.found}\n  should: {each.wanted}\n  why:    {each.why}\n  mend:   {each.mend}\n")
-    print(f"{len(findings)} to mend" if findings else "all well")
+        subject = f"{each.subject} (advised)" if each.advised else each.subject
+        print(f"{subject}\n  is:     {each.found}\n  should: {each.wanted}\n  why:    {each.why}\n  mend:   {each.mend}\n")
+    faults = _faults(findings)
+    print(f"{faults} to mend" if faults else "all well")
     if not known:
         print("(no site.json beside the hooks: compared with Holdfast's defaults; `holdfast slurm-conf --install-hooks` keeps yours)")
+
+
+def _faults(findings: list[checks.Finding]) -> int:
+    return sum(not each.advised for each in findings)
 
 
 def _install(site: Site, python: Path, chain: dict[str, Path]) -> None:

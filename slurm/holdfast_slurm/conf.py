@@ -28,6 +28,8 @@ def required_settings(settings: SlurmSettings) -> tuple[Setting, ...]:
         ("SuspendTimeout", settings.suspend_timeout_s, "at_least"),
         ("PrivateData", "cloud" if settings.version < (23, 2) else "", "contains"),
         *((key, settings.hooks_dir / name, "equal") for key, name in HOOKS.items()),
+        ("HealthCheckInterval", 60, "positive"),
+        ("HealthCheckNodeState", "ANY", "contains"),
         ("PrologFlags", "Alloc", "contains"),
         ("PrologEpilogTimeout", settings.resume_timeout_s, "unset_or_at_least"),
         ("MessageTimeout", settings.message_timeout_s, "equal"),
@@ -36,7 +38,9 @@ def required_settings(settings: SlurmSettings) -> tuple[Setting, ...]:
         ("TreeWidth", 65533, "equal"),
         ("SlurmdParameters", "config_overrides" if settings.sandbox else "", "contains"),
     ]
-    return tuple(Setting(key, str(want), check, _why(key, settings)) for key, want, check in rows if str(want))
+    return tuple(
+        Setting(key, str(want), check, _why(key, settings), key.startswith("HealthCheck")) for key, want, check in rows if str(want)
+    )
 
 
 def render_slurm_conf(settings: SlurmSettings) -> str:

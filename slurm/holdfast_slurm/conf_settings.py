@@ -11,7 +11,7 @@ from typing import Literal
 
 from holdfast_common.errors import ConfigError
 
-Check = Literal["equal", "at_least", "contains", "unset_or_at_least"]
+Check = Literal["equal", "at_least", "contains", "unset_or_at_least", "positive"]
 
 HOOKS = {
     "ResumeProgram": "resume",
@@ -21,6 +21,7 @@ HOOKS = {
     "Prolog": "prolog",
     "Epilog": "epilog",
     "TaskProlog": "task-prolog",
+    "HealthCheckProgram": "health-check",
 }
 """slurm.conf key → file name in the hooks directory."""
 
@@ -48,8 +49,10 @@ class Setting:
     """As slurm.conf and `scontrol show config` spell it."""
     want: str
     check: Check
-    """equal; at_least (leading integer); contains (every comma-separated word of `want`); unset_or_at_least."""
+    """equal; at_least (leading integer); contains (every comma-separated word of `want`); unset_or_at_least; positive."""
     why: str
+    advised: bool = False
+    """Nothing breaks without it: it is worth a word, and no fault."""
 
     def holds(self, value: str) -> bool:
         """Return whether `value`, as `scontrol show config` prints it, meets the demand."""
@@ -63,7 +66,8 @@ class Setting:
         have = re.match(r"\d+", value)
         if have is None:
             return False
-        return int(have[0]) == int(self.want) if self.check == "equal" else int(have[0]) >= int(self.want)
+        least = 1 if self.check == "positive" else int(self.want)
+        return int(have[0]) == least if self.check == "equal" else int(have[0]) >= least
 
 
 @dataclass(frozen=True, slots=True)

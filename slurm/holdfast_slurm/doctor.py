@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast_slurm.conf import parse_version, required_settings
-from holdfast_slurm.conf_settings import HOOKS, UNSET, SlurmSettings
+from holdfast_slurm.conf_settings import HOOKS, UNSET, Setting, SlurmSettings
 
 _RESTART = {"PrologSlurmctld", "PrologFlags", "AuthInfo", "TreeWidth", "SlurmctldParameters"}
 """What slurmctld 22.05 was seen not to take up by `scontrol reconfigure` (PrologSlurmctld), or what its manual says needs a restart."""
@@ -23,6 +23,8 @@ class Finding:
     wanted: str
     why: str
     mend: str
+    advised: bool = False
+    """Nothing breaks where it stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def setting_findings(config: Mapping[str, str], settings: SlurmSettings) -> Iter
         if any(setting.holds(each) for each in values):
             continue
         wanted = {"at_least": f"at least {setting.want}", "contains": f"contains {setting.want}"}.get(setting.check, setting.want)
-        yield Finding(setting.key, value or "not set", wanted, setting.why, _mend(setting.key, setting.want))
+        yield Finding(setting.key, value or "not set", wanted, setting.why, _mend_setting(setting, value), setting.advised)
 
 
 def rule_findings(config: Mapping[str, str]) -> Iterator[Finding]:
@@ -164,14 +166,27 @@ def munge_socket(config: Mapping[str, str]) -> str:
 
 
 def hook_paths(config: Mapping[str, str]) -> list[str]:
-    """Return the absolute paths of all hooks that the running configuration names."""
-    values: Iterable[str] = (each.strip() for key in HOOKS for each in config.get(key, "").split(","))
+    """Return the absolute paths of all hooks that the running configuration names.
+
+    A HealthCheckProgram of the site's own is left out: it may be on the nodes only.
+    """
+    values: Iterable[str] = (each.strip() for key in HOOKS for each in config.get(key, "").split(",") if not _sites_own_check(key, each))
     return sorted({value for value in values if value.startswith("/")})
 
 
 def _seconds(config: Mapping[str, str], key: str) -> int | None:
     found = re.match(r"\d+", config.get(key, ""))
     return int(found[0]) if found else None
+
+
+def _sites_own_check(key: str, value: str) -> bool:
+    return key == "HealthCheckProgram" and value.strip().rpartition("/")[2] != HOOKS[key]
+
+
+def _mend_setting(setting: Setting, value: str) -> str:
+    if value.lower() not in UNSET and _sites_own_check(setting.key, value):
+        return f"write the hooks with `slurm-conf --install-hooks --chain health-check={value}`, then set {setting.key}={setting.want}"
+    return _mend(setting.key, setting.want)
 
 
 def _mend(key: str, want: str) -> str:

@@ -17,6 +17,7 @@ from holdfast_controller.bootstrap import CONFIGLESS_CONF, SLURMD_DEFAULTS, boot
 from holdfast_controller.bootstrap_config import NodeSettings
 from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.cluster_config import AgentSpec, SandboxConfig
+from holdfast_slurm.conf_settings import HOOKS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 
@@ -38,7 +39,7 @@ exec {command} >{log} 2>&1
 
 def write_idle_hooks(directory: Path, **_: object) -> None:
     """Hooks that do nothing: the test is the cloud."""
-    for name in ("resume", "suspend", "resume-fail", "prolog-slurmctld", "prolog", "epilog", "task-prolog"):
+    for name in HOOKS.values():
         (directory / name).write_text("#!/bin/sh\nexit 0\n")
         (directory / name).chmod(0o755)
 

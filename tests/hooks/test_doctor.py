@@ -78,6 +78,26 @@ def test_several_prologs_of_which_one_is_ours():
     assert probe.parse_config("Prolog[0]   = /a\nProlog[1]   = /b\nX = \n") == {"Prolog": "/a,/b", "X": ""}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "mend"),
+    [
+        ("HealthCheckProgram", "/usr/sbin/nhc", "--chain health-check=/usr/sbin/nhc"),
+        ("HealthCheckProgram", "(null)", "set HealthCheckProgram=/hooks/health-check"),
+        ("HealthCheckInterval", "0 sec", "set HealthCheckInterval=60"),
+        ("HealthCheckNodeState", "IDLE,CYCLE", "set HealthCheckNodeState=ANY"),
+    ],
+)
+def test_the_health_check_is_advised(key, value, mend):
+    (found,) = examine(observe(config=running(**{key: value})), SETTINGS, "/c.sock")
+    assert (found.subject, found.advised) == (key, True)
+    assert mend in found.mend
+
+
+def test_a_health_check_of_the_sites_own_may_have_its_interval_and_be_on_the_nodes_only():
+    assert subjects(config=running(HealthCheckInterval="300 sec", HealthCheckNodeState="CYCLE,ANY")) == []
+    assert hook_paths({"HealthCheckProgram": "/usr/sbin/nhc", "Prolog": "/b"}) == ["/b"]
+
+
 def test_partition():
     assert subjects(partition=None) == ["partition spot"]
     assert subjects(partition={"State": "DOWN"}) == ["partition spot"]
@@ -198,3 +218,16 @@ def test_doctor_speaks_json(tmp_path):
     answer = json.loads(done.stdout)
     assert (answer["ok"], answer["site_known"]) == (False, False)
     assert {"partition spot", str(tmp_path / "c.sock"), "/hooks/resume"} <= {each["subject"] for each in answer["findings"]}
+
+
+async def test_advice_alone_is_no_failure(hooks, controller):
+    ours = {key: f"{hooks.root}/hooks/{name}" for key, name in HOOKS.items()}
+    config = running(**ours, AuthType="auth/none", SlurmUser="root(0)") | {"HealthCheckProgram": "/usr/sbin/nhc"}
+    (hooks.root / "config").write_text("".join(f"{key} = {value}\n" for key, value in config.items()))
+    shown = f'*config*) cat {hooks.root}/config ;; *partition*) echo "PartitionName=spot State=UP" ;; *) echo "No nodes in the system" ;;'
+    place = scontrol(hooks.root, f'case "$*" in {shown} esac')
+    arguments = ["--bin-dir", place, "--socket", str(hooks.socket)]
+    done = await asyncio.to_thread(CliRunner().invoke, cli.doctor_app, arguments)
+    assert done.exit_code == 0, done.stdout + done.stderr
+    assert "HealthCheckProgram (advised)\n  is:     /usr/sbin/nhc\n" in done.stdout
+    assert "all well\n" in done.stdout

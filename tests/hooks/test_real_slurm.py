@@ -215,6 +215,8 @@ async def test_a_job_through_two_attempts(lab, hooks, controller):
     (gate,) = await until(lambda: called("AwaitNodesRequest"))
     assert (gate.job_id, sorted(gate.nodes)) == (1, list(NODES))
 
+    (lab.root / NODES[0]).mkdir()
+    (lab.root / NODES[0] / "health").write_text(f"sick {int(time.time()) + 600}\nhealth: xid_79 on GPU-1\n")
     for node in NODES:
         lab.start_node(node)
 
@@ -223,6 +225,10 @@ async def test_a_job_through_two_attempts(lab, hooks, controller):
         return len(nodes) == 2 and all(node.up for node in nodes)
 
     await until(all_up, told=lab.told)
+    assert "health_check failed: rc:1 output:holdfast: health: xid_79 on GPU-1" in (lab.root / f"{NODES[0]}.log").read_text(), (
+        "and it is up"
+    )
+    assert "health_check failed" not in (lab.root / f"{NODES[1]}.log").read_text()
     released = time.time()
     controller.gate.set()
     await until(lambda: lab.output("ready"))

@@ -10,7 +10,7 @@ import pytest
 from holdfast_common.errors import ConfigError
 from holdfast_slurm.hooks.install import write_wrappers
 
-NAMES = ["epilog", "prolog", "prolog-slurmctld", "resume", "resume-fail", "suspend", "task-prolog"]
+NAMES = ["epilog", "health-check", "prolog", "prolog-slurmctld", "resume", "resume-fail", "suspend", "task-prolog"]
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_UID": "65534", "SLURM_JOB_GID": "65534", "SLURM_JOB_RESTART_COUNT": "0"}
 
 
@@ -90,7 +90,7 @@ def test_python_that_is_gone_is_no_status(hooks, name):
     assert run(hooks.root / "hooks" / name, **JOB).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["prolog", "epilog", "prolog-slurmctld", "task-prolog"])
+@pytest.mark.parametrize("name", ["prolog", "epilog", "prolog-slurmctld", "task-prolog", "health-check"])
 def test_sites_own_script_runs_first_and_its_status_counts(hooks, jobs, name):
     site = script(hooks.root / "site", f'echo "$SLURM_JOB_ID $#" > {hooks.root}/seen; exit 3')
     hooks.install(chain={name: site})

@@ -9,6 +9,7 @@ import pytest
 from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.cluster_config import AgentSpec, SandboxConfig
 from holdfast_sandbox.components import NODE_SCRIPTS
+from holdfast_slurm.conf_settings import HOOKS
 
 PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH\n"
 
@@ -56,7 +57,7 @@ def write_test_hooks(
         "suspend": SUSPEND.format(root=root),
         "prolog-slurmctld": WAIT_FOR_NODES,
     }
-    for name in ("resume", "suspend", "resume-fail", "prolog-slurmctld", "prolog", "epilog", "task-prolog"):
+    for name in HOOKS.values():
         path = directory / name
         path.write_text("#!/bin/sh\n" + PATH + f"export SLURM_CONF={slurm_conf}\n" + bodies.get(name, "exit 0\n"))
         path.chmod(0o755)

@@ -14,6 +14,7 @@ from holdfast_sandbox.cluster import Sandbox
 from holdfast_sandbox.cluster_config import INSTANCE_TYPE, AgentSpec, SandboxConfig
 from holdfast_sandbox.components import NODE_SCRIPTS
 from holdfast_sandbox.processes import with_environment
+from holdfast_slurm.conf_settings import HOOKS
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -28,7 +29,7 @@ exec sleep 100000
 
 def write_idle_hooks(directory: Path, **paths: object) -> None:
     """Hooks that do nothing: the test itself is the controller."""
-    for name in ("resume", "suspend", "resume-fail", "prolog-slurmctld", "prolog", "epilog", "task-prolog"):
+    for name in HOOKS.values():
         (directory / name).write_text("#!/bin/sh\nexit 0\n")
         (directory / name).chmod(0o755)
     (directory.parent / "etc" / "agent.sh").write_text(AGENT.format(root=directory.parent))

@@ -1,7 +1,7 @@
 """Writes the small /bin/sh programs that slurm.conf names as hooks, with every path baked in: hooks run without PATH.
 
-Each ends with status 0 whatever our part did: an uninstalled Python must not drain nodes or requeue jobs. A site's own
-script runs first, with the same environment, and its status counts.
+Each ends with status 0 whatever our part did, but for a health-check that says `sick`: an uninstalled Python must not drain nodes or
+requeue jobs. A site's own script runs first, with the same environment, and its status counts.
 """
 
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from holdfast_common.errors import ConfigError
 
 import holdfast_slurm
-from holdfast_slurm.hooks import glance, task_prolog
+from holdfast_slurm.hooks import glance, health_check, task_prolog
 
-CHAINABLE = ("prolog-slurmctld", "prolog", "epilog", "task-prolog")
+CHAINABLE = ("prolog-slurmctld", "prolog", "epilog", "task-prolog", "health-check")
 """The hooks before which a site's own script can run."""
 
 _IMPORT = "import sys; sys.path.append(sys.argv.pop(1)); from holdfast_slurm.hooks.{module} import main; sys.exit(main())"
@@ -31,7 +31,7 @@ def write_wrappers(
     nodes: str = "",
     chain: Mapping[str, Path] | None = None,
 ) -> None:
-    """Write resume, suspend, resume-fail, prolog-slurmctld, prolog, epilog and task-prolog into `directory`, each atomically.
+    """Write the programs of `conf_settings.HOOKS` into `directory`, each atomically.
 
     `nodes` (Slurm's notation) are the managed ones: jobs on others pass the gate without a question to the controller.
     `chain` maps a hook of CHAINABLE to a site's own script. Beside the system log, slurmctld's hooks write to `hooks.log` next
@@ -62,6 +62,7 @@ def write_wrappers(
         "prolog": _calling(bare("prolog", *local, *asked)),
         "epilog": _calling(bare("epilog", *local)),
         "task-prolog": task_prolog.body(run_dir),
+        "health-check": health_check.body(run_dir),
     }
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     for name, body in bodies.items():
