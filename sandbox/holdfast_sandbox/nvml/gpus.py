@@ -1,4 +1,4 @@
-"""The GPUs of one machine as a file describes them: this writes the file, and the fake libnvidia-ml.so.1 reads it, anew after each change."""
+"""The GPUs of one machine as a file describes them: this writes the file, and the fake libnvidia-ml.so.1 reads it after each change."""
 
 import fcntl
 import hashlib

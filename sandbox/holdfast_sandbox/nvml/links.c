@@ -107,7 +107,7 @@ static int link_down(const struct device *device, unsigned int link)
 static nvmlReturn_t link_number(const struct device *device, const char *key, unsigned int link, unsigned long long *value)
 {
     char own[64];
-    nvmlReturn_t error = state_number(device, key, value);
+    nvmlReturn_t error = link_count(device) ? state_number(device, key, value) : NOT_SUPPORTED;
 
     if (error != OK)
         return error;

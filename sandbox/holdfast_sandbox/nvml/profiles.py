@@ -122,8 +122,13 @@ _A100_MIG: dict[str, int | str] = {
     **{f"mig{index}.compute_instance": 0 for index in range(2)},
 }
 
-_NO_FABRIC: dict[str, int | str] = {"fabric_state": 0, "fabric_summary": 0, "fabric_cluster": "0" * 32, "nvlinks": 0}
-"""One H100 of a shared machine: no NVLink, and the fabric's state says "not supported", with success."""
+_ALONE: dict[str, int | str] = {
+    "fabric_state": 0,
+    "fabric_summary": 0,
+    "fabric_cluster": "0" * 32,
+    "nvlink_down": ",".join(str(link) for link in range(18)),
+}
+"""One H100 of a shared machine: its links were never up, and the fabric's state is "not supported", told with success."""
 
 
 def _profile(name: str, count: int, values: Mapping[str, int | str]) -> Profile:
@@ -137,7 +142,7 @@ PROFILES: dict[str, Profile] = {
         _profile("a100x8", 8, _A100),
         _profile("a100-migx1", 1, _A100_MIG),
         _profile("t4x1", 1, _T4),
-        _profile("h100x1", 1, _H100 | _NO_FABRIC),
+        _profile("h100x1", 1, _H100 | _ALONE),
         _profile("none", 0, {}),
     )
 }

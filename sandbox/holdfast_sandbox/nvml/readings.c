@@ -215,19 +215,19 @@ API nvmlReturn_t nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t handle, struct sra
 API nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t handle, unsigned int *corrected, unsigned int *uncorrected, unsigned int *pending,
                                            unsigned int *failed)
 {
+    static const char *const keys[4] = {"remap_corrected", "remap_uncorrected", "remap_pending", "remap_failed"};
+    unsigned int *outs[4] = {corrected, uncorrected, pending, failed};
     struct device device;
     unsigned long long value = 0;
     nvmlReturn_t error = call_begin(__func__, handle, READING, &device);
 
     if (error != OK)
         return error;
-    if (!corrected || !uncorrected || !pending || !failed)
-        return call_end(INVALID_ARGUMENT);
-    error = state_number(&device, "remap_corrected", &value);
-    *corrected = (unsigned int)value;
-    *uncorrected = (unsigned int)state_number_or(&device, "remap_uncorrected", 0);
-    *pending = state_number_or(&device, "remap_pending", 0) != 0;
-    *failed = state_number_or(&device, "remap_failed", 0) != 0;
+    for (size_t i = 0; error == OK && i < 4; i++) {
+        error = outs[i] ? state_number(&device, keys[i], &value) : INVALID_ARGUMENT;
+        if (error == OK)
+            *outs[i] = (unsigned int)value;
+    }
     return call_end(error);
 }
 
