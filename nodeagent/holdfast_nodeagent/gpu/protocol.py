@@ -1,9 +1,9 @@
 """What the NVML process says to the agent: one JSON object per line, decoded strictly, since a driver's bug may garble anything.
 
 `{"kind": "beat"}`, `{"kind": "unavailable", "reason": …}`, `{"kind": "inventory", "driver", "nvml", "gpus": [{…}]}`,
-`{"kind": "samples", "tier", "at", "took_s", "samples": [[name, uuid, value or null, state, detail], …]}`,
-`{"kind": "event", "at", "code", "gpu"}` (an XID) and `{"kind": "processes", "gpus": {uuid: {pid: bytes}}}`.
-Unknown keys and kinds are ignored.
+`{"kind": "samples", "tier", "took_s", "samples": [[name, uuid, value or null, state, detail], …]}`,
+`{"kind": "event", "code", "gpu"}` (an XID) and `{"kind": "processes", "gpus": {uuid: {pid: bytes}}}`.
+Unknown keys and kinds are ignored. It says no times: a line counts from when it is read, by the agent's clock.
 """
 
 import json
@@ -60,8 +60,8 @@ class GpuProcesses:
 Message = Beat | Unavailable | Samples | GpuProcesses | Inventory | GpuEvent
 
 
-def decode(line: bytes) -> Message | None:
-    """Return what a line says, None for a kind that is not known. Raises ProtocolError."""
+def decode(line: bytes, at: float) -> Message | None:
+    """Return what a line says that was read `at` (Unix seconds), None for a kind that is not known. Raises ProtocolError."""
     if len(line) > MAX_LINE_BYTES:
         raise ProtocolError("a line of more than 1 MiB")
     try:
@@ -71,7 +71,7 @@ def decode(line: bytes) -> Message | None:
     if not isinstance(said, dict):
         raise ProtocolError("not an object")
     kind = said.get("kind")
-    return _KINDS[kind](said) if isinstance(kind, str) and kind in _KINDS else None
+    return _KINDS[kind](said, at) if isinstance(kind, str) and kind in _KINDS else None
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -113,11 +113,11 @@ def _dict(value: object, key: str, limit: int) -> dict[str, Any]:
     return value
 
 
-def _unavailable(said: Mapping[str, Any]) -> Unavailable:
+def _unavailable(said: Mapping[str, Any], at: float) -> Unavailable:
     return Unavailable(_text(said, "reason"))
 
 
-def _inventory(said: Mapping[str, Any]) -> Inventory:
+def _inventory(said: Mapping[str, Any], at: float) -> Inventory:
     gpus = [_gpu(_dict(gpu, "gpus", 64)) for gpu in _list(said, "gpus", MAX_GPUS)]
     return Inventory(_text(said, "driver"), _text(said, "nvml"), tuple(gpus))
 
@@ -138,11 +138,10 @@ def _gpu(said: Mapping[str, Any]) -> Gpu:
     )
 
 
-def _samples(said: Mapping[str, Any]) -> Samples:
+def _samples(said: Mapping[str, Any], at: float) -> Samples:
     tier = next((tier for tier in TIER_S if tier == said.get("tier")), None)
     if tier is None:
         raise ProtocolError("tier: not a tier")
-    at = _as_number(said.get("at"), "at")
     samples = tuple(_sample(at, entry) for entry in _list(said, "samples", MAX_SAMPLES))
     return Samples(tier, samples, _as_number(said.get("took_s"), "took_s"))
 
@@ -159,12 +158,12 @@ def _sample(at: float, entry: object) -> Sample:
     return Sample(at, name, number, _as_text(gpu, "gpu"), state, _as_text(detail, "detail"))
 
 
-def _event(said: Mapping[str, Any]) -> GpuEvent:
+def _event(said: Mapping[str, Any], at: float) -> GpuEvent:
     code = _as_count(said.get("code"), "code", 2**32)
-    return GpuEvent(_as_number(said.get("at"), "at"), "xid", code, _text(said, "gpu"), source="nvml")
+    return GpuEvent(at, "xid", code, _text(said, "gpu"), source="nvml")
 
 
-def _processes(said: Mapping[str, Any]) -> GpuProcesses:
+def _processes(said: Mapping[str, Any], at: float) -> GpuProcesses:
     gpus = _dict(said.get("gpus"), "gpus", MAX_GPUS)
     return GpuProcesses({_as_text(uuid, "gpus"): _pids(_dict(pids, "gpus", MAX_PROCESSES)) for uuid, pids in gpus.items()})
 
@@ -175,8 +174,8 @@ def _pids(said: Mapping[str, Any]) -> dict[int, int]:
     return {int(pid): _as_count(size, "bytes") for pid, size in said.items()}
 
 
-_KINDS: dict[str, Callable[[Mapping[str, Any]], Message]] = {
-    "beat": lambda said: Beat(),
+_KINDS: dict[str, Callable[[Mapping[str, Any], float], Message]] = {
+    "beat": lambda said, at: Beat(),
     "unavailable": _unavailable,
     "inventory": _inventory,
     "samples": _samples,

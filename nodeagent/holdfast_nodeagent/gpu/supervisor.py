@@ -217,7 +217,7 @@ class Probe:
         if one is None or one.number != number:
             return  # it was told to leave, and is heard no more
         try:
-            said = protocol.decode(line)
+            said = protocol.decode(line, self._clock.now())
         except protocol.ProtocolError as error:
             self._faults += 1
             if self._faults <= MAX_FAULT_LINES:

@@ -1,0 +1,160 @@
+"""The NVML process: reads by tiers, waits for events, and writes what it finds to its standard output, a line each (see protocol.py).
+
+It is a process of its own because a call may hang in the driver for ever, in a state that cannot be ended, or crash. It lives no longer
+than the agent: the end of its input, SIGTERM (which the kernel sends as well when the agent's thread is gone) have it shut NVML down
+and leave, as soon as no call is under way; after 30 s it leaves without that.
+
+Started by process.command as a bare interpreter: `child.main()` with arguments LIBRARY FAST_S MEDIUM_S SLOW_S.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+import pynvml
+
+from holdfast_nodeagent.gpu.rounds import Gpus, Line
+
+EVENT_WAIT_MS = 1000
+"""An event ends the wait at once; this is how soon the thread sees that it shall leave."""
+EVENT_PAUSE_S = 1.0
+"""After an error of the wait: while a GPU is lost, each gives one at once."""
+LEAVE_S = 30.0
+"""For a call that is under way. A process that ends in the middle of one has frozen GPUs (dcgm-exporter#84)."""
+EXTRA_ROUND_S = 1.0
+"""Between two fast rounds that events bring forward."""
+_PR_SET_PDEATHSIG = 1
+_WANTED_EVENTS = pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeGpuUnavailableError | pynvml.nvmlEventTypeGpuRecoveryAction
+
+
+class Child:
+    """Two threads, one that polls and one that waits for events, and the main one, which waits for its end."""
+
+    def __init__(self, intervals_s: dict[str, float]) -> None:
+        """Raises NVMLError where NVML cannot be begun."""
+        self._intervals_s = intervals_s
+        self._leaving = threading.Event()
+        self._wake = threading.Event()
+        self._writing = threading.Lock()
+        self._read_all = False
+        pynvml.nvmlInit()
+        self._gpus = Gpus()
+        self._events = pynvml.nvmlEventSetCreate()
+        self._registered: set[str] = set()
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._poll, self._wait_for_events)]
+
+    def run(self) -> int:
+        """Start, and follow the input to its end, or until SystemExit. Returns the status."""
+        self._say(self._gpus.inventory())
+        self._register()
+        for thread in self._threads:
+            thread.start()
+        try:
+            while chunk := os.read(0, 4096):
+                if b"now" in chunk:
+                    self._read_all = True
+                    self._wake.set()
+        except SystemExit:
+            pass
+        return self._leave()
+
+    def _leave(self) -> int:
+        """NVML must not be shut down while a call is under way: that crashes (nvitop#222)."""
+        self._leaving.set()
+        self._wake.set()
+        until = time.monotonic() + LEAVE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            os._exit(1)
+        pynvml.nvmlEventSetFree(self._events)
+        pynvml.nvmlShutdown()
+        return 0
+
+    def _say(self, line: Line) -> None:
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        with self._writing:
+            while data:
+                data = data[os.write(1, data) :]
+
+    def _poll(self) -> None:
+        """Each tier is read on its own grid; the beat is said by this thread alone, so that a call that hangs is missed."""
+        due_at = dict.fromkeys(self._intervals_s, 0.0)
+        while not self._leaving.is_set():
+            now, everything = time.monotonic(), self._read_all
+            self._read_all = False
+            due = [tier for tier in due_at if everything or now >= due_at[tier]]
+            for tier in due:
+                due_at[tier] = now + self._intervals_s[tier]
+                self._round(tier)
+                if self._leaving.is_set():
+                    return
+            self._wake.wait(max(0.0, min(due_at.values()) - time.monotonic()))
+            if self._wake.is_set():
+                self._wake.clear()
+                due_at["fast"] = 0.0
+                if not self._read_all:
+                    self._leaving.wait(max(0.0, now + EXTRA_ROUND_S - time.monotonic()))
+
+    def _round(self, tier: str) -> None:
+        self._say(self._gpus.round(tier))
+        if tier == "fast":
+            self._say({"kind": "beat"})
+        elif tier == "slow":
+            self._say(self._gpus.processes())
+            if self._gpus.listed > len(self._gpus.devices) and self._gpus.find():
+                self._register()
+                self._say(self._gpus.inventory())
+
+    def _register(self) -> None:
+        """Ask for the events that each GPU has; asking for one that it has not is an error."""
+        for device in self._gpus.devices:
+            if device.uuid not in self._registered:
+                try:
+                    kinds = _WANTED_EVENTS & pynvml.nvmlDeviceGetSupportedEventTypes(device.handle)
+                    pynvml.nvmlDeviceRegisterEvents(device.handle, kinds, self._events)
+                except pynvml.NVMLError:
+                    continue  # the kernel's log tells as well; tried again when a GPU is found
+                self._registered.add(device.uuid)
+
+    def _wait_for_events(self) -> None:
+        while not self._leaving.is_set():
+            try:
+                event = pynvml.nvmlEventSetWait_v2(self._events, EVENT_WAIT_MS)
+            except pynvml.NVMLError_Timeout:
+                continue
+            except pynvml.NVMLError:
+                self._leaving.wait(EVENT_PAUSE_S)
+                continue
+            if event.eventType == pynvml.nvmlEventTypeXidCriticalError:
+                self._say({"kind": "event", "code": event.eventData, "gpu": self._gpus.uuid(event.device)})
+            self._wake.set()  # what follows from it stands in the fast readings
+
+
+def begin(library: str, intervals_s: dict[str, float]) -> Child | None:
+    """Load NVML and begin; None where there is none, which is then said."""
+    try:
+        pynvml.nvmlLib = ctypes.CDLL(library or "libnvidia-ml.so.1")
+        return Child(intervals_s)
+    except (OSError, pynvml.NVMLError) as error:
+        print(json.dumps({"kind": "unavailable", "reason": str(error)[:200]}), flush=True)
+        return None
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the process. Returns 0 when it was told to leave, 3 where there is no NVML here."""
+    library, *seconds = arguments or sys.argv[1:]
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    child = begin(library, dict(zip(("fast", "medium", "slow"), map(float, seconds), strict=True)))
+    return 3 if child is None else child.run()
