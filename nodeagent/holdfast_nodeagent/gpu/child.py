@@ -4,14 +4,13 @@ It is a process of its own because a call may hang in the driver for ever, in a 
 than the agent: the end of its input, SIGTERM (which the kernel sends as well when the agent's thread is gone) have it shut NVML down
 and leave, as soon as no call is under way; after 30 s it leaves without that.
 
-Started by process.command as a bare interpreter: `child.main()` with arguments LIBRARY FAST_S MEDIUM_S SLOW_S.
+Started by process.command, as a bare interpreter, with the arguments LIBRARY FAST_S MEDIUM_S SLOW_S.
 """
 
 import ctypes
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -151,9 +150,9 @@ def _on_sigterm(number: int, frame: object) -> None:
     raise SystemExit
 
 
-def main(arguments: Sequence[str] = ()) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the process. Returns 0 when it was told to leave, 3 where there is no NVML here."""
-    library, *seconds = arguments or sys.argv[1:]
+    library, *seconds = arguments
     signal.signal(signal.SIGTERM, _on_sigterm)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     child = begin(library, dict(zip(("fast", "medium", "slow"), map(float, seconds), strict=True)))

@@ -19,7 +19,7 @@ import holdfast_nodeagent
 from holdfast_nodeagent.gpu.protocol import MAX_LINE_BYTES
 
 _READ_BYTES = 64 * 1024
-_START = "import sys; sys.path += sys.argv[1:3]; del sys.argv[1:3]; from holdfast_nodeagent.gpu.child import main; sys.exit(main())"
+_START = "import sys; sys.path += sys.argv[1:3]; del sys.argv[1:3]; from holdfast_nodeagent.gpu.start import main; sys.exit(main())"
 
 
 class NvmlProcess(Protocol):
