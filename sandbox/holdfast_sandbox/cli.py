@@ -21,6 +21,8 @@ from holdfast_sandbox.cluster import Sandbox, SandboxError
 from holdfast_sandbox.cluster_config import CLOUDS, SandboxConfig
 from holdfast_sandbox.components import SLURMCTLD
 from holdfast_sandbox.defaults import default_controller
+from holdfast_sandbox.machine_gpus import Fault
+from holdfast_sandbox.nvml.profiles import PROFILES
 from holdfast_sandbox.recordings import RECORDINGS, recording
 from holdfast_sandbox.registry import registered
 from holdfast_sandbox.state import StateError
@@ -58,6 +60,7 @@ def up(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     zones: Annotated[int, typer.Option(help="Zones of the cloud, each with a spot instance for every node.")] = 3,
     trace: Trace = None,
     speed: Annotated[float, typer.Option(help="Recorded seconds that pass in one second.")] = 60.0,
+    gpus: Annotated[str, typer.Option(metavar="PROFILE", help=f"GPUs of each machine for its NVML: {', '.join(PROFILES)}.")] = "",
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and end the sandbox at Ctrl-C or kill.")] = False,
     controller: Annotated[bool, typer.Option(help="Start Holdfast's controller; without it Slurm and the cloud only.")] = True,
     as_json: Json = False,
@@ -71,6 +74,7 @@ def up(  # noqa: PLR0913, PLR0917 - each is an option of the command line
             zones=zones,
             trace=trace,
             trace_speed=speed,
+            gpu_profile=gpus,
             controller=default_controller() if controller else None,
         )
     except ConfigError as fault:
@@ -253,6 +257,39 @@ def interrupt(
         _fail(str(fault), as_json)
     what = "is gone" if no_notice else "has its notice"
     _tell({"node": node, **reply}, as_json, f"{node} ({instance}) {what}.")
+
+
+@app.command()
+def gpu(
+    node: Annotated[str, typer.Argument(help="The node whose machine gets the fault, such as spot-1.")],
+    fault: Annotated[Fault, typer.Argument(help="`clear` heals the machine's GPUs.")],
+    number: Annotated[int | None, typer.Argument(help="Which XID.", min=1, max=999)] = None,
+    index: Annotated[int, typer.Option("--gpu", help="Which GPU, as NVML counts.", min=0)] = 0,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Let a machine's GPU fail: its kernel log and its NVML tell of it as real ones would (needs `up --gpus`).
+
+    \b
+      holdfast sandbox gpu spot-1 xid 79        fallen off the bus
+      holdfast sandbox gpu spot-1 lose --gpu 3  gone, without an XID
+      holdfast sandbox gpu spot-1 hang          NVML answers no more
+      holdfast sandbox gpu spot-1 ecc           a memory error (XID 48)
+      holdfast sandbox gpu spot-1 remap         a row waits for a reset (63)
+      holdfast sandbox gpu spot-1 throttle      hot, clocks held down
+    """
+    if (fault == "xid") != (number is not None):
+        _fail("`xid` needs its number, and nothing else has one", as_json, code=2)
+    sandbox = _opened(directory, as_json)
+    try:
+        gpus = sandbox.gpus(node)
+        if index >= gpus.nvml.count:
+            _fail(f"{node} has {gpus.nvml.count} GPUs", as_json, code=2)
+        gpus.inject(fault, index, number or 0)
+    except LookupError as error:
+        _fail(str(error.args[0]), as_json)
+    what = f"XID {number}" if fault == "xid" else fault
+    _tell({"node": node, "fault": fault, "xid": number, "gpu": index}, as_json, f"{node}: {what}, GPU {index}.")
 
 
 @app.command("s3", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

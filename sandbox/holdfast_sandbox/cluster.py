@@ -20,6 +20,8 @@ from holdfast_sandbox.cluster_config import SandboxConfig, Site
 from holdfast_sandbox.components import CLOUD, cloud_environment, system_binary
 from holdfast_sandbox.instances import Instances
 from holdfast_sandbox.layout import Layout, new_layout
+from holdfast_sandbox.machine_gpus import MachineGpus
+from holdfast_sandbox.nvml.library import BuildError
 from holdfast_sandbox.ports import NoPortsError, PortLease, lease_ports
 from holdfast_sandbox.queries import SlurmQueries
 from holdfast_sandbox.readiness import NotReadyError, await_ready
@@ -83,7 +85,7 @@ class Sandbox:
             self._start(state, lease, time.monotonic() + timeout_s)
             if not die_with_parent:
                 self.supervisor.detach()
-        except (OSError, ValueError, subprocess.SubprocessError, HoldfastError, SupervisorError, NotReadyError) as fault:
+        except (OSError, ValueError, subprocess.SubprocessError, HoldfastError, SupervisorError, NotReadyError, BuildError) as fault:
             self.stop(keep=True)
             raise SandboxError(f"the sandbox in {self.root} does not start: {fault}") from fault
         except BaseException:
@@ -151,6 +153,14 @@ class Sandbox:
     def instances(self) -> Instances:
         """The simulated machines, by the node that each is."""
         return Instances(self.layout.cloud)
+
+    def gpus(self, node: str) -> MachineGpus:
+        """Return the GPUs of the machine that is `node`, to inject faults. Raises LookupError where it has no machine, or that no GPUs."""
+        return MachineGpus.of(self.instances.directory(node))
+
+    def spoil_next_machine(self) -> None:
+        """Let the next machine that boots have a GPU less than it should."""
+        self.layout.spoilt.touch()
 
     @property
     def env(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a sandbox shall be, and the parts of it that its user may replace."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +9,7 @@ from holdfast_common.errors import ConfigError
 
 from holdfast_sandbox.cloud_config import Cloud
 from holdfast_sandbox.layout import Layout
+from holdfast_sandbox.nvml.profiles import PROFILES
 from holdfast_sandbox.ports import Ports
 
 MOST_NODES = 1000
@@ -80,7 +81,10 @@ class SandboxConfig:
     cpus_per_node: int = 4
     memory_mb_per_node: int = 4000
     gpus_per_node: int = 0
-    """Pretended: CUDA_VISIBLE_DEVICES is set as on a real node, and the device files are /dev/null's twins."""
+    """What Slurm is told. Pretended: CUDA_VISIBLE_DEVICES is set as on a real node, and the device files are /dev/null's twins."""
+    gpu_profile: str = ""
+    """The GPUs that each machine's NVML and kernel log tell of (a key of `nvml.profiles.PROFILES`), with metrics of agents and controller.
+    Empty: no NVML, no metrics. Jobs can use the GPUs of neither."""
     oversubscribe: str = "NO"
     """slurm.conf OverSubscribe= of the spot partition. NO: jobs share a node by CPUs. EXCLUSIVE: one job for each node."""
     boot_delay_s: float = 1.0
@@ -114,9 +118,14 @@ class SandboxConfig:
     write_hooks: WriteHooks | None = None
     """None: Holdfast's own hooks."""
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs a node has, by whichever of the two says so."""
+        return self.gpus_per_node or (PROFILES[self.gpu_profile].count if self.gpu_profile else 0)
+
     def __post_init__(self) -> None:
         """Raise ConfigError with every fault."""
-        faults = []
+        faults = list(self._gpu_faults())
         if not 1 <= self.nodes <= MOST_NODES:
             faults.append(f"nodes must be 1 to {MOST_NODES}, not {self.nodes}")
         if not 1 <= self.zones <= 26:
@@ -133,3 +142,11 @@ class SandboxConfig:
             faults.append(f"there is no trace {self.trace}")
         if faults:
             raise ConfigError("sandbox", faults)
+
+    def _gpu_faults(self) -> Iterator[str]:
+        if not self.gpu_profile:
+            return
+        if self.gpu_profile not in PROFILES:
+            yield f"gpu_profile must be one of {', '.join(PROFILES)}, not {self.gpu_profile}"
+        elif self.gpus_per_node not in {0, PROFILES[self.gpu_profile].count}:
+            yield f"gpus_per_node is {self.gpus_per_node}, but {self.gpu_profile} has {PROFILES[self.gpu_profile].count} GPUs"

@@ -56,6 +56,9 @@ def instance_environment(site: Site, agent: AgentSpec) -> dict[str, str]:
         **daemon_environment(site),
         "HOLDFAST_SANDBOX_ETC": str(site.layout.etc),
         "HOLDFAST_SANDBOX_AGENT": " ".join(words),
+        "HOLDFAST_SANDBOX_PYTHON": str(site.python),
+        "HOLDFAST_SANDBOX_GPU_PROFILE": site.config.gpu_profile,
+        "HOLDFAST_SANDBOX_SPOILT": str(site.layout.spoilt),
     }
 
 
@@ -69,8 +72,8 @@ def cloud_config(site: Site, agent: AgentSpec) -> dict[str, object]:
     config = site.config
     capacity = config.nodes if config.zone_capacity is None else config.zone_capacity
     shape = {"vcpus": config.cpus_per_node, "memory_mib": config.memory_mb_per_node}
-    if config.gpus_per_node:
-        shape["gpu_count"] = config.gpus_per_node
+    if config.gpus:
+        shape["gpu_count"] = config.gpus
     zones = zones_of(config)
     return {
         "state_dir": str(site.layout.cloud),

@@ -7,6 +7,7 @@ from pathlib import Path
 from holdfast_sandbox.cluster_config import AgentSpec, ControllerSpec, Site
 from holdfast_sandbox.components import NODE_SCRIPTS
 from holdfast_sandbox.layout import PARTITION, RUN_HOLDFAST
+from holdfast_sandbox.nvml.library import build
 from holdfast_sandbox.provider_tables import provider_tables
 from holdfast_sandbox.zones import zones_of
 
@@ -49,6 +50,18 @@ bin_dir = {bin_dir}
 poll_s = 0.2
 orphan_shutdown_s = 0
 boot_id_path = "@INSTANCE_DIR@/boot_id"
+kernel_log = "@INSTANCE_DIR@/kmsg"
+"""
+
+_AGENT_GPUS = """\
+nvml_library = {library}
+metrics_listen = "127.0.0.1:0"
+"""
+
+_METRICS = """\
+
+[metrics]
+listen = "127.0.0.1:{port}"
 """
 
 
@@ -70,7 +83,7 @@ def default_hooks(
 
 
 def default_agent() -> AgentSpec:
-    """Return how the node agent is started and configured."""
+    """Return how the node agent is started and configured. Where machines have GPUs, their NVML is compiled for it (BuildError)."""
     return AgentSpec(("{python}", "-m", "holdfast_nodeagent", "--config", "agent.toml"), _agent_template)
 
 
@@ -94,6 +107,8 @@ def default_policy(site: Site, **launch: float) -> str:
     ]
     patience = {"registration_timeout_s": site.config.resume_timeout_s * 0.75, **launch}
     group = f'[node_groups.sim]\nnodes = "{PARTITION}-[1-{site.config.nodes}]"\ncpus = {site.config.cpus_per_node}\n'
+    if site.config.gpu_profile:
+        group += f"gpus = {site.config.gpus}\n"
     partition = (
         f'[partitions.{PARTITION}]\nnode_groups = ["sim"]\npools = {json.dumps([zone.name for zone in zones])}\n'
         f"launch = {{ {', '.join(f'{key} = {value:g}' for key, value in patience.items())} }}\n"
@@ -102,7 +117,8 @@ def default_policy(site: Site, **launch: float) -> str:
 
 
 def _controller_config(site: Site) -> str:
-    return _CONTROLLER.format(
+    metrics = _METRICS.format(port=site.ports.metrics) if site.config.gpu_profile else ""
+    text = _CONTROLLER.format(
         cluster=_quoted(CLUSTER),
         state=_quoted(site.layout.controller_state),
         policy=_quoted(site.layout.etc / "policy.toml"),
@@ -113,10 +129,11 @@ def _controller_config(site: Site) -> str:
         munge=_quoted(site.layout.munge_socket),
         providers=provider_tables(site),
     )
+    return text + metrics
 
 
 def _agent_template(site: Site) -> str:
-    return _AGENT.format(
+    text = _AGENT.format(
         port=site.ports.controller,
         cluster=_quoted(CLUSTER),
         munge=_quoted(site.layout.munge_socket),
@@ -126,6 +143,7 @@ def _agent_template(site: Site) -> str:
         slurm_conf=_quoted(site.layout.slurm_conf),
         bin_dir=_quoted(site.bin_dir),
     )
+    return text + _AGENT_GPUS.format(library=_quoted(build(site.layout.nvml))) if site.config.gpu_profile else text
 
 
 def _quoted(value: object) -> str:

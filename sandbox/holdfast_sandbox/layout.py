@@ -99,6 +99,16 @@ class Layout:
         return self.etc / "controller.toml"
 
     @property
+    def nvml(self) -> Path:
+        """Below it is the fake libnvidia-ml.so.1, where machines have GPUs."""
+        return self.root / "nvml"
+
+    @property
+    def spoilt(self) -> Path:
+        """While it is there, the next machine boots with a GPU less, and takes it away."""
+        return self.etc / "spoilt"
+
+    @property
     def market(self) -> Path:
         """The recorded market that the cloud follows, with this sandbox's names for the zones."""
         return self.etc / "market.json"

@@ -15,7 +15,7 @@ from holdfast_sandbox.cluster_config import SandboxConfig
 from holdfast_sandbox.component import ComponentSpec
 from holdfast_sandbox.layout import new_layout
 from holdfast_sandbox.ports import BLOCK_PORTS, FIRST_PORT, NoPortsError, lease_ports
-from holdfast_sandbox.processes import ProcessId, listener_pid
+from holdfast_sandbox.processes import ProcessId, accepts_connections, listener_pid
 from holdfast_sandbox.queries import SlurmQueries
 from holdfast_sandbox.registry import register, registered, unregister
 from holdfast_sandbox.state import StateError, load_state
@@ -171,7 +171,7 @@ def supervisor(short_dir: Path) -> Iterator[tuple[SupervisorClient, "subprocess.
     argv += [sys.executable, "-m", "holdfast_sandbox.supervisor", str(short_dir / "c.json"), "--lifeline", str(theirs)]
     with subprocess.Popen(argv, pass_fds=[theirs]) as process:
         os.close(theirs)
-        await_true((short_dir / "s").exists)
+        await_true(lambda: accepts_connections(short_dir / "s"))
         yield SupervisorClient(short_dir / "s"), process, ours
         process.kill()
 

@@ -21,13 +21,20 @@ if [ -e "$HOLDFAST_SANDBOX_ETC/agent.toml.in" ]; then
   sed -e "s|@INSTANCE_ID@|$HOLDFAST_SANDBOX_INSTANCE_ID|g" -e "s|@METADATA_URL@|$HOLDFAST_SANDBOX_METADATA_URL|g" \
     -e "s|@INSTANCE_DIR@|$dir|g" "$HOLDFAST_SANDBOX_ETC/agent.toml.in" >"$dir/agent.toml" || fail "cannot write agent.toml"
 fi
+if [ -n "${HOLDFAST_SANDBOX_GPU_PROFILE:-}" ]; then
+  "$HOLDFAST_SANDBOX_PYTHON" -m holdfast_sandbox.machine_gpus \
+    "$HOLDFAST_SANDBOX_GPU_PROFILE" "$dir" "$HOLDFAST_SANDBOX_INSTANCE_ID" "$HOLDFAST_SANDBOX_SPOILT" || fail "cannot make GPUs"
+  export HOLDFAST_FAKE_NVML="$dir/nvml.state"
+fi
 
+: >"$dir/kmsg"
 cat /proc/sys/kernel/random/uuid >"$dir/boot_id" || fail "cannot write a boot id"
 while :; do
   if [ -e "$dir/reboot" ]; then
     kill -KILL -1
     find "$dir/run" -mindepth 1 -delete
     rm -f "$dir/node"
+    : >"$dir/kmsg"
     cat /proc/sys/kernel/random/uuid >"$dir/boot_id"
     rm -f "$dir/reboot"
   fi
