@@ -18,6 +18,7 @@ MAX_ANCESTORS = 64
 _STEPD = re.compile(rb"slurmstepd: \[(\d{1,10})(?:\+\d+)?\.[^\]]*\]")
 _NO_STEP = re.compile(rb"slurmstepd[\0: ]+infinity\b")
 """It holds the cgroup of all steps, for as long as slurmd runs, and is none itself."""
+_JOB_CGROUP = re.compile(r"/job_([1-9]\d{0,9})(?:/|$)", re.MULTILINE | re.ASCII)
 _HARMLESS = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT}
 
 
@@ -109,6 +110,20 @@ class Processes:
         if any(f"job_{job_id}" in line.split("/") for line in cgroups):
             return True
         return job_id in self._ancestors(process) or self._environment_says(process.pid, job_id)
+
+    def job_of(self, pid: int) -> int | None:
+        """Return the job of a process: by cgroup, else by a slurmstepd among its ancestors. None: no job's, or there is no such process.
+
+        Its environment is not asked: by that, anyone could lay the blame on another's job.
+        """
+        try:
+            match = _JOB_CGROUP.search((self._root / str(pid) / "cgroup").read_text(errors="replace"))
+        except OSError:
+            return None
+        if match is not None:
+            return int(match[1])
+        process = self.get(pid)
+        return min(self._ancestors(process), default=None) if process is not None else None
 
     def steps(self) -> dict[int, list[Process]]:
         """Return the slurmstepds on this node by the id of their job."""

@@ -103,6 +103,33 @@ def test_a_users_process_cannot_pass_for_a_slurmstepd(table: Path) -> None:
     assert Processes(table, lambda: 1_700_000_000.0).steps() == {}
 
 
+def job_of(table: Path, pid: int) -> int | None:
+    return Processes(table, lambda: 1_700_000_000.0).job_of(pid)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "job_id"),
+    [
+        ("0::/system.slice/slurmstepd.scope/job_12/step_0/user/task_0\n", 12),
+        ("0::/system.slice/node1_slurmstepd.scope/job_12\n", 12),
+        ("5:devices:/slurm/uid_7/job_4294967294/step_batch\n3:cpuset:/\n", 4294967294),
+        ("0::/system.slice/job_x/job_012/my_job_13/job_14x\n", None),
+        ("0::/\n", None),
+    ],
+)
+def test_the_job_of_a_process_by_cgroup(table: Path, cgroup: str, job_id: int | None) -> None:
+    fake_process(table, 10, cgroup=cgroup)
+    assert job_of(table, 10) == job_id
+
+
+def test_the_job_of_a_process_by_its_slurmstepd_and_never_by_its_own_word(table: Path) -> None:
+    fake_process(table, 20, name="slurmstepd", title=b"slurmstepd: [12.batch]")
+    fake_process(table, 21, parent=20)
+    fake_process(table, 22)
+    (table / "22" / "environ").write_bytes(b"SLURM_JOB_ID=12\0")
+    assert [job_of(table, pid) for pid in (21, 22, 23)] == [12, None, None]
+
+
 def test_steps_of_every_kind_are_found(table: Path) -> None:
     for pid, title in enumerate((b"[12.batch]", b"[12.0]", b"[13.extern]", b"[14+1.0]", b"[x.0]", b"infinity"), start=40):
         fake_process(table, pid, name="slurmstepd", title=b"slurmstepd: " + title)
