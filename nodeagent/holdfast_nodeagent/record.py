@@ -1,14 +1,13 @@
 """What the agent remembers over its own restart: `<run_dir>/agent.json`, root's alone (it holds the launch token)."""
 
 import logging
-import os
 from pathlib import Path
 
-from holdfast_common.faults import fault_point
 from holdfast_common.jobfiles import Time
 from holdfast_common.notice import Notice, NoticeKind
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from holdfast_nodeagent.files import replace_file
 from holdfast_nodeagent.notices.base import Identity
 
 log = logging.getLogger(__name__)
@@ -96,20 +95,9 @@ class Record:
     def save(self) -> None:
         """Write it; a disk that takes nothing is logged and otherwise passed over, since telling goes before remembering."""
         try:
-            self._write()
+            replace_file(self._path, self.kept.model_dump_json().encode(), 0o600, "agent.record", durable=True)
         except OSError as error:
             log.error("%s cannot be written: %s", self._path, error.strerror)
-
-    def _write(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(self.kept.model_dump_json().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        fault_point("agent.record")
-        temporary.replace(self._path)
 
     @property
     def identity(self) -> Identity | None:

@@ -1,0 +1,52 @@
+"""The readings of the node itself: memory, file systems, the checkpoint store, the clock."""
+
+import pwd
+from collections.abc import Iterable
+from pathlib import Path
+
+from holdfast_common.clock import Clock
+from holdfast_common.health.model import Sample
+
+from holdfast_nodeagent.health.calls import Calls
+from holdfast_nodeagent.health.disks import disk_samples, store_samples
+from holdfast_nodeagent.health.memory import memory_samples
+from holdfast_nodeagent.health.skew import Skew
+
+NAME_LIMIT_S = 5.0
+
+
+class NodeChecks:
+    """Nothing here blocks: what may hang runs in threads of its own, with a limit."""
+
+    def __init__(self, clock: Clock, calls: Calls, watched: Iterable[Path], mounts: Iterable[Path], proc: Path = Path("/proc")) -> None:
+        self.skew = Skew(clock)
+        self._clock = clock
+        self._calls = calls
+        self._watched = tuple(watched)
+        self._mounts = tuple(mounts)
+        self._proc = proc
+
+    def medium(self) -> list[Sample]:
+        """Take the readings of the medium tier."""
+        return memory_samples(self._proc, self._clock.now())
+
+    async def slow(self) -> list[Sample]:
+        """Take the readings of the slow tier; 10 s at most."""
+        at = self._clock.now()
+        samples = await disk_samples(self._calls, self._watched, at) + await store_samples(self._calls, self._mounts, at)
+        skew = self.skew.sample()
+        return samples if skew is None else [*samples, skew]
+
+    async def user_name(self, uid: int) -> str | None:
+        """Return the name of a user, or the number where there is none; None while the directory service does not answer."""
+        try:
+            return await self._calls.make(f"user {uid}", lambda: _user_name(uid), NAME_LIMIT_S)
+        except (TimeoutError, OSError):
+            return None
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
