@@ -147,7 +147,7 @@ def _pcie_gen(device: Device) -> tuple[Value | Exception, ...]:
 def _inforom(device: Device) -> Value:
     try:
         pynvml.nvmlDeviceValidateInforom(device.handle)
-    except pynvml.NVMLError_CorruptedInfoROM:
+    except pynvml.NVMLError_CorruptedInforom:
         return 1
     return 0
 

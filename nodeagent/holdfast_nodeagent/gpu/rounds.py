@@ -121,6 +121,6 @@ def _pulse(device: Device) -> int:
 def _values(read: readings.Read, device: Device, count: int) -> tuple[Value | Exception, ...]:
     try:
         values = read(device)
-    except (pynvml.NVMLError, UnsupportedError) as error:
+    except (pynvml.NVMLError, UnsupportedError, AttributeError, TypeError, ValueError) as error:  # a binding that is another than ours
         return (error,) * count
     return values if isinstance(values, tuple) else (values,)
