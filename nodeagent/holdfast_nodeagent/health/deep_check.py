@@ -85,25 +85,24 @@ class DeepCheck:
                 raise TimeoutError
             output, complaint = reading.result()
         finally:
-            reading.cancel()
             sleeper.cancel()
-            await self._end(process)
+            await self._end(process, reading)
+            reading.cancel()
         if len(output) > MAX_OUTPUT:
             raise NotTestedError(f"it writes more than {MAX_OUTPUT} bytes")
         if not output.strip():
             raise NotTestedError(" ".join(complaint.decode(errors="replace").split())[:200] or "it says nothing")
         return output
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """Have it and its children leave, if they have not."""
+    async def _end(self, process: asyncio.subprocess.Process, reading: asyncio.Future[tuple[bytes, bytes]]) -> None:
+        """Have it and its children leave, if they have not. What it still writes is read: a full pipe would hold it."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process.returncode is not None:
                 return
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-            waiter, sleeper = asyncio.ensure_future(process.wait()), asyncio.ensure_future(self._clock.sleep(LEAVE_S))
-            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-            waiter.cancel()
+            sleeper = asyncio.ensure_future(self._clock.sleep(LEAVE_S))
+            await asyncio.wait({reading, sleeper}, return_when=asyncio.FIRST_COMPLETED)
             sleeper.cancel()
 
 

@@ -17,7 +17,7 @@ class Newest:
         """(Reading, GPU or empty) → its newest sample."""
         self.rounds: dict[Tier, int] = dict.fromkeys(TIER_S, 0)
         """Rounds of GPUs' readings that came."""
-        self.tiers: dict[Tier, TierTime] = {}
+        self.tiers: dict[str, TierTime] = {}
         self.polled_at = 0.0
 
     def take(self, samples: Iterable[Sample]) -> None:
