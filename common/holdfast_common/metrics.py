@@ -1,7 +1,8 @@
 """Every metric that Holdfast exports: name, type, labels and meaning, in one table. Exporters take theirs from here and from nowhere else.
 
-Names follow prometheus.io/docs/practices/naming: the prefix `holdfast_`, base units, `_total` for counters. GPU series carry no job: a label
-that changes with each job multiplies what Prometheus stores; `holdfast_gpu_job_info` joins them (`* on(node, uuid) group_left(job_id)`).
+Names follow prometheus.io/docs/practices/naming: the prefix `holdfast_`, base units, `_total` for counters. GPU series carry no job: a
+label that changes with each job multiplies what Prometheus stores; `holdfast_gpu_job_info` joins them
+(`* on(node, uuid) group_left(job_id)`).
 """
 
 from dataclasses import dataclass
