@@ -44,6 +44,8 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
         return f"{who} {what} {purpose}, since {now - node.wanted_since:.0f} s."
     if phase == "unknown":
         return f"{who} has not been listed by Slurm yet, which does not mean that it is gone."
+    if node.view is not None and node.view.up and "INVALID_REG" in node.view.flags:  # fewer GPUs or CPUs, or less memory (measured: 22.05)
+        return f"{who} is refused by Slurm, since it registered with less than slurm.conf says: {node.view.reason}."
     if phase == "up" and record is None:
         return f"{who} is up in Slurm, but no instance of ours is known to hold it."
     if phase == "up" and record is not None and not record.connected:

@@ -138,6 +138,9 @@ async def test_a_node_and_an_array_task_are_explained(stage) -> None:
     await stage.up("spot-1", "i-1")
     node = await stage.cli("explain", "node", "spot-1")
     assert node.out.startswith("spot-1 (i-1 in fake/r1/r1a/g1/spot) is up.\n")
+    await stage.node("spot-2", "IDLE", "CLOUD", "DRAIN", "INVALID_REG", reason="gres/gpu count reported lower than configured (1 < 2)")
+    refused = await stage.cli("explain", "node", "spot-2")
+    assert "refused by Slurm, since it registered with less than slurm.conf says: gres/gpu count reported lower" in refused.out
     await stage.job(20, "RUNNING", "spot-1", key="19_3")
     assert (await stage.cli("explain", "job", "19_3")).out.startswith("job 19_3 is RUNNING on spot-1.\n")
     for wrong, code in ((("job", "19_4"), 1), (("job", "99"), 1), (("node", "login"), 1), (("job", "x"), 2), (("pool", "a"), 2)):

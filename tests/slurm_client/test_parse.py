@@ -36,6 +36,12 @@ def node(
     return NODE.format(os=os, state=state, partitions=partitions, boot=boot, reason=reason and f" Reason={reason} [root@1795487356]")
 
 
+def test_a_node_that_slurm_refused_for_its_gpus() -> None:
+    (found,) = parse_nodes(node(state="IDLE+CLOUD+DRAIN+INVALID_REG", reason="gres/gpu count reported lower than configured (1 < 2)"))
+    assert found.reason == "gres/gpu count reported lower than configured (1 < 2)"
+    assert {"DRAIN", "INVALID_REG"} <= found.flags
+
+
 def test_a_plain_job() -> None:
     (job,) = parse_jobs(line(), WIDTH).jobs
     assert (job.job_id, job.key, job.state, job.completing, job.restarts, job.nodes) == (
