@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from holdfast_common.clock import Clock
@@ -52,8 +52,10 @@ def parse_record(record: bytes, now: float, monotonic: float) -> Line | None:
 class KernelLog:
     """Reads the messages since boot that the kernel still has, and then each as it comes."""
 
-    def __init__(self, path: Path, clock: Clock, after_seq: int = -1) -> None:
+    def __init__(self, path: Path, clock: Clock, after_seq: int = -1, on_caught_up: Callable[[], None] = lambda: None) -> None:
+        """`on_caught_up` is called each time that there is nothing more to read, or the log cannot be read."""
         self._path = path
+        self._on_caught_up = on_caught_up
         self._clock = clock
         self._after_seq = after_seq
         self.fault = ""
@@ -92,6 +94,8 @@ class KernelLog:
         if fault and fault != self.fault:
             log.warning("the kernel's messages cannot be read from %s: %s", self._path, fault)
         self.fault = fault
+        if fault:
+            self._on_caught_up()
 
     async def _device_records(self, handle: int) -> AsyncGenerator[bytes]:
         """Yield what each read gives: one record. EPIPE: records were overwritten before we came; the next read goes on after them."""
@@ -101,6 +105,7 @@ class KernelLog:
             try:
                 record = os.read(handle, READ_BYTES)
             except BlockingIOError:
+                self._on_caught_up()
                 await _readable(handle)
             except OSError as error:
                 if error.errno != errno.EPIPE:
@@ -127,6 +132,7 @@ class KernelLog:
                 yield line
             if len(chunk) == READ_BYTES:
                 continue
+            self._on_caught_up()
             await self._clock.sleep(FILE_POLL_S)
             if os.fstat(handle).st_size < position:  # truncated: it begins anew, and so do its numbers
                 rest, position, self._after_seq = b"", 0, -1
