@@ -56,15 +56,19 @@ def off_bus_line(pci: str) -> str:
 def append(path: Path, line: str, at_us: int | None = None) -> int:
     """Append a record and return its sequence number. `at_us`: microseconds since boot; None: now.
 
-    The numbers go on from the file's last record, whoever writes. As the kernel does, what is not printable is written as `\\xNN`.
+    The numbers go on from the file's last record, whoever writes. As the kernel does, what is not printable ASCII is written as `\\xNN`.
     """
     when_us = time.monotonic_ns() // 1000 if at_us is None else at_us
-    text = "".join(char if char.isprintable() and char != "\\" else "".join(f"\\x{byte:02x}" for byte in char.encode()) for char in line)
+    text = "".join(chr(byte) if _plain(byte) else f"\\x{byte:02x}" for byte in line.encode())
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         sequence = _last_sequence(file.fileno()) + 1
         os.write(file.fileno(), f"6,{sequence},{when_us},-;{text}\n".encode())
     return sequence
+
+
+def _plain(byte: int) -> bool:
+    return 32 <= byte < 127 and byte != ord("\\")
 
 
 def _last_sequence(descriptor: int) -> int:

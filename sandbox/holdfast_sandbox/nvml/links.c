@@ -8,6 +8,7 @@
 #include <time.h>
 
 #define FIELDS_KNOWN 308u /* NVML_FI_MAX of this version */
+#define MAX_LINKS 36u     /* NVML_NVLINK_MAX_LINKS */
 
 enum value_type { UNSIGNED_INT = 1, UNSIGNED_LONG_LONG = 3 };
 
@@ -84,7 +85,8 @@ static const struct {
 
 static unsigned int link_count(const struct device *device)
 {
-    return (unsigned int)state_number_or(device, "nvlinks", 0);
+    unsigned long long count = state_number_or(device, "nvlinks", 0);
+    return count < MAX_LINKS ? (unsigned int)count : MAX_LINKS;
 }
 
 /* `nvlink_down` lists links, with commas between them. */

@@ -1,7 +1,7 @@
 /* Readings of one GPU. A key that the state file does not have is a reading that this GPU does not support. */
 #include "fake.h"
 
-#include <string.h>
+#define MAX_PAGES 4096u
 
 struct memory {
     unsigned long long total, free, used;
@@ -248,8 +248,8 @@ static nvmlReturn_t retired(const char *function, nvmlDevice_t handle, unsigned 
     if (error != OK)
         return call_end(error);
     room = *count;
-    *count = (unsigned int)found;
-    if (room < found || (found && !pages))
+    *count = found < MAX_PAGES ? (unsigned int)found : MAX_PAGES;
+    if (room < *count || (*count && !pages))
         return call_end(INSUFFICIENT_SIZE);
     for (unsigned int i = 0; i < *count; i++) {
         pages[i] = 0x10000ULL * (i + 1);
