@@ -17,7 +17,7 @@ from holdfast_nodeagent.gpu.supervisor import Probe
 from holdfast_sandbox.nvml import library as fake
 from holdfast_sandbox.nvml.gpus import FakeGpus
 
-TIERS: dict[Tier, float] = {"fast": 0.2, "medium": 0.4, "slow": 0.6}
+TIERS: dict[Tier, float] = {"fast": 0.4, "medium": 0.6, "slow": 0.8}
 
 
 class Heard:

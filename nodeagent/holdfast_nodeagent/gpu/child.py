@@ -27,37 +27,37 @@ LEAVE_S = 30.0
 """For a call that is under way. A process that ends in the middle of one has frozen GPUs (dcgm-exporter#84)."""
 EXTRA_ROUND_S = 1.0
 """Between two fast rounds that events bring forward."""
+NO_NVML = 3
+"""The status where NVML cannot be loaded or begun."""
 _PR_SET_PDEATHSIG = 1
 _WANTED_EVENTS = pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeGpuUnavailableError | pynvml.nvmlEventTypeGpuRecoveryAction
 
 
 class Child:
-    """Two threads, one that polls and one that waits for events, and the main one, which waits for its end."""
+    """A thread that begins NVML and polls, and one that waits for events; the main one never calls NVML before they are done."""
 
-    def __init__(self, intervals_s: dict[str, float]) -> None:
-        """Raises NVMLError where NVML cannot be begun."""
+    def __init__(self, library: str, intervals_s: dict[str, float]) -> None:
+        self._library = library
         self._intervals_s = intervals_s
         self._leaving = threading.Event()
         self._wake = threading.Event()
         self._writing = threading.Lock()
         self._read_all = False
-        pynvml.nvmlInit()
-        self._gpus = Gpus()
-        self._events = pynvml.nvmlEventSetCreate()
+        self._begun = False
         self._registered: set[str] = set()
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._poll, self._wait_for_events)]
+        self._poller = threading.Thread(target=self._work, daemon=True)
+        self._waiter = threading.Thread(target=self._wait_for_events, daemon=True)
 
     def run(self) -> int:
-        """Start, and follow the input to its end, or until SystemExit. Returns the status."""
-        self._say(self._gpus.inventory())
-        self._register()
-        for thread in self._threads:
-            thread.start()
+        """Start, and follow the input to its end, or until SIGTERM. Returns the status."""
+        self._poller.start()
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             while chunk := os.read(0, 4096):
                 if b"now" in chunk:
                     self._read_all = True
                     self._wake.set()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes together with the input's end
         except SystemExit:
             pass
         return self._leave()
@@ -67,13 +67,32 @@ class Child:
         self._leaving.set()
         self._wake.set()
         until = time.monotonic() + LEAVE_S
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        if any(thread.is_alive() for thread in self._threads):
+        self._poller.join(LEAVE_S)
+        if self._begun:
+            self._waiter.join(max(0.0, until - time.monotonic()))
+        if self._poller.is_alive() or self._waiter.is_alive():
             os._exit(1)
+        if not self._begun:
+            return NO_NVML
         pynvml.nvmlEventSetFree(self._events)
         pynvml.nvmlShutdown()
         return 0
+
+    def _work(self) -> None:
+        try:
+            pynvml.nvmlLib = ctypes.CDLL(self._library or "libnvidia-ml.so.1")
+            pynvml.nvmlInit()
+            self._gpus = Gpus()
+            self._events = pynvml.nvmlEventSetCreate()
+        except (OSError, pynvml.NVMLError) as error:
+            self._say({"kind": "unavailable", "reason": "".join(letter for letter in str(error)[:200] if letter.isprintable())})
+            os.kill(os.getpid(), signal.SIGTERM)  # the main thread waits for its input
+            return
+        self._say(self._gpus.inventory())
+        self._register()
+        self._waiter.start()
+        self._begun = True
+        self._poll()
 
     def _say(self, line: Line) -> None:
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
@@ -135,25 +154,15 @@ class Child:
             self._wake.set()  # what follows from it stands in the fast readings
 
 
-def begin(library: str, intervals_s: dict[str, float]) -> Child | None:
-    """Load NVML and begin; None where there is none, which is then said."""
-    try:
-        pynvml.nvmlLib = ctypes.CDLL(library or "libnvidia-ml.so.1")
-        return Child(intervals_s)
-    except (OSError, pynvml.NVMLError) as error:
-        print(json.dumps({"kind": "unavailable", "reason": str(error)[:200]}), flush=True)
-        return None
-
-
 def _on_sigterm(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the process. Returns 0 when it was told to leave, 3 where there is no NVML here."""
+    """Run the process. Returns 0 when it was told to leave, NO_NVML where there is none."""
     library, *seconds = arguments
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the main thread waits; the others never take it
     signal.signal(signal.SIGTERM, _on_sigterm)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    child = begin(library, dict(zip(("fast", "medium", "slow"), map(float, seconds), strict=True)))
-    return 3 if child is None else child.run()
+    return Child(library, dict(zip(("fast", "medium", "slow"), map(float, seconds), strict=True))).run()

@@ -18,7 +18,7 @@ CLOCK_BITS = {"idle": 0x1, "sw_power_cap": 0x4, "hw_slowdown": 0x8, "sw_thermal"
 """The catalogue's CLOCK_REASONS, not imported for the memory that it takes; a test compares them."""
 LOADED = 0.5
 """Utilization from which the PCIe link should run at its full generation: an idle GPU lowers it to save power."""
-MAX_PROCESSES = 1024
+MAX_PROCESSES = 512
 """Of one GPU, that are told."""
 _AMPERE = pynvml.NVML_DEVICE_ARCH_AMPERE
 _UNKNOWN_ARCHITECTURE = pynvml.NVML_DEVICE_ARCH_UNKNOWN
