@@ -16,7 +16,12 @@ import pytest
 from holdfast_sandbox.nvml import library as fake
 from holdfast_sandbox.nvml.gpus import FakeGpus
 
-OLD_LACKS = ("nvmlDeviceGetMarginTemperature", "nvmlDeviceGetGpuFabricInfoV", "nvmlDeviceGetCurrentClocksEventReasons")
+OLD_LACKS = (
+    "nvmlDeviceGetMarginTemperature",
+    "nvmlDeviceGetGpuFabricInfoV",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +68,22 @@ def test_an_old_driver_lacks_functions(
     nvml = bind(old)
     nvml.nvmlInit()
     handle = nvml.nvmlDeviceGetHandleByIndex(0)
-    for call in (nvml.nvmlDeviceGetMarginTemperature, nvml.nvmlDeviceGetCurrentClocksEventReasons):
+    for call in (
+        nvml.nvmlDeviceGetMarginTemperature,
+        nvml.nvmlDeviceGetCurrentClocksEventReasons,
+        nvml.nvmlDeviceGetComputeRunningProcesses,
+    ):
         with pytest.raises(nvml.NVMLError_FunctionNotFound):
             call(handle)
     assert nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle) == 1
+    gpus.processes(0, {12: 34})
+    assert [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)] == [12]
     nvml.nvmlShutdown()
+
+
+def test_a_function_to_do_without_must_be_one(built: Callable[[Collection[str]], Path]) -> None:
+    with pytest.raises(ValueError, match="nvmlDeviceGetMargin"):
+        built(("nvmlDeviceGetMargin",))
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ def test_processes_and_their_memory(nvml: ModuleType, gpus: FakeGpus, gpu: Any) 
     assert nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(0)) == []
     gpus.set("graphics_processes", "7:?", gpu=3)
     assert [(process.pid, process.usedGpuMemory) for process in nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(gpu)] == [(7, None)]
+    gpus.set("mps_processes", "8:1", gpu=3)
+    assert [process.pid for process in nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(gpu)] == [8]
     gpus.processes(3, {})
     assert nvml.nvmlDeviceGetComputeRunningProcesses(gpu) == []
 

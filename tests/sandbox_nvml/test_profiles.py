@@ -117,6 +117,7 @@ def test_a_profile_lists_its_gpus(profile: str, nvml: ModuleType, gpus: FakeGpus
         assert nvml.nvmlDeviceGetName(handle) == PROFILES[profile].model
         assert len(nvml.nvmlDeviceGetSerial(handle)) == 13
         assert nvml.nvmlDeviceGetVbiosVersion(handle)
+        assert nvml.nvmlDeviceGetArchitecture(handle) == {"t": 6, "a": 7, "h": 9}[profile[0]]  # Turing, Ampere, Hopper
         for again in (nvml.nvmlDeviceGetHandleByUUID(uuid.encode()), nvml.nvmlDeviceGetHandleByPciBusId(pci.busId.encode())):
             assert nvml.nvmlDeviceGetIndex(again) == index
     assert len(uuids) == count
@@ -161,7 +162,7 @@ def test_mig_devices_have_memory_and_processes_of_their_own(nvml: ModuleType, gp
         memory = nvml.nvmlDeviceGetMemoryInfo(part)
         assert (memory.total, memory.used) == (40 << 30, used)
         assert [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(part)] == [pid]
-        assert nvml.nvmlDeviceGetGpuInstanceId(part) == index + 1
+        assert (nvml.nvmlDeviceGetGpuInstanceId(part), nvml.nvmlDeviceGetComputeInstanceId(part)) == (index + 1, 0)
         assert nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)) == gpus.uuid(0)
         with pytest.raises(nvml.NVMLError_NotSupported):
             nvml.nvmlDeviceGetUtilizationRates(part)

@@ -243,11 +243,13 @@ nvmlReturn_t check_version(const struct device *device, const char *function, un
     return version <= highest && said == (unsigned int)size + (version << 24) ? OK : ARGUMENT_VERSION_MISMATCH;
 }
 
-static nvmlReturn_t start(const char *function)
+/* What nvidia-ml-py's nvmlInit calls. */
+API nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
 {
     const char *calls = getenv("HOLDFAST_FAKE_NVML_CALLS");
     nvmlReturn_t error;
 
+    (void)flags;
     pthread_mutex_lock(&lock);
     if (!initialized) {
         state_use(getenv("HOLDFAST_FAKE_NVML"));
@@ -256,28 +258,12 @@ static nvmlReturn_t start(const char *function)
         record = calls && *calls ? open(calls, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
     }
     state_refresh();
-    error = begin(function, NULL, IDENTITY);
+    error = begin(__func__, NULL, IDENTITY);
     if (error != OK)
         return error;
     error = state_text("driver") ? (nvmlReturn_t)state_global_or("init_error", OK) : DRIVER_NOT_LOADED;
     initialized += error == OK;
     return call_end(error);
-}
-
-API nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
-{
-    (void)flags;
-    return start(__func__);
-}
-
-API nvmlReturn_t nvmlInit_v2(void)
-{
-    return start(__func__);
-}
-
-API nvmlReturn_t nvmlInit(void)
-{
-    return start(__func__);
 }
 
 API nvmlReturn_t nvmlShutdown(void)

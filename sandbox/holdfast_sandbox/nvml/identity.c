@@ -219,3 +219,18 @@ API nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *version, u
 {
     return device_text(__func__, device, "vbios", version, length);
 }
+
+API nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t handle, unsigned int *architecture)
+{
+    struct device device;
+    unsigned long long value = 0;
+    nvmlReturn_t error = call_begin(__func__, handle, IDENTITY, &device);
+
+    if (error != OK)
+        return error;
+    if (!architecture)
+        return call_end(INVALID_ARGUMENT);
+    error = state_number(&device, "architecture", &value);
+    *architecture = (unsigned int)value;
+    return call_end(error);
+}

@@ -28,11 +28,15 @@ class BuildError(Exception):
 def build(directory: Path, without: Collection[str] = ()) -> Path:
     """Compile the library below `directory` unless that was done, and return its path, which ends in libnvidia-ml.so.1.
 
-    `without`: functions that it lacks, as an older driver does. Safe where several processes build at once. Raises BuildError.
+    `without`: functions that it lacks, as an older driver does. Safe where several processes build at once. Raises BuildError, and
+    ValueError for a function that it lacks anyway.
     """
     sources = sorted(path for path in _SOURCES.iterdir() if path.suffix in {".c", ".h"})
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    if unknown := [name for name in without if f" {name}(" not in text]:
+        raise ValueError(f"the fake {SONAME} has no {', '.join(unknown)}")
     script = "{ global: nvml*; local: " + "".join(f"{name}; " for name in sorted(without)) + "*; };\n"
-    digest = hashlib.sha256(repr((_FLAGS, script, [path.read_bytes() for path in sources])).encode()).hexdigest()
+    digest = hashlib.sha256(repr((_FLAGS, script, text)).encode()).hexdigest()
     home = directory / digest[:16]
     library = home / SONAME
     if not library.exists():

@@ -166,6 +166,12 @@ static nvmlReturn_t list(const char *function, nvmlDevice_t handle, const char *
     return call_end(found > room ? INSUFFICIENT_SIZE : OK);
 }
 
+/* What drivers before 510 have in place of the third; the struct is the same. */
+API nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned int *count, struct process *infos)
+{
+    return list(__func__, device, "processes", count, infos);
+}
+
 API nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count, struct process *infos)
 {
     return list(__func__, device, "processes", count, infos);

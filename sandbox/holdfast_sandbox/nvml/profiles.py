@@ -43,6 +43,7 @@ _ANY: dict[str, int | str] = {
 
 _T4 = _ANY | {
     "name": "Tesla T4",
+    "architecture": 6,
     "pci_device_id": 0x1EB810DE,
     "pci_subsystem_id": 0x12A210DE,
     "vbios": "90.04.38.00.03",
@@ -62,6 +63,7 @@ _AMPERE_ON = _ANY | {"remap_corrected": 0, "remap_uncorrected": 0, "remap_pendin
 
 _A100 = _AMPERE_ON | {
     "name": "NVIDIA A100-SXM4-80GB",
+    "architecture": 7,
     "pci_device_id": 0x20B210DE,
     "pci_subsystem_id": 0x146310DE,
     "vbios": "92.00.45.00.03",
@@ -82,6 +84,7 @@ _A100 = _AMPERE_ON | {
 
 _H100 = _AMPERE_ON | {
     "name": "NVIDIA H100 80GB HBM3",
+    "architecture": 9,
     "pci_device_id": 0x233010DE,
     "pci_subsystem_id": 0x16C110DE,
     "vbios": "96.00.99.00.01",
