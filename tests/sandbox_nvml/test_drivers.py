@@ -71,10 +71,12 @@ def test_an_old_driver_lacks_functions(
     for call in (
         nvml.nvmlDeviceGetMarginTemperature,
         nvml.nvmlDeviceGetCurrentClocksEventReasons,
-        nvml.nvmlDeviceGetComputeRunningProcesses,
+        nvml.nvmlDeviceGetComputeRunningProcesses_v3,
     ):
         with pytest.raises(nvml.NVMLError_FunctionNotFound):
             call(handle)
+    with pytest.raises(nvml.NVMLLibraryMismatchError):  # what the binding makes of it: no NVMLError
+        nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     assert nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle) == 1
     gpus.processes(0, {12: 34})
     assert [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)] == [12]
