@@ -187,7 +187,7 @@ import threading, time, pynvml
 pynvml.nvmlInit()
 events = pynvml.nvmlEventSetCreate()
 threading.Thread(target=pynvml.nvmlEventSetWait_v2, args=(events, 20000), daemon=True).start()
-time.sleep(0.2)
+time.sleep(1)
 pynvml.nvmlShutdown()
 """
 
@@ -195,6 +195,12 @@ pynvml.nvmlShutdown()
 def _python(program: str, library: Path, gpus: FakeGpus) -> subprocess.Popen[str]:
     env = {**os.environ, **fake.environment(library, gpus.state_file)}
     return subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _holds_off(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (number - 1) & 1)
 
 
 def test_a_process_finds_the_library_by_the_loader_path(library: Path, gpus: FakeGpus) -> None:
@@ -207,6 +213,10 @@ def test_a_hung_process_ends_by_sigkill_alone(library: Path, gpus: FakeGpus) -> 
     process = _python(HANG, library, gpus)
     assert process.stdout
     assert process.stdout.readline() == "begun\n"
+    until = time.monotonic() + 10
+    while not _holds_off(process.pid, signal.SIGTERM):  # it has said so just before the call
+        assert time.monotonic() < until
+        time.sleep(0.01)
     process.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
