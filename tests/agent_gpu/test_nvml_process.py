@@ -143,6 +143,15 @@ async def test_a_machine_without_the_library(run_probe: RunProbe, heard: Heard, 
     assert heard.missed == []
 
 
+async def test_the_library_as_the_loader_finds_it(
+    run_probe: RunProbe, heard: Heard, library: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
+    await run_probe("")
+    await eventually(lambda: heard.inventories)
+    assert len(heard.inventories[0].gpus) == 8
+
+
 async def test_a_driver_that_is_not_loaded(run_probe: RunProbe, heard: Heard, gpus: FakeGpus, eventually: Eventually) -> None:
     gpus.unload_driver()
     await run_probe()

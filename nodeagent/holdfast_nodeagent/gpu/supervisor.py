@@ -25,7 +25,9 @@ MAX_ALIVE = 2
 MISSES = 3
 """Heartbeats in a row after which a process is stuck."""
 SLACK = 0.1
-"""Of an interval: that much later a beat is still in time."""
+"""Of an interval: that much later a beat is still in time. The third is thus missed 3.1 intervals after the last that came."""
+LOOKS = 5
+"""At the process, in an interval, beside one at each moment that a beat is late."""
 START_S = 60.0
 """A process that has just been started may take this long to its first beat: without persistence mode the driver loads for each GPU."""
 PAUSE_S, MAX_PAUSE_S = 1.0, 300.0
@@ -133,8 +135,10 @@ class Probe:
         """Keep it for ever; when cancelled, tell it to leave and wait for that, 2 s at most."""
         try:
             while True:
-                self._tick(self._clock.monotonic())
-                await self._clock.sleep(min(1.0, self._interval_s / 10))
+                now = self._clock.monotonic()
+                self._tick(now)
+                look_s = self._interval_s / LOOKS
+                await self._clock.sleep(look_s if self._due is None else min(look_s, max(0.001, self._due - now)))
         finally:
             await self._end()
 
@@ -193,7 +197,7 @@ class Probe:
         self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2)
 
     def _miss(self, now: float) -> None:
-        self._due = now + self._interval_s * (1 + SLACK)
+        self._due = now + self._interval_s
         self._missed += 1
         self.stalls += 1
         one = self._current
