@@ -59,6 +59,13 @@ def test_the_controller_can_write_where_the_settings_say() -> None:
     assert Listen.model_fields["socket"].default.startswith("/run/holdfast/")
 
 
+def test_the_agent_sees_gpus_kernel_messages_and_mounts() -> None:
+    found = keys(ROOT / "deploy" / "systemd" / "holdfast-agent.service")
+    hiding = {"ProtectClock", "PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectKernelLogs"}
+    assert hiding.isdisjoint(found), "/dev/nvidia* and /dev/kmsg are then not there, with some systemd or with each"
+    assert found["ProtectHome"] == ["read-only"], "a checkpoint store may be mounted there"
+
+
 def test_jobs_and_their_directories_outlive_the_agent() -> None:
     found = keys(ROOT / "deploy" / "systemd" / "holdfast-agent.service")
     assert found["RuntimeDirectoryPreserve"] == ["yes"]
