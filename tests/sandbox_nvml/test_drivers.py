@@ -183,17 +183,19 @@ pynvml.nvmlSystemGetDriverVersion()
 """
 
 SHUT_DOWN_UNDER_A_WAIT = """
-import threading, time, pynvml
+import os, pathlib, threading, time, pynvml
 pynvml.nvmlInit()
 events = pynvml.nvmlEventSetCreate()
 threading.Thread(target=pynvml.nvmlEventSetWait_v2, args=(events, 20000), daemon=True).start()
-time.sleep(1)
+calls = pathlib.Path(os.environ["HOLDFAST_FAKE_NVML_CALLS"])
+while "nvmlEventSetWait_v2" not in calls.read_text():
+    time.sleep(0.01)
 pynvml.nvmlShutdown()
 """
 
 
 def _python(program: str, library: Path, gpus: FakeGpus) -> subprocess.Popen[str]:
-    env = {**os.environ, **fake.environment(library, gpus.state_file)}
+    env = {**os.environ, **fake.environment(library, gpus.state_file, gpus.state_file.with_name("calls"))}
     return subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
