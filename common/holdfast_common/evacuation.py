@@ -78,6 +78,8 @@ class JobCase:
     """False where the job declared that it never saves: then waiting helps nobody."""
     exit_code: int | None = None
     """Declared by the job: it ended on our signal, and wants to be requeued, when it exits so."""
+    sick: bool = False
+    """It leaves because its machine is sick, not because a cloud takes that: what fails by itself then has failed for it."""
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -99,6 +101,8 @@ class NodeCase:
     """Its agent still sees processes of a job."""
     power_down_at: float | None = None
     """When POWER_DOWN_FORCE was sent, Unix seconds."""
+    keep_until: float = 0.0
+    """A sick machine is kept until then, Unix seconds, though it is empty: to be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,8 @@ def _requeue_reason(case: JobCase, now: float, limits: Limits) -> str:
         return f"job {job.key} saved at step {case.saved_step} and parked; {nodes} goes away"
     if not case.saves:
         return f"{nodes} goes away, and job {job.key} declared that it saves nothing"
+    if case.sick and not case.registered and not case.signal:
+        return f"{nodes} is sick, and nothing of job {job.key} could save"
     if job.state == "CONFIGURING" and not case.registered:  # a slurmctld that was killed may have forgotten that it runs
         return f"job {job.key} has not begun, and {nodes} goes away"
     if now >= requeue_at(case, limits):
@@ -215,13 +221,15 @@ def _ended_by_itself(case: JobCase) -> tuple[Step, ...]:
     if job.state in {"CANCELLED", "PENDING"}:
         return ()
     declared = case.exit_code is not None and job.exit_code == case.exit_code and not job.exit_signal
-    lost = job.state == "NODE_FAIL"
+    lost = job.state == "NODE_FAIL" or (case.sick and job.state == "FAILED")
     if case.requeued and _was_killed(job):
         why = f"job {job.key} was ended by its requeue, of which Slurm knows nothing any more"
         return (Requeue(f"requeue:{job.key}:{case.attempt}:again", why, job.key, case.attempt, ended=True),)
     if not (case.stopped_on_notice or declared or lost):
         return ()
     evidence = "its status says so" if case.stopped_on_notice else "by the exit code that it declared" if declared else "with its node"
+    if case.sick and job.state == "FAILED" and not case.stopped_on_notice:
+        evidence = "it failed on a sick machine"
     why = f"job {job.key} ended on the notice ({evidence})"
     return (Requeue(f"requeue:{job.key}:{case.attempt}", why, job.key, case.attempt, ended=True),)
 
@@ -292,7 +300,7 @@ def _power_down_reason(case: NodeCase, now: float) -> str:
     if "DRAIN" not in case.view.flags:
         return ""  # a job may slip in until the drain holds: only then is it seen whether the node is empty
     completing = any(job.view.completing and name in job.view.nodes for job in case.jobs)
-    if staying or completing or case.occupied:
+    if staying or completing or case.occupied or now < case.keep_until:
         return ""
     return f"the last job is out of {name}"
 

@@ -18,7 +18,7 @@ from holdfast_common.nodeset import expand
 from holdfast_common.policy_checks import WHEN_REFUSED, cross_faults, pool_name
 from holdfast_common.settings import Name, Seconds, Section, Texts, did_you_mean, parse_toml, validated, worded
 
-__all__ = ["Checkpoint", "Launch", "NodeGroup", "Partition", "Policy", "PoolPolicy", "Requeue", "parse_policy", "pool_name"]
+__all__ = ["Checkpoint", "Health", "Launch", "NodeGroup", "Partition", "Policy", "PoolPolicy", "Requeue", "parse_policy", "pool_name"]
 
 Template = Annotated[
     str, worded(r"[A-Za-z0-9()./_:-]{0,160}", "write a launch template's name or id, with `:version` behind it if need be")
@@ -129,6 +129,21 @@ class Launch(Section):
     """What a reclaim costs a job (save, boot, start), for `order = "scored"`."""
 
 
+class Health(Section):
+    """What is done about machines that the health rules find sick."""
+
+    act: bool = True
+    """False: what the rules find is recorded and exported, and nothing is done about it."""
+    evacuate_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """How long jobs may take to save and leave a sick machine: nobody takes it away meanwhile."""
+    keep_sick_s: Annotated[float, Field(ge=0, le=604_800)] = 0.0
+    """For how long a machine is kept, drained, that a rule had drained or evacuated: to be looked at. `replace` never keeps one."""
+    avoid_pool_s: Annotated[float, Field(ge=0, le=604_800)] = 600.0
+    """For how long the pool that gave a sick machine comes after the others: the next one may be the same host."""
+    deep_check_level: Annotated[int, Field(ge=0, le=4)] = 0
+    """Before a new machine takes jobs, `dcgmi diag -r LEVEL` is run, where it is installed; 0: only the quick check."""
+
+
 def _ondemand(text: str) -> str:
     if text != "never" and not WHEN_REFUSED.fullmatch(text):
         raise ValueError("is not allowed: 'never' or 'when_refused(SECONDS)'")
@@ -149,6 +164,7 @@ class Partition(Section):
     checkpoint: Checkpoint = Checkpoint()
     requeue: Requeue = Requeue()
     launch: Launch = Launch()
+    health: Health = Health()
 
     @property
     def ondemand_after_s(self) -> float | None:

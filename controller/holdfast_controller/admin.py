@@ -9,13 +9,14 @@ import grpc.aio
 from holdfast_common.clock import Clock
 from holdfast_common.errors import ConfigError, HoldfastError, Temporary
 from holdfast_common.notice import Notice, NoticeKind
-from holdfast_protos.v1 import admin_pb2, admin_pb2_grpc
+from holdfast_protos.v1 import admin_pb2
 
 from holdfast_controller import __version__, commands
 from holdfast_controller.agents import AgentHub
 from holdfast_controller.describe import job_phase, job_sentence, node_phase, node_sentence
 from holdfast_controller.events import NoticeReceived, PolicySet
 from holdfast_controller.fleet import Fleet
+from holdfast_controller.health_admin import HealthCalls
 from holdfast_controller.history import FINISHED, history_of
 from holdfast_controller.journal import Journal
 from holdfast_controller.journal_reader import Entry
@@ -32,8 +33,8 @@ PAGE = 1000
 HISTORY = 40
 
 
-class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """Read-only but for SetPolicy, Interrupt and Reconfigure."""
+class AdminService(HealthCalls):
+    """Read-only but for SetPolicy, SetHealthRules, ResolveHealth, Interrupt and Reconfigure."""
 
     def __init__(
         self,

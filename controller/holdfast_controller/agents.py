@@ -18,6 +18,10 @@ from holdfast_protos.v1 import agent_pb2, agent_pb2_grpc
 
 from holdfast_controller import risk
 from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, JobLeftNode
+from holdfast_controller.health_rules import HealthRulesStore
+from holdfast_controller.health_samples import HealthSamples
+from holdfast_controller.health_wire import checked
+from holdfast_controller.plan import Plan
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
 from holdfast_controller.wire import from_hello, notice_message, to_events
@@ -97,6 +101,11 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         self._on_left = on_left
         self.hazard: Callable[[str], float | None] = lambda _: None
         """Gives the expected losses of an instance per hour, None where that is not known."""
+        self.plan: Callable[[str], Plan | None] = lambda _: None
+        """Gives the plan of a node, None where it has none."""
+        self.rules = HealthRulesStore()
+        """By which agents judge their nodes' health."""
+        self.health = HealthSamples()
         self._streams: dict[str, Stream] = {}
         self._ids = itertools.count(1)
         self._born = f"{clock.now():.3f}"
@@ -113,6 +122,10 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         """Tell the agent its node's name."""
         market = risk.market(self._reactor.fleet, instance_id) or ""
         known = agent_pb2.Welcome(node=node, cluster=self._cluster, market=market, heartbeat_s=self._heartbeat_s)
+        plan = self.plan(node)
+        if plan is not None:
+            known.gpus, known.gpu_model = plan.shape.gpus, plan.shape.gpu_model
+            known.deep_check_level = plan.health.deep_check_level
         await self._send(instance_id, welcome=known)
 
     async def prepare(self, instance_id: str, job_ids: tuple[int, ...], notice: Notice, *, cancelled: bool) -> None:
@@ -126,6 +139,20 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
     async def release(self, instance_id: str, reason: str) -> None:
         """Tell the agent that its node is given up."""
         await self._send(instance_id, release=agent_pb2.Release(reason=reason))
+
+    async def order_health(self, instance_id: str, order: agent_pb2.HealthOrder) -> None:
+        """Have the agent check its node's health now, or forget findings."""
+        await self._send(instance_id, health_order=order)
+
+    def tell_health_rules(self) -> None:
+        """Tell every agent that is here the rules; the others are told when they come."""
+        for stream in self._streams.values():
+            self._tell_rules(stream)
+
+    def _tell_rules(self, stream: Stream) -> None:
+        """Nobody waits for the answer, as with hazards."""
+        rules = agent_pb2.HealthRules(toml=self.rules.text, revision=self.rules.revision)
+        stream.put(self._message(health_rules=rules))
 
     async def _send(self, instance_id: str, **body: Any) -> None:
         stream = self._streams.get(instance_id)
@@ -178,6 +205,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             await self._reactor.record(arrived)
             yield self._ack(first.id)
             self._tell_hazards({stream.instance_id: stream})
+            self._tell_rules(stream)
             while (message := await stream.next()) is not None:
                 yield message
         finally:
@@ -239,6 +267,8 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             if body == "job_status":
                 self._note(message.job_status)
             try:
+                if body == "health":
+                    self.health.note(stream.instance_id, checked(message.health), self._clock.now())
                 for event in to_events(message, node, self._reactor.fleet, self._clock.now()):
                     await self._reactor.record(event)
                     if isinstance(event, JobLeftNode):

@@ -32,6 +32,7 @@ from holdfast_controller.config import ControllerConfig
 from holdfast_controller.config_clouds import azure_config, gcp_config
 from holdfast_controller.effects import ControllerEffects, LateEffects
 from holdfast_controller.fleet import Fleet
+from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
 from holdfast_controller.market import MarketWatcher
@@ -123,6 +124,7 @@ class Controller:
             stack.push_async_callback(provider.close)
         slurm = ScontrolClient(Path(config.slurm.bin_dir), Path(config.slurm.conf), config.slurm.timeout_s)
         controller = wire(config, clock, fleet, journal, policies, providers, slurm, secret)
+        controller.hub.rules = HealthRulesStore(config.health_rules)
         await _serve(config, controller, policies, journal, slurm, clock, stack)
         log.info("the controller is up", cluster=config.cluster, nodes=len(fleet.nodes), jobs=len(fleet.jobs))
         return controller
@@ -184,6 +186,7 @@ def wire(
         on_lost=agent_lost,
         on_left=watcher.nudge,
     )
+    hub.plan = lambda node: policies.plans().by_node.get(node)
     hub.hazard = lambda instance_id: risk.hazard_per_h(fleet, policies.plans(), instance_id, clock.now())
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)

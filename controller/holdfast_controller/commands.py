@@ -69,6 +69,23 @@ class ReviveNode(NodeCommand):
 
 
 @dataclass(frozen=True, slots=True)
+class CondemnNode(NodeCommand):
+    """Have the node's jobs leave it, as for a cloud's notice: its machine is sick; fence: `instance_id` still holds the name."""
+
+    instance_id: str = ""
+    notice: Notice | None = None
+    keep_until: float = 0.0
+    """The empty machine is kept for so long, Unix seconds; 0: it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PardonNode(NodeCommand):
+    """Take back what `CondemnNode` said: the node is well again."""
+
+    notice_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PowerUpNode(NodeCommand):
     """POWER_UP: buy a node before the job that needs it is requeued; fence: powered down."""
 

@@ -78,6 +78,8 @@ class ControllerConfig(Section):
     """Where the journal is kept: on a disk that survives a reboot."""
     policy: Path_
     """The policy file. It is the truth; `holdfast policy set` replaces it, so SlurmUser must be able to write to its folder."""
+    health_rules: Annotated[str, worded(r"|/[^\x00-\x1f]{0,1000}", "write an absolute path")] = ""
+    """By which nodes' agents judge their health; empty: the table that Holdfast brings. `holdfast health rules --set` replaces it."""
     slurm: SlurmSettings = SlurmSettings()
     listen: Listen = Listen()
     auth: Auth = Auth()

@@ -1,14 +1,17 @@
 """Nodes that go away, and the jobs that must leave them: what notices and losses change in the fleet."""
 
+from holdfast_common.health.model import Action, worst
 from holdfast_common.notice import Notice, NoticeKind
 
 from holdfast_controller import attempts, index
 from holdfast_controller import events as e
-from holdfast_controller.records import Doom, Evacuation, JobRecord, Node
+from holdfast_controller.records import Doom, Evacuation, JobRecord, Node, PoolMemory
 from holdfast_controller.state import State
 
 MAX_NOTICES = 64
 """Of one node: no cloud gives so many."""
+CRASH_S = 30.0
+"""An attempt that failed so shortly before its machine was condemned failed for that: the kernel's word and the crash race."""
 
 
 def noticed(fleet: State, event: e.NoticeReceived) -> None:
@@ -16,10 +19,34 @@ def noticed(fleet: State, event: e.NoticeReceived) -> None:
     node = fleet.nodes.get(event.node)
     if node is None or event.notice is None or fleet.given_up(node.instance_id):
         return  # a notice for a machine whose end we have ordered, while Slurm may want the name again, says nothing of its next life
-    node.notices[event.notice.id] = Doom(event.notice, event.source)
+    node.notices[event.notice.id] = Doom(event.notice, event.source, keep_until=event.keep_until)
     if len(node.notices) > MAX_NOTICES:  # what is due last is let go: whatever else was said, the next one to leave for stays
         del node.notices[max(node.notices, key=lambda known: node.notices[known].notice.deadline)]
     _weigh(fleet, node, event.at)
+    if event.notice.kind is NoticeKind.HEALTH:
+        _crashed(fleet, node, event.notice, event.at)
+
+
+def health_reported(fleet: State, event: e.HealthReported) -> None:
+    """Take in which rules hold on a node's machine; another machine's word says nothing of this one."""
+    node = fleet.nodes.get(event.node)
+    if node is None or not node.instance_id or node.instance_id != event.instance_id:
+        return
+    node.findings, node.health_heard = event.findings, event.at
+    record, gravest = fleet.instance_of(node), worst(event.findings)
+    if record is not None and record.instance.pool and gravest is not None and gravest.action is not Action.NOTE:
+        fleet.pools.setdefault(record.instance.pool, PoolMemory()).sick_at = event.at
+
+
+def _crashed(fleet: State, node: Node, notice: Notice, at: float) -> None:
+    """Have those run again that crashed on the machine just before it was condemned."""
+    for job in fleet.jobs.values():
+        view = job.view
+        if view.state != "FAILED" or node.name not in view.nodes or job.evacuation is not None:
+            continue
+        if view.completing or view.end_time >= at - CRASH_S:
+            doomed = {node.name: notice.deadline}
+            job.evacuation = Evacuation(view.restarts, view.nodes, doomed, (notice.id,), began=at, sick=True)
 
 
 def withdrawn(fleet: State, event: e.NoticeWithdrawn) -> None:
@@ -80,6 +107,7 @@ def doom_job(fleet: State, job: JobRecord, at: float) -> None:
             evacuation = part.evacuation = Evacuation(part.view.restarts, part.view.nodes, began=at)
         for name, doom in doomed.items():
             evacuation.doomed[name] = doom.notice.deadline
+            evacuation.sick = evacuation.sick or doom.notice.kind is NoticeKind.HEALTH
             if doom.notice.id not in evacuation.notice_ids:
                 evacuation.notice_ids = (*evacuation.notice_ids, doom.notice.id)
 

@@ -13,7 +13,7 @@ from holdfast_slurm.client import Slurm
 
 from holdfast_controller import commands as c
 from holdfast_controller.cloud_effects import CloudEffects
-from holdfast_controller.events import CommandFinished, Event
+from holdfast_controller.events import CommandFinished, Event, NoticeReceived, NoticeWithdrawn
 from holdfast_controller.slurm_effects import SlurmEffects
 
 
@@ -42,6 +42,7 @@ class ControllerEffects:
         self._cloud = cloud
         self._agents = agents
         self._clock = clock
+        self._bound = bound
         deeds = self._slurm
         self._table: Mapping[type[c.Command], Callable[[Any, bool], Awaitable[tuple[Event, ...]]]] = {
             c.DrainNode: deeds.drain,
@@ -65,6 +66,8 @@ class ControllerEffects:
             c.BindInstance: self._bind,
             c.PrepareJobs: self._prepare,
             c.TurnAwayAgent: self._turn_away,
+            c.CondemnNode: self._condemn,
+            c.PardonNode: self._pardon,
         }
 
     async def run(self, command: c.Command, *, resumed: bool) -> tuple[Event, ...]:
@@ -99,6 +102,14 @@ class ControllerEffects:
         assert command.notice is not None
         await self._agents.prepare(command.instance_id, command.job_ids, command.notice, cancelled=command.cancelled)
         return ()
+
+    async def _condemn(self, command: c.CondemnNode, resumed: bool) -> tuple[Event, ...]:
+        if self._bound(command.node) != command.instance_id:
+            return (CommandFinished(self._clock.now(), 0, command.key, "moot", "another machine has the name"),)
+        return (NoticeReceived(self._clock.now(), command.node, command.notice, "health", command.keep_until),)
+
+    async def _pardon(self, command: c.PardonNode, resumed: bool) -> tuple[Event, ...]:
+        return (NoticeWithdrawn(self._clock.now(), command.node, command.notice_id),)
 
     async def _turn_away(self, command: c.TurnAwayAgent, resumed: bool) -> tuple[Event, ...]:
         await self._agents.turn_away(command.instance_id, command.reason)

@@ -6,6 +6,7 @@ journal can be read; an event of an unknown kind is skipped, and reconcile makes
 
 from dataclasses import dataclass
 
+from holdfast_common.health.model import Finding, worst
 from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
 
@@ -227,6 +228,8 @@ class NoticeReceived(Event):
     node: str = ""
     notice: Notice | None = None
     source: str = "agent"
+    keep_until: float = 0.0
+    """A machine that is given up for its health is kept that long, Unix seconds, once it is empty; 0: it is not."""
 
     def refs(self) -> tuple[str, ...]:
         """The node."""
@@ -254,6 +257,40 @@ class NoticeWithdrawn(Event):
     def __str__(self) -> str:
         """One sentence."""
         return f"the notice for {self.node} was withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReported(Event):
+    """An agent says which health rules hold on its node: all of them, whenever that has changed."""
+
+    node: str = ""
+    instance_id: str = ""
+    findings: tuple[Finding, ...] = ()
+
+    def refs(self) -> tuple[str, ...]:
+        """The node, and the jobs that rules blame."""
+        jobs = dict.fromkeys(job_id for finding in self.findings for job_id in finding.job_ids)
+        return (f"node:{self.node}", *(f"job:{job_id}" for job_id in jobs))
+
+    def __str__(self) -> str:
+        """One sentence."""
+        if not self.findings:
+            return f"{self.node} is healthy"
+        gravest = worst(self.findings) or self.findings[0]
+        rest = f", and {len(self.findings) - 1} more" if len(self.findings) > 1 else ""
+        would = " (dry run)" if gravest.dry_run else ""
+        return f"{self.node}: {gravest.rule}: {gravest.text} → {gravest.action}{would}{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRulesSet(Event):
+    """An admin set the health rules."""
+
+    revision: str = ""
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"health rules {self.revision} are in force"
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ class Fleet(State):
         if anew or event.view.up:
             node.let_go = None
         if anew:
-            node.doom, node.power_down_at = None, None
+            node.doom, node.power_down_at, node.findings = None, None, ()
             node.notices.clear()
             dooms.vacate(self, node)
             machines.unbind(self, node, only_gone=True)
@@ -416,6 +416,7 @@ _HANDLERS: dict[type[e.Event], Callable[[Fleet, Any], None]] = {
     e.NoticeReceived: dooms.noticed,
     e.Ticked: dooms.ticked,
     e.NoticeWithdrawn: dooms.withdrawn,
+    e.HealthReported: dooms.health_reported,
     e.JobReported: Fleet._job_reported,
     e.JobLeftNode: Fleet._job_left,
     e.JobRequeued: Fleet._requeued,

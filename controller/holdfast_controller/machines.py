@@ -142,7 +142,7 @@ def unbind(fleet: State, node: Node, *, only_gone: bool = False) -> None:
     record = fleet.instance_of(node)
     if record is not None and only_gone and record.alive:
         return
-    node.instance_id = ""
+    node.instance_id, node.findings, node.health_heard = "", (), 0.0
 
 
 def bind(fleet: State, command: BindInstance, at: float) -> None:
@@ -151,6 +151,7 @@ def bind(fleet: State, command: BindInstance, at: float) -> None:
     if node is None or record is None or (record.node == node.name and node.instance_id == command.instance_id):
         return
     record.node, node.instance_id, node.bound_at = node.name, command.instance_id, at
+    node.findings, node.health_heard = (), 0.0
     if node.doom is not None and node.doom.dead:
         node.doom = None  # that was the machine before
 

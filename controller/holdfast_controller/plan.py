@@ -42,6 +42,22 @@ def same_model(wanted: str, said: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """What is done about sick machines. Times in seconds."""
+
+    act: bool = True
+    """False: findings are recorded, and nothing is done."""
+    evacuate_s: float = 600.0
+    """How long jobs may take to save and leave: no cloud takes the machine."""
+    keep_sick_s: float = 0.0
+    """How long a machine that was drained or evacuated is kept."""
+    avoid_pool_s: float = 600.0
+    """For how long the pool of a sick machine comes after others: the next one may be the same host."""
+    deep_check_level: int = 0
+    """Of `dcgmi diag -r`, before a new machine takes jobs; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How the nodes of one partition's node group are bought and given up. Times in seconds."""
 
@@ -77,6 +93,7 @@ class Plan:
     """After this long without any process a job that Slurm has RUNNING is requeued; 0: it is not."""
     keep_nodes_s: float = 300.0
     """For how long nodes are kept for a requeued job while others wait for some; 0: they are not."""
+    health: Health = field(default_factory=Health)
     crash_loop_s: float = 30.0
     crash_loop_count: int = 5
     """A job that ended by itself within `crash_loop_s`, so often in a row, is held."""

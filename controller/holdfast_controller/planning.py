@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from holdfast_common.evacuation import Limits
 from holdfast_common.policy import NodeGroup, Partition, Policy, PoolPolicy
 
-from holdfast_controller.plan import Plan, Plans, Shape
+from holdfast_controller.plan import Health, Plan, Plans, Shape
 from holdfast_controller.providers.base import Market, Pool
 
 
@@ -77,6 +77,7 @@ def _plan(name: str, group: str, partition: Partition, policy: Policy) -> Plan:
         max_attempts=partition.requeue.max_attempts,
         never_launched_s=partition.requeue.never_launched_s,
         keep_nodes_s=partition.requeue.keep_nodes_s,
+        health=Health(**partition.health.model_dump()),
         crash_loop_s=partition.requeue.crash_loop_s,
         crash_loop_count=partition.requeue.crash_loop_count,
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from holdfast_common.errors import ConfigError
+from holdfast_common.health.model import Finding
 from holdfast_common.notice import Notice
 from holdfast_common.views import JobView, NodeView
 from holdfast_slurm.directives import parse_directives
@@ -18,7 +19,9 @@ class Doom:
 
     notice: Notice
     source: str = "agent"
-    """Who said so: agent, cloud, admin."""
+    """Who said so: agent, cloud, admin, health."""
+    keep_until: float = 0.0
+    """The emptied machine is kept that long, Unix seconds."""
     dead: bool = False
     """The machine is known to be gone."""
 
@@ -52,6 +55,10 @@ class Node:
     """The one that counts: the earliest of those that jobs must leave for."""
     power_down_at: float | None = None
     """When we gave it up (POWER_DOWN_FORCE), until Slurm has it powered down."""
+    findings: tuple[Finding, ...] = ()
+    """The health rules that hold on its machine, by its agent's newest word. An agent that is silent takes nothing back."""
+    health_heard: float = 0.0
+    """When that word came, Unix seconds; 0: none of this machine."""
     let_go: RedirectLaunch | None = None
     """It boots for nobody, since its machine serves another name: Slurm is asked to power it down until it has answered."""
 
@@ -135,6 +142,8 @@ class Evacuation:
     notice_ids: tuple[str, ...] = ()
     began: float = 0.0
     requeued_at: float | None = None
+    sick: bool = False
+    """A machine of it was condemned for its health: an attempt that then fails by itself failed for that."""
 
 
 @dataclass(slots=True)
@@ -220,6 +229,8 @@ class PoolMemory:
     blocked_by: str = ""
     passing: bool = False
     """What blocks it is over by itself."""
+    sick_at: float = 0.0
+    """When a machine of it was found sick last: the next one may be the same host."""
     last_kind: FaultKind | None = None
     last_code: str = ""
     observed_at: float = 0.0

@@ -20,6 +20,7 @@ from holdfast_controller.events import (
     ResumeFailed,
 )
 from holdfast_controller.fleet import Fleet
+from holdfast_controller.health_wire import health_event
 
 MAX_NODES = 100_000
 MAX_NOTICE_AHEAD_S = 30 * 86400.0
@@ -89,6 +90,9 @@ def to_events(message: agent_pb2.AgentMessage, node: str, fleet: Fleet, now: flo
         return [NoticeWithdrawn(now, node, _id(message.notice_cancelled.id, "notice id"))]
     if body == "job_status":
         return _status(message.job_status, node, fleet, now)
+    if body == "health":
+        reported = health_event(message.health, fleet.nodes[node], now) if node in fleet.nodes else None
+        return [reported] if reported is not None else []
     if body == "job_gone":
         return [JobLeftNode(now, node, message.job_gone.job_id, message.job_gone.attempt)]
     return []

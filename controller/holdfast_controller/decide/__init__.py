@@ -13,6 +13,7 @@ from holdfast_controller.decide import (
     binding,
     completion,
     evacuation,
+    health,
     launching,
     reclaim,
     registration,
@@ -24,6 +25,7 @@ from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 
 POLICIES: tuple[Callable[[Fleet, Plans, float], Iterator[Command]], ...] = (
+    health.decide,  # a sick machine is a preemption that we choose
     evacuation.decide,  # jobs leave doomed nodes: first, since every second of it is paid by somebody
     binding.decide,  # an instance that asks gets its name
     registration.decide,  # launched but silent: wait, replace, give up

@@ -22,6 +22,7 @@ from holdfast_controller.commands import (
     replacement_key,
 )
 from holdfast_controller.decide import limits, reservation
+from holdfast_controller.decide.health import is_drained
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.records import Evacuation, JobRecord, Node
@@ -58,7 +59,7 @@ def _nodes(fleet: Fleet, plans: Plans, cases: Mapping[int, JobCase], now: float)
             # A job that was ending already when the notice came: its epilog is not cut off.
             ending = any(job.view.completing and not _was_requeued(job) for job in fleet.jobs_on(node.name))
             yield from _node(fleet, node, tuple(leaving.get(node.name, ())), ending=ending, now=now)
-        elif node.doom is None and node.view is not None and "DRAIN" in node.view.flags:
+        elif node.doom is None and node.view is not None and "DRAIN" in node.view.flags and not is_drained(node, plans):
             yield from _undrain(fleet, node, now)
 
 
@@ -89,6 +90,7 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
         signal_before_s=job.signal_before_s,
         saves=job.saves,
         exit_code=job.exit_code,
+        sick=evacuation.sick,
     )
 
 
@@ -123,6 +125,7 @@ def _node(fleet: Fleet, node: Node, jobs: tuple[JobCase, ...], *, ending: bool, 
         jobs=jobs,
         occupied=not node.doom.dead and (ending or (node.name in fleet.seen and record is not None and record.connected)),
         power_down_at=node.power_down_at,
+        keep_until=node.doom.keep_until,
     )
     for step in steps.node_steps(case, now):
         if isinstance(step, steps.Drain):

@@ -42,6 +42,7 @@ def rank(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> list
         usable += ready
     if plan.order != "listed":
         usable.sort(key=lambda pool: cost_usd_h(fleet, plans, plan, pool, want.nodes, now))
+    usable.sort(key=lambda pool: _gave_a_sick_one(fleet, plan, pool, now))
     usable.sort(key=lambda pool: _doubt(fleet, pool, want.nodes, now) >= SCARCE)
     usable.sort(key=lambda pool: pool.market is Market.ON_DEMAND)
     return usable
@@ -118,6 +119,11 @@ def _lately(fleet: Fleet, plan: Plan, pool: Pool, nodes: int, now: float, most_s
 def _doubt(fleet: Fleet, pool: Pool, nodes: int, now: float) -> float:
     memory = fleet.pools.get(pool.name)
     return capacity.doubt(memory, now, nodes) if memory is not None else 0.0
+
+
+def _gave_a_sick_one(fleet: Fleet, plan: Plan, pool: Pool, now: float) -> bool:
+    memory = fleet.pools.get(pool.name)
+    return memory is not None and memory.sick_at > 0 and now < memory.sick_at + plan.health.avoid_pool_s
 
 
 def passing(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> bool:

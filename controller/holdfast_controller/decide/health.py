@@ -1,0 +1,99 @@
+"""A sick machine is a preemption that we choose.
+
+`drain`: no new job, and the machine goes when its last one has ended. `evacuate` and `replace`: it is condemned, by a notice of ours, and
+all else is as with a cloud's. A machine that is sick before its node is up never takes a job. Dry runs do nothing.
+"""
+
+from collections.abc import Iterator
+
+from holdfast_common.evacuation import REASON_PREFIX
+from holdfast_common.health.model import Action, Finding, worst
+from holdfast_common.notice import Notice, NoticeKind
+
+from holdfast_controller.commands import Command, CondemnNode, DrainNode, PardonNode, PowerDownNode, TerminateInstance
+from holdfast_controller.fleet import Fleet
+from holdfast_controller.plan import Plan, Plans
+from holdfast_controller.records import InstanceRecord, Node
+
+MOST_TEXT = 160
+
+
+def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
+    """Yield what is due for machines that rules hold for, and for those that are well again."""
+    for name, plan in plans.by_node.items():
+        node = fleet.nodes.get(name)
+        if node is None:
+            continue
+        yield from _pardon(node, plan)
+        gravest, record = _gravest(node, plan), fleet.instance_of(node)
+        if gravest is None or gravest.action is Action.NOTE or record is None or not record.alive:
+            continue
+        if node.view is None or not node.view.up:
+            yield from _never_up(node, record, gravest)
+        elif gravest.action is Action.DRAIN:
+            yield from _drain(fleet, node, gravest, plan, now)
+        elif not any(doom.notice.kind is NoticeKind.HEALTH for doom in node.notices.values()):
+            yield _condemn(node, gravest, plan, now)
+
+
+def is_drained(node: Node, plans: Plans) -> bool:
+    """Whether a rule that holds keeps the node drained: the drain is not undone meanwhile."""
+    plan = plans.by_node.get(node.name)
+    gravest = _gravest(node, plan) if plan is not None else None
+    return gravest is not None and gravest.action is not Action.NOTE and node.view is not None and node.view.up
+
+
+def sentence(finding: Finding) -> str:
+    """Say in a few words what was found and where: for Slurm's reasons, which users see."""
+    where = f" on {finding.gpu}" if finding.gpu else ""
+    text = "".join(char for char in f"{finding.rule}{where}: {finding.text}" if char.isprintable())
+    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…"
+
+
+def _gravest(node: Node, plan: Plan) -> Finding | None:
+    return worst(node.findings) if plan.health.act else None
+
+
+def _never_up(node: Node, record: InstanceRecord, finding: Finding) -> Iterator[Command]:
+    """A machine that fails before Slurm has it is terminated: another is bought for the name, as for one that stays silent."""
+    if node.wanted_since is not None:
+        iid = record.instance.instance_id
+        why = f"instance {iid} ({node.name}) is sick before it took a job: {sentence(finding)}"
+        yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, node.name)
+
+
+def _drain(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float) -> Iterator[Command]:
+    assert node.view is not None
+    if node.doom is not None or node.power_down_at is not None:
+        return
+    if "DRAIN" not in node.view.flags:
+        why = f"health: {sentence(finding)}"
+        yield DrainNode(f"drain:{node.name}:{node.instance_id}:health:{finding.key}", why, node.name)
+        return
+    ours = node.view.reason.startswith(REASON_PREFIX)
+    empty = node.name not in fleet.held and node.name not in fleet.seen and "COMPLETING" not in node.view.flags
+    if ours and empty and now >= finding.since + plan.health.keep_sick_s:
+        why = f"{node.name} is empty, and sick: {sentence(finding)}"
+        yield PowerDownNode(f"power_down:{node.name}:{node.instance_id}:health", why, node.name, node.instance_id, if_empty=True)
+
+
+def _condemn(node: Node, finding: Finding, plan: Plan, now: float) -> CondemnNode:
+    keep_s = plan.health.keep_sick_s if finding.action is Action.EVACUATE else 0.0
+    # Named by the machine: a second finding, or a controller that was restarted in between, makes no second notice.
+    notice = Notice(f"health-{node.instance_id}", NoticeKind.HEALTH, now + max(plan.health.evacuate_s, keep_s), now, f"{sentence(finding)}")
+    why = f"{node.name} is condemned ({finding.action}): {sentence(finding)}"
+    keep_until = now + keep_s if keep_s else 0.0
+    return CondemnNode(f"condemn:{node.name}:{node.instance_id}", why, node.name, node.instance_id, notice, keep_until)
+
+
+def _pardon(node: Node, plan: Plan) -> Iterator[Command]:
+    """What no rule asks for any more (an admin resolved it, or the rules have changed) is taken back, while the machine is still up."""
+    gravest = _gravest(node, plan)
+    if gravest is not None and gravest.action.rank >= Action.EVACUATE.rank:
+        return
+    if node.view is None or not node.view.up or node.power_down_at is not None or not node.health_heard:
+        return
+    for doom in node.notices.values():
+        if doom.notice.kind is NoticeKind.HEALTH and doom.source == "health" and not doom.dead:
+            why = f"{node.name} is well again: {doom.notice.reason}"
+            yield PardonNode(f"pardon:{node.name}:{doom.notice.id}:{doom.notice.received:.0f}", why, node.name, doom.notice.id)

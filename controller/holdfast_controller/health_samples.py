@@ -1,0 +1,43 @@
+"""The newest that each agent said of its node's health: for people, never a ground for a decision."""
+
+import asyncio
+from dataclasses import dataclass
+
+from holdfast_protos.v1 import agent_pb2
+
+MOST = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSample:
+    """One agent's word."""
+
+    heard_at: float
+    """Unix seconds."""
+    health: agent_pb2.Health
+
+
+class HealthSamples:
+    """Instance → its agent's newest word, and a way to wait for the next."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, HealthSample] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+
+    def note(self, instance_id: str, health: agent_pb2.Health, at: float) -> None:
+        """Keep it, and wake who waits for it."""
+        self._newest.pop(instance_id, None)
+        self._newest[instance_id] = HealthSample(at, health)
+        if len(self._newest) > MOST:
+            del self._newest[next(iter(self._newest))]
+        waited = self._changed.pop(instance_id, None)
+        if waited is not None:
+            waited.set()
+
+    def get(self, instance_id: str) -> HealthSample | None:
+        """Return the newest word; None: none yet."""
+        return self._newest.get(instance_id)
+
+    async def next(self, instance_id: str) -> None:
+        """Return when the agent has said something again."""
+        await self._changed.setdefault(instance_id, asyncio.Event()).wait()
