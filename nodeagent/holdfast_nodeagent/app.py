@@ -14,11 +14,25 @@ from holdfast_common.channel import agent_channel
 from holdfast_common.clock import Clock, SystemClock
 from holdfast_common.errors import ConfigError, Temporary
 from holdfast_common.evacuation import Limits
+from holdfast_common.health.catalogue import TIER_S
 from holdfast_common.munge import Munge
 from holdfast_slurm.client import Slurm
 
 from holdfast_nodeagent.config import AgentConfig
 from holdfast_nodeagent.fallback import Fallback
+from holdfast_nodeagent.gpu.blame import Blame
+from holdfast_nodeagent.gpu.kernel_log import KernelLog
+from holdfast_nodeagent.gpu.supervisor import Probe
+from holdfast_nodeagent.health.admission import Admission
+from holdfast_nodeagent.health.calls import ThreadCalls
+from holdfast_nodeagent.health.deep_check import DeepCheck
+from holdfast_nodeagent.health.driver import driver_present
+from holdfast_nodeagent.health.judging import Judging
+from holdfast_nodeagent.health.kept import Memory
+from holdfast_nodeagent.health.node_checks import NodeChecks
+from holdfast_nodeagent.health.tenants import Tenants
+from holdfast_nodeagent.health.verdict_file import VerdictFile
+from holdfast_nodeagent.health.watch import HealthWatch
 from holdfast_nodeagent.jobdirs import JobDirs
 from holdfast_nodeagent.jobs import Jobs
 from holdfast_nodeagent.link import Link
@@ -69,7 +83,9 @@ class Agent:
         node = Node(identity, record, slurmd, clock, self._source.window_s, boot_id)
         jobs = Jobs(dirs, self._processes, clock, node.enrich, node.on_report, node.on_gone)
         link = Link(self._open_channel, node, outbox, clock, lambda: jobs.urgent, config.patience_s)
-        node.wire(jobs, link.put)
+        health = make_health(config, clock, self._processes, boot_id)
+        health.wire(Probe(config.nvml_library, TIER_S, clock, health), lambda: node.name, link.put)
+        node.wire(jobs, link.put, health, Admission(health, DeepCheck(clock), clock).passed)
         limits = Limits(config.margin_s, config.kill_wait_s)
         fallback = Fallback(node, jobs, self._slurm, record, clock, limits, link.silence_s, config.patience_s)
         orphan = Orphan(clock, link.unheard_s, self._ping_slurm, jobs.any_left, config.orphan_shutdown_s, config.shutdown_command)
@@ -83,6 +99,7 @@ class Agent:
             tasks.create_task(fallback.run(), name="fallback")
             tasks.create_task(node.keep_slurmd(), name="slurmd")
             tasks.create_task(orphan.run(), name="orphan")
+            tasks.create_task(health.run(), name="health")
 
     async def _ping_slurm(self) -> bool | None:
         """Return whether slurmctld answers; None where no slurm.conf says how to ask it: a configless machine's comes with its slurmd."""
@@ -104,6 +121,21 @@ class Agent:
             raise ConfigError("agent.toml", [f"cluster is {self._config.cluster}, but this instance was launched for {known.cluster}"])
         record.identity = known
         return known
+
+
+def make_health(config: AgentConfig, clock: Clock, processes: Processes, boot_id: str) -> HealthWatch:
+    """Return what watches this node's health, with what is remembered of it."""
+    memory = Memory(config.run_dir / "health.json", boot_id)
+    return HealthWatch(
+        clock,
+        memory,
+        Tenants(processes, Blame(processes).job_of),
+        NodeChecks(clock, ThreadCalls(clock), config.watched_paths, config.checkpoint_mounts),
+        Judging(clock, memory, VerdictFile(config.run_dir)),
+        lambda expected: config.gpu_health and (bool(config.nvml_library) or expected > 0 or driver_present()),
+        lambda after_seq, on_caught_up: KernelLog(config.kernel_log, clock, after_seq, on_caught_up),
+        config.quick_check_s,
+    )
 
 
 def allowed_uids(user: str) -> frozenset[int]:

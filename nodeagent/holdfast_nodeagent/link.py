@@ -46,6 +46,15 @@ class Listener(Protocol):
     def on_hazard(self, hazard: pb.Hazard) -> None:
         """The pool's risk has changed."""
 
+    def on_health_rules(self, rules: pb.HealthRules) -> None:
+        """Judge this node's health by these rules."""
+
+    def on_health_order(self, order: pb.HealthOrder) -> None:
+        """Look at this node's health now, or forget a finding."""
+
+    def on_sent(self, sent_at: float) -> None:
+        """A message has come that the controller sent at this moment of its clock, Unix seconds; of each one that says so."""
+
     def heartbeat(self) -> pb.Heartbeat:
         """Return what a heartbeat says of this node."""
 
@@ -209,6 +218,8 @@ class Link:
     async def _incoming(self, call: Any) -> None:
         async for message in call:
             self._heard = self._word_at = self._clock.monotonic()
+            if message.sent_at > 0:
+                self._listener.on_sent(message.sent_at)
             kind = message.WhichOneof("body")
             if kind == "ack":
                 self._outbox.acknowledge(message.ack.id)
@@ -243,6 +254,10 @@ class Link:
             self._listener.on_release(message.release)
         elif kind == "hazard":
             self._listener.on_hazard(message.hazard)
+        elif kind == "health_rules":
+            self._listener.on_health_rules(message.health_rules)
+        elif kind == "health_order":
+            self._listener.on_health_order(message.health_order)
 
     def _welcome(self, welcome: pb.Welcome) -> None:
         self.welcomed = True

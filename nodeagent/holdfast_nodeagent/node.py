@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, Protocol
 
 from holdfast_common.clock import Clock
 from holdfast_common.faults import fault_point
@@ -27,6 +28,22 @@ log = logging.getLogger(__name__)
 Say = Callable[[str, pb.AgentMessage], None]
 
 
+class Health(Protocol):
+    """Whoever watches this node's health: `health.watch.HealthWatch`. Must not block, nor raise."""
+
+    def on_welcome(self, welcome: pb.Welcome) -> None:
+        """The controller knows us: how the node is must be said again."""
+
+    def on_rules(self, message: pb.HealthRules) -> None:
+        """Judge by these rules."""
+
+    def on_order(self, order: pb.HealthOrder) -> None:
+        """Look now, or forget a finding."""
+
+    def on_sent(self, sent_at: float) -> None:
+        """The controller's clock showed this a moment ago, Unix seconds."""
+
+
 class Node:
     """One node: the link's listener, and the owner of its notices.
 
@@ -41,6 +58,8 @@ class Node:
         self._window_s = window_s
         self._boot_id = boot_id
         self._hazard_per_h: float | None = None
+        self.metrics_port = 0
+        """Where our /metrics are; 0: not served."""
         if not record.kept.began:
             record.kept.began = clock.now()
         self._faults: dict[str, str] = {}
@@ -52,10 +71,15 @@ class Node:
         if record.kept.released:
             self._released.set()
 
-    def wire(self, jobs: Jobs, say: Say) -> None:
-        """Connect the parts that need this one to be made. `say(slot, message)` queues a message for the controller."""
+    def wire(self, jobs: Jobs, say: Say, health: Health, fit: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Connect the parts that need this one to be made.
+
+        `say(slot, message)` queues a message for the controller; `fit()` returns once the node may get jobs.
+        """
         self._jobs = jobs
         self._say = say
+        self._health = health
+        self._fit = fit
 
     @property
     def name(self) -> str:
@@ -223,10 +247,12 @@ class Node:
             zone=known.zone,
             instance_type=known.instance_type,
             version=__version__,
+            metrics_port=self.metrics_port,
         )
 
     def on_welcome(self, welcome: pb.Welcome) -> None:
         """Take the name, and say again all that holds."""
+        self._health.on_welcome(welcome)
         if self.name and welcome.node and welcome.node != self.name:
             log.error("the controller calls this node %s, but it runs as %s: the old name is kept", welcome.node, self.name)
         elif welcome.node and (welcome.node, welcome.market) != (self.name, self.record.kept.market):
@@ -269,6 +295,18 @@ class Node:
             self._hazard_per_h = hazard.hazard_per_h
             self._changed.set()
 
+    def on_health_rules(self, rules: pb.HealthRules) -> None:
+        """Judge by other rules."""
+        self._health.on_rules(rules)
+
+    def on_health_order(self, order: pb.HealthOrder) -> None:
+        """Look at the node's health, or forget a finding."""
+        self._health.on_order(order)
+
+    def on_sent(self, sent_at: float) -> None:
+        """Compare the clocks."""
+        self._health.on_sent(sent_at)
+
     def heartbeat(self) -> pb.Heartbeat:
         """Return whether slurmd runs, and which jobs have processes of Slurm's here."""
         running = self._slurmd.running()
@@ -281,13 +319,11 @@ class Node:
         return bool(self.record.kept.released) and not self._jobs.occupied()
 
     async def keep_slurmd(self) -> None:
-        """Start slurmd once the name is known; stop it once the node is given up and its last job is out. It stays stopped."""
-        if not self._released.is_set():
-            named, released = asyncio.ensure_future(self._named.wait()), asyncio.ensure_future(self._released.wait())
-            await asyncio.wait({named, released}, return_when=asyncio.FIRST_COMPLETED)
-            named.cancel()
-            released.cancel()
-        if not self._released.is_set():
+        """Start slurmd once the name is known and the node is fit; stop it once the node is given up and its last job is out.
+
+        It stays stopped. Where slurmd runs already, jobs may be on the node, and it is not checked again.
+        """
+        if await self._unless_released(self._named.wait()) and (self._slurmd.running() or await self._unless_released(self._fit())):
             await self._slurmd.start(self.name)
         await self._released.wait()
         while self._jobs.occupied():
@@ -295,6 +331,16 @@ class Node:
         fault_point("agent.release")
         await self._slurmd.release()
         log.warning("node %s is given up", self.name)
+
+    async def _unless_released(self, wait: Coroutine[Any, Any, object]) -> bool:
+        """Wait; return False at once where the node is given up meanwhile, or was."""
+        waiting, released = asyncio.ensure_future(wait), asyncio.ensure_future(self._released.wait())
+        try:
+            await asyncio.wait({waiting, released}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            released.cancel()
+        return not self._released.is_set()
 
 
 def read_boot_id(path: Path) -> str:

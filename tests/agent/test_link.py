@@ -18,6 +18,7 @@ Eventually = Callable[[Callable[[], object]], Awaitable[None]]
 class Listener:
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.sent: list[float] = []
         self.news = asyncio.Event()
 
     def note(self, what: str) -> None:
@@ -43,6 +44,15 @@ class Listener:
 
     def on_hazard(self, hazard: pb.Hazard) -> None:
         self.note(f"hazard {hazard.hazard_per_h}")
+
+    def on_health_rules(self, rules: pb.HealthRules) -> None:
+        self.note(f"rules {rules.revision}")
+
+    def on_health_order(self, order: pb.HealthOrder) -> None:
+        self.note(f"resolve {order.resolve_rule}")
+
+    def on_sent(self, sent_at: float) -> None:
+        self.sent.append(sent_at)
 
     def heartbeat(self) -> pb.Heartbeat:
         return pb.Heartbeat(slurmd_running=True)
@@ -95,9 +105,12 @@ async def test_messages_are_acknowledged_and_made_once(controller: FakeControlle
         controller.say("p", prepare=pb.Prepare(job_ids=[12]))
     controller.say("r", release=pb.Release(reason="over"))
     controller.say("h", hazard=pb.Hazard(hazard_per_h=0.5))
-    acks = [(await controller.until("ack", number)).ack.id for number in range(1, 7)]
-    assert acks == ["w-1", "p-1", "p-1", "p-1", "r-1", "h-1"]
-    assert listener.said == ["welcome spot-1", "prepare [12]", "release over", "hazard 0.5"]
+    controller.say("j", health_rules=pb.HealthRules(revision="r2"), sent_at=17.5)
+    controller.say("o", health_order=pb.HealthOrder(resolve_rule="xid_79"))
+    acks = [(await controller.until("ack", number)).ack.id for number in range(1, 9)]
+    assert acks == ["w-1", "p-1", "p-1", "p-1", "r-1", "h-1", "j-1", "o-1"]
+    assert listener.said == ["welcome spot-1", "prepare [12]", "release over", "hazard 0.5", "rules r2", "resolve xid_79"]
+    assert listener.sent == [17.5]
 
 
 async def test_a_lost_stream_is_made_anew_and_what_was_not_acknowledged_goes_again(

@@ -123,7 +123,7 @@ async def test_a_pass_and_a_mild_failure(tmp_path: Path) -> None:
     [
         ("echo 'Error: unable to establish a connection' >&2; exit 1", "unable to establish a connection"),
         ("exit 0", "it says nothing"),
-        ("yes", "has not ended within"),
+        ("exec yes", "writes more than"),
         ("head -c 5000000 /dev/zero", "writes more than"),
         ("sleep 60", "has not ended within 0.3 s"),
     ],

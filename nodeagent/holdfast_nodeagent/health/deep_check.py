@@ -1,12 +1,14 @@
 """`dcgmi diag`, where it is installed: runs the GPUs hard before the node gets its first job, if the policy wants that."""
 
-import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from holdfast_common.clock import Clock
 from holdfast_common.health.model import Action, Finding
@@ -16,6 +18,7 @@ from holdfast_nodeagent.health.dcgm import Failure, NotTestedError, failures
 LIMITS_S = {1: 60.0, 2: 300.0, 3: 1800.0, 4: 7200.0}
 """By level. NVIDIA's docs: seconds, two minutes, half an hour, one to two hours, for eight GPUs."""
 MAX_OUTPUT = 4 * 1024 * 1024
+POLL_S = 0.1
 LEAVE_S = 10.0
 """Between SIGTERM and SIGKILL: a diagnosis that is killed leaves its load on the GPUs."""
 RULE = "deep_check"
@@ -69,56 +72,50 @@ class DeepCheck:
         return text, (Finding(RULE, Action.NOTE, self._clock.now(), text=text, advice=ADVICE),)
 
     async def _output(self, command: Sequence[str], limit_s: float) -> bytes:
-        """Return what it writes. Raises OSError, TimeoutError; NotTestedError where it writes too much or nothing."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        reading = asyncio.ensure_future(_read(process))
-        sleeper = asyncio.ensure_future(self._clock.sleep(limit_s))
-        try:
-            await asyncio.wait({reading, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                raise TimeoutError
-            output, complaint = reading.result()
-        finally:
-            sleeper.cancel()
-            await self._end(process, reading)
-            reading.cancel()
-        if len(output) > MAX_OUTPUT:
-            raise NotTestedError(f"it writes more than {MAX_OUTPUT} bytes")
-        if not output.strip():
-            raise NotTestedError(" ".join(complaint.decode(errors="replace").split())[:200] or "it says nothing")
-        return output
+        """Return what it writes. Raises OSError, TimeoutError; NotTestedError where it writes too much or nothing.
 
-    async def _end(self, process: asyncio.subprocess.Process, reading: asyncio.Future[tuple[bytes, bytes]]) -> None:
-        """Have it and its children leave, if they have not. What it still writes is read: a full pipe would hold it."""
+        Not through asyncio's subprocess: cancelled while it starts one, that kills the process alone, and its children go on.
+        """
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint:
+            process = _begin(command, output, complaint)
+            ends = self._clock.monotonic() + limit_s
+            try:
+                while process.poll() is None:
+                    _check_size(output)
+                    _check_size(complaint)
+                    if self._clock.monotonic() >= ends:
+                        raise TimeoutError
+                    await self._clock.sleep(POLL_S)
+            finally:
+                await self._end(process)
+            said = _read(output)
+            if not said.strip():
+                raise NotTestedError(" ".join(_read(complaint).decode(errors="replace").split())[:200] or "it says nothing")
+            return said
+
+    async def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """Have it and its children leave, if they have not."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.returncode is not None:
+            if process.poll() is not None:
                 return
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-            sleeper = asyncio.ensure_future(self._clock.sleep(LEAVE_S))
-            await asyncio.wait({reading, sleeper}, return_when=asyncio.FIRST_COMPLETED)
-            sleeper.cancel()
+            ends = self._clock.monotonic() + LEAVE_S
+            while process.poll() is None and self._clock.monotonic() < ends:
+                await self._clock.sleep(POLL_S)
 
 
-async def _read(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    """Return output and complaints once it has ended."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    output, complaint = await asyncio.gather(_drain(process.stdout), _drain(process.stderr))
-    await process.wait()
-    return output, complaint
+def _begin(command: Sequence[str], output: IO[bytes], complaint: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=complaint, start_new_session=True)
 
 
-async def _drain(stream: asyncio.StreamReader) -> bytes:
-    """Read to the end, and keep what may be too much by a piece; the rest is let go."""
-    kept = bytearray()
-    while part := await stream.read(65_536):
-        if len(kept) <= MAX_OUTPUT:
-            kept += part
-    return bytes(kept)
+def _check_size(file: IO[bytes]) -> None:
+    if os.fstat(file.fileno()).st_size > MAX_OUTPUT:
+        raise NotTestedError(f"it writes more than {MAX_OUTPUT} bytes")
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """Return what was written. Raises NotTestedError: it is too much."""
+    _check_size(file)
+    file.seek(0)
+    return file.read()

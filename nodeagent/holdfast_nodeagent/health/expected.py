@@ -28,14 +28,15 @@ def same_model(wanted: str, model: str) -> bool:
 def expected_samples(
     expected: int | None, model: str, inventory: Inventory, visible: float | None, up: Mapping[str, float | None], at: float
 ) -> list[Sample]:
-    """Compare what NVML lists and reaches (`visible`; `up` by uuid, 0: not) with what was told; nothing where nothing was told."""
-    samples = []
+    """Compare what NVML lists and reaches (`visible`; `up` by uuid, 0: not) with what was told. What nobody told is not supported."""
+    missing = Sample(at, "gpus_missing", state="unsupported")
+    mismatch = Sample(at, "gpu_model_mismatch", state="unsupported")
     if expected and visible is not None:
         lost = ", ".join(gpu.pci for gpu in inventory.gpus if up.get(gpu.uuid) == 0)
         detail = f"{visible:g} of {expected}" + (f", lost: {lost}" if lost else "")
-        samples.append(Sample(at, "gpus_missing", max(0.0, expected - visible), detail=detail[:200]))
+        missing = Sample(at, "gpus_missing", max(0.0, expected - visible), detail=detail[:200])
     if model and inventory.gpus:
         others = sorted({gpu.model for gpu in inventory.gpus if gpu.model and not same_model(model, gpu.model)})
         detail = f"{', '.join(others)} and not {model}"[:200] if others else ""
-        samples.append(Sample(at, "gpu_model_mismatch", float(bool(others)), detail=detail))
-    return samples
+        mismatch = Sample(at, "gpu_model_mismatch", float(bool(others)), detail=detail)
+    return [missing, mismatch]

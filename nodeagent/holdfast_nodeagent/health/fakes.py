@@ -48,14 +48,15 @@ class FakeLines:
         self.records.append((len(self.records), self.clock.now(), text))
         self._news.set()
 
-    def open(self, after_seq: int) -> "_OpenLines":
+    def open(self, after_seq: int, on_caught_up: Callable[[], None]) -> "_OpenLines":
         """Open it as `KernelLog` does."""
         self.opened_after.append(after_seq)
-        return _OpenLines(self, after_seq)
+        return _OpenLines(self, after_seq, on_caught_up)
 
-    async def next(self, after_seq: int) -> tuple[int, float, str]:
+    async def next(self, after_seq: int, on_caught_up: Callable[[], None]) -> tuple[int, float, str]:
         """Return the first message after one, once it is there."""
         while not (later := [record for record in self.records if record[0] > after_seq]):
+            on_caught_up()
             self._news.clear()
             await self._news.wait()
         return later[0]
@@ -65,11 +66,12 @@ class FakeLines:
 class _OpenLines:
     log: FakeLines
     after_seq: int
+    on_caught_up: Callable[[], None]
 
     async def lines(self) -> AsyncIterator[tuple[int, float, str]]:
         """Yield each message."""
         while True:
-            record = await self.log.next(self.after_seq)
+            record = await self.log.next(self.after_seq, self.on_caught_up)
             self.after_seq = record[0]
             yield record
 
