@@ -186,7 +186,7 @@ def wire(
         on_lost=agent_lost,
         on_left=watcher.nudge,
     )
-    hub.plan = lambda node: policies.plans().by_node.get(node)
+    hub.plan = lambda node: policies.plans().by_node.get(node)  # noqa: PLW0108 - the plans change with the policy
     hub.hazard = lambda instance_id: risk.hazard_per_h(fleet, policies.plans(), instance_id, clock.now())
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)

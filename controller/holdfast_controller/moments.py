@@ -12,13 +12,14 @@ from typing import Any
 from holdfast_controller.state import State
 
 _MOMENTS = {
-    "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at", "doubtful_until"),
+    "Node": ("viewed_at", "changed_at", "wanted_since", "bound_at", "power_down_at", "doubtful_until", "health_heard"),
+    "Doom": ("keep_until",),
     "InstanceRecord": ("first_seen", "gone_at", "ending_since"),
     "StepsSeen": ("since", "at"),
     "LaunchRecord": ("at",),
     "Evacuation": ("began", "requeued_at"),
     "JobRecord": ("changed_at", "not_before", "waits_since"),
-    "PoolMemory": ("refused_at", "blocked_until", "observed_at"),
+    "PoolMemory": ("refused_at", "blocked_until", "observed_at", "sick_at"),
     "QuotaMemory": ("at", "until"),
     "CommandRecord": ("done_at", "retry_at"),
     "Fleet": ("looked_at", "steady_since", "forgot_at"),
@@ -30,6 +31,8 @@ def shift(fleet: State, by_s: float) -> None:
     """Move every moment that was noted by the controller's clock."""
     _move([fleet], by_s)
     _move(fleet.nodes.values(), by_s)
+    dooms = [doom for node in fleet.nodes.values() for doom in (*node.notices.values(), node.doom) if doom is not None]
+    _move({id(doom): doom for doom in dooms}.values(), by_s)  # the one that counts is among a node's notices, too
     _move(fleet.instances.values(), by_s)
     for record in fleet.instances.values():
         if record.agent is not None:

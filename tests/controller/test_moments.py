@@ -44,7 +44,8 @@ def fleet_of_all() -> tuple[Fleet, list[Any]]:
     """Return a fleet with one record of each kind, and those records."""
     notice = Notice("x", NoticeKind.PREEMPT, AT, AT)
     node, evacuation = filled(r.Node, "n1"), filled(r.Evacuation, 0, ("n1",))
-    node.doom = r.Doom(notice)
+    node.doom = r.Doom(notice, keep_until=AT)
+    node.notices["x"] = node.doom
     job = filled(r.JobRecord, JobView(7, "7", "RUNNING"))
     job.evacuation = evacuation
     instance = filled(r.InstanceRecord, Instance("i-1", "hf-1", "p", "running"), AT)
