@@ -40,13 +40,18 @@ class Report:
     step: int = 0
     saved_step: int = -1
     save_expected_s: float = 0.0
+    step_s: float = 0.0
+    """What a step takes, lately; 0: not said."""
     all_ranks_parked: bool = False
     ranks: int = 0
     stopped_on_notice: bool = False
 
     def same_but_progress(self, other: "Report | None") -> bool:
-        """Whether nothing has changed but the step and the estimate, which need no hurry."""
-        return other is not None and replace(self, step=0, save_expected_s=0.0) == replace(other, step=0, save_expected_s=0.0)
+        """Whether nothing has changed but the step and the estimates, which need no hurry."""
+        return other is not None and self._without_progress() == other._without_progress()
+
+    def _without_progress(self) -> "Report":
+        return replace(self, step=0, save_expected_s=0.0, step_s=0.0)
 
 
 def summarize(key: JobKey, started: float, ranks: Mapping[int, Rank], status: StatusFile | None, notice_ids: Set[str]) -> Report:
@@ -63,6 +68,7 @@ def summarize(key: JobKey, started: float, ranks: Mapping[int, Rank], status: St
         step=status.step if status else min((file.step for file in files), default=0),
         saved_step=_saved(files, status),
         save_expected_s=max((file.save_expected_s or 0.0 for file in files), default=0.0),
+        step_s=max((file.step_s or 0.0 for file in files), default=0.0),
         all_ranks_parked=_parked(list(ranks.values()), notice_ids),
         ranks=len(ranks),
         stopped_on_notice=bool(status and status.stopped_on_notice),

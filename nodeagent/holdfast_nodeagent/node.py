@@ -40,6 +40,9 @@ class Health(Protocol):
     def on_order(self, order: pb.HealthOrder) -> None:
         """Look now, or forget a finding."""
 
+    def gpus_of(self, job_id: int) -> int:
+        """Return how many GPUs the job uses here; 0: not known."""
+
     def on_sent(self, sent_at: float) -> None:
         """The controller's clock showed this a moment ago, Unix seconds."""
 
@@ -190,6 +193,8 @@ class Node:
             ranks=report.ranks,
             stopped_on_notice=report.stopped_on_notice,
             started=report.started,
+            step_s=report.step_s,
+            gpus=self._health.gpus_of(report.key.job_id),
         )
         self._say(f"job:{report.key}", pb.AgentMessage(job_status=status))
 

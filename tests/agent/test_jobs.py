@@ -229,11 +229,11 @@ async def test_changes_are_told_at_once_and_progress_now_and_then(bench: Bench, 
     job.rank(**about, state="ready")
     await bench.tick()
     for step in range(5):
-        job.rank(**about, step=step)
+        job.rank(**about, step=step, step_s=0.5 + step)
         await bench.tick(0.2)
     assert [(report.state, report.step) for report in bench.reports] == [("ready", 1), ("running", 0)]
     await bench.tick(2)
-    assert bench.reports[-1].step == 4
+    assert (bench.reports[-1].step, bench.reports[-1].step_s) == (4, 4.5)
     bench.jobs.set_own([bench.notice()])
     job.rank(**about, state="saving", notice_id="n-1", step=4, save_expected_s=3.5)
     await bench.tick(0.05)

@@ -335,6 +335,7 @@ async def test_users_of_gpus_get_their_names(sound: FakeNode) -> None:
     await sound.clock.advance(16)
     (job,) = sound.watch.snapshot().gpu_jobs
     assert (job.uuid, job.job_id, job.user) == ("GPU-0", 12, "root")
+    assert (sound.watch.gpus_of(12), sound.watch.gpus_of(13)) == (1, 0)
 
 
 async def test_the_clocks_are_compared(sound: FakeNode) -> None:

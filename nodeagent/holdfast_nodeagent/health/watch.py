@@ -155,6 +155,10 @@ class HealthWatch:
             deep_check=kept.deep_check,
         )
 
+    def gpus_of(self, job_id: int) -> int:
+        """Return how many GPUs the job's processes used at the last look; 0: none, or not known."""
+        return sum(job.job_id == job_id for job in self._tenants.jobs)
+
     # The NVML process's word (gpu.supervisor.Listener)
 
     @contained
