@@ -168,6 +168,15 @@ async def test_a_node_that_lacks_gpus_gets_no_slurmd(machine: Machine, eventuall
     assert not machine.started.exists()
 
 
+async def test_a_node_that_is_given_up_meanwhile_is_let_go_at_once(machine: Machine, tmp_path: Path, eventually: Eventually) -> None:
+    machine.settings["release_command"] = ["touch", str(tmp_path / "released")]
+    await welcomed(machine, gpus=8)
+    await eventually(lambda: machine.health().quick_check)
+    machine.controller.say("r", release=pb.Release(reason="health"))
+    await eventually((tmp_path / "released").exists)
+    assert not machine.started.exists()
+
+
 async def test_after_the_agents_restart_a_running_slurmd_is_let_be(machine: Machine, eventually: Eventually) -> None:
     machine.started.touch()
     append(machine.kernel_log, xid_line(machine.gpus.pci(0), 79))

@@ -27,8 +27,8 @@ class Judging:
         self._verdict_file = verdict_file
         self._rules = _kept_rules(memory.kept.rules)
         self._judge = Judge(self._rules)
-        if memory.kept.judge:
-            self._judge.restore(memory.kept.judge)
+        if memory.kept.judge and not self._judge.restore(memory.kept.judge):
+            log.error("what the judge kept is not valid: it starts afresh")
         self._deep_findings = memory.kept.found_deep()
         self._told: tuple[object, ...] = ()
         self._logged: frozenset[tuple[str, Action, bool]] = frozenset()

@@ -18,15 +18,20 @@ P = ParamSpec("P")
 
 
 async def keep(name: str, part: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    """Run a part for ever; one that fails, or ends, is begun again after a pause that grows while it does not live for a minute."""
-    pause_s = FIRST_PAUSE_S
+    """Run a part for ever; one that fails, or ends, is begun again after a pause that grows while it does not live for a minute.
+
+    The same fault again and again makes one entry in the log.
+    """
+    pause_s, fault = FIRST_PAUSE_S, ""
     while True:
         began = clock.monotonic()
         try:
             await part()
             log.error("%s has ended", name)
-        except Exception:
-            log.exception("fault in %s", name)
+        except Exception as error:
+            if repr(error) != fault:
+                fault = repr(error)
+                log.exception("fault in %s", name)
         if clock.monotonic() - began >= MAX_PAUSE_S:
             pause_s = FIRST_PAUSE_S
         await clock.sleep(pause_s)

@@ -115,7 +115,11 @@ class HealthWatch:
                 for name, part in parts.items():
                     tasks.create_task(keep(name, part, self._clock), name=name)
         finally:
-            self._judging.save()
+            self._save()
+
+    @contained
+    def _save(self) -> None:
+        self._judging.save()
 
     # What is known
 
