@@ -35,6 +35,11 @@ class Judging:
         self._written_at: float | None = None
 
     @property
+    def rules(self) -> Rules:
+        """By which it is judged."""
+        return self._rules
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """What holds now."""
         return (*self._deep_findings, *self._judge.findings(self._clock.now()))

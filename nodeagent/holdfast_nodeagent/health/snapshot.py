@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from holdfast_common.health.model import Finding, Sample
+from holdfast_common.health.rules import ReadingRule
 
 from holdfast_nodeagent.gpu.inventory import Inventory
 
@@ -53,6 +54,8 @@ class Snapshot:
     samples: Mapping[tuple[str, str], Sample] = field(default_factory=dict)
     """(Reading, GPU's uuid or empty) → the newest."""
     findings: tuple[Finding, ...] = ()
+    rules: tuple[ReadingRule, ...] = ()
+    """The rules on readings by which it is judged."""
     xids: Mapping[tuple[str, int], XidCount] = field(default_factory=dict)
     """(GPU's uuid, XID) → count."""
     gpu_jobs: tuple[GpuJob, ...] = ()

@@ -150,6 +150,7 @@ class HealthWatch:
             gpus_expected=kept.gpus or None,
             samples=dict(self._newest.samples),
             findings=self.findings,
+            rules=self._judging.rules.reading,
             xids=self._events.xids,
             gpu_jobs=self._tenants.jobs,
             tiers=dict(self._newest.tiers),
