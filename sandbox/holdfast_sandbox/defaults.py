@@ -17,7 +17,7 @@ _CONTROLLER = """\
 cluster = {cluster}
 state_dir = {state}
 policy = {policy}
-
+{rules}
 [slurm]
 conf = {slurm_conf}
 bin_dir = {bin_dir}
@@ -91,7 +91,7 @@ def default_controller(*, policy: Callable[[Site], str] | None = None, env: Mapp
     """Return how the controller is started; `policy` makes the text of etc/policy.toml where `default_policy` does not do."""
 
     def files(site: Site) -> dict[str, str]:
-        return {"controller.toml": _controller_config(site), "policy.toml": (policy or default_policy)(site)}
+        return {"controller.toml": _controller_config(site), "policy.toml": (policy or default_policy)(site), **_health_rules(site)}
 
     command = ("{python}", "-m", "holdfast_controller", "--config", "{config}")
     return ControllerSpec(command, files, dict(env or {}))
@@ -116,12 +116,21 @@ def default_policy(site: Site, **launch: float) -> str:
     return "\n".join(["version = 1\n", *pools, group, partition])
 
 
+def _health_rules(site: Site) -> dict[str, str]:
+    if not site.config.gpu_profile:
+        return {}
+    from holdfast_common.health.rules import default_toml  # no start of a sandbox waits for it
+
+    return {site.layout.health_rules.name: default_toml()}
+
+
 def _controller_config(site: Site) -> str:
     metrics = _METRICS.format(port=site.ports.metrics) if site.config.gpu_profile else ""
     text = _CONTROLLER.format(
         cluster=_quoted(CLUSTER),
         state=_quoted(site.layout.controller_state),
         policy=_quoted(site.layout.etc / "policy.toml"),
+        rules=f"health_rules = {_quoted(site.layout.health_rules)}\n" if site.config.gpu_profile else "",
         slurm_conf=_quoted(site.layout.slurm_conf),
         bin_dir=_quoted(site.bin_dir),
         socket=_quoted(site.layout.controller_socket),

@@ -104,6 +104,11 @@ class Layout:
         return self.root / "nvml"
 
     @property
+    def health_rules(self) -> Path:
+        """The controller's health rules, where machines have GPUs."""
+        return self.etc / "rules.toml"
+
+    @property
     def spoilt(self) -> Path:
         """While it is there, the next machine boots with a GPU less, and takes it away."""
         return self.etc / "spoilt"
