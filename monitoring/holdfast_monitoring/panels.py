@@ -55,6 +55,8 @@ def _field(source: Panel) -> dict[str, Any]:
         field["max"] = source.top
     if source.kind == "timeseries":
         field["custom"] = _lines(source)
+    if source.kind == "table":
+        field["custom"] = {"align": "auto", "inspect": False, "cellOptions": {"type": "auto"}}
     return field
 
 
