@@ -100,6 +100,7 @@ CONTROLLER = (
     _gauge("jobs", "jobs on managed partitions by Holdfast's phase", "phase"),
     _gauge("node_intentional_down", "1 for a node that is going away, or was given up, on purpose: no cause for an alert", "node"),
     _gauge("node_drain_info", "1 for each node that is drained: by whom, and for what sort of reason", "node", "reason_class", "owner"),
+    _gauge("node_agent_connected", "1 while the agent of a node with a machine is connected to the controller", "node"),
     _gauge("node_health_action", "gravest finding of the node: 0 none, 1 note, 2 drain, 3 evacuate, 4 replace", "node"),
     _counter("preemption_notices", "notices that nodes were given", "provider", "kind"),
     _gauge("preemption_deadline_timestamp_seconds", "when the node may be gone", "node"),
@@ -124,6 +125,7 @@ CONTROLLER = (
     _gauge("pool_hazard_per_hour", "what Holdfast reckons with: losses per instance-hour", "pool"),
     _gauge("pool_doubt_ratio", "how likely a launch is refused now", "pool"),
     _counter("cost_usd", "what instances have cost since the controller's start", "market"),
+    _counter("unpriced_instance_seconds", "time of instances whose price nobody told: not in the cost", "market"),
     _counter("on_demand_cost_usd", "what the same hours would have cost on demand"),
 )
 """What the controller serves."""

@@ -21,6 +21,7 @@ from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, J
 from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.health_samples import HealthSamples
 from holdfast_controller.health_wire import checked
+from holdfast_controller.metrics.discovery import Targets
 from holdfast_controller.plan import Plan
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
@@ -106,6 +107,8 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         self.rules = HealthRulesStore()
         """By which agents judge their nodes' health."""
         self.health = HealthSamples()
+        self.targets = Targets(cluster)
+        """Where agents serve their metrics."""
         self._streams: dict[str, Stream] = {}
         self._ids = itertools.count(1)
         self._born = f"{clock.now():.3f}"
@@ -203,6 +206,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         reader = asyncio.ensure_future(self._read(stream, request_iterator))
         try:
             await self._reactor.record(arrived)
+            self.targets.note(arrived.instance_id, arrived.address, first.hello.metrics_port)
             yield self._ack(first.id)
             self._tell_hazards({stream.instance_id: stream})
             self._tell_rules(stream)

@@ -36,6 +36,7 @@ from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.hooks import HookService
 from holdfast_controller.journal import Journal
 from holdfast_controller.market import MarketWatcher
+from holdfast_controller.metrics.service import MetricsService
 from holdfast_controller.policies import PolicyStore
 from holdfast_controller.providers.base import Provider
 from holdfast_controller.reactor import Reactor
@@ -79,15 +80,19 @@ class Controller:
         clouds: dict[str, CloudWatcher],
         reclaims: list[ReclaimWatcher],
         market: MarketWatcher,
+        metrics: MetricsService,
         clock: Clock,
     ) -> None:
         self.reactor = reactor
         self.market = market
+        self.metrics = metrics
         self.hub = hub
         self.slurm = slurm
         self.clouds = clouds
         self.reclaims = reclaims
         self.clock = clock
+        self.file_sd = ""
+        """Where the agents' metrics are listed as a file; empty: nowhere."""
 
     def loops(self) -> list["asyncio._CoroutineLike[None]"]:
         """Return what runs for ever."""
@@ -99,6 +104,7 @@ class Controller:
             self.hub.watch_hazards(),
             self.market.watch_prices(),
             self.market.watch_offers(),
+            self.metrics.run(self.file_sd),
             self._listing(),
             *(cloud.run() for cloud in self.clouds.values()),
             *(watcher.run() for watcher in self.reclaims),
@@ -200,7 +206,8 @@ def wire(
         poll_soon=poll_clouds,
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock, bound=fleet.holder)
-    return Controller(reactor, hub, watcher, clouds, reclaims, MarketWatcher(providers, policies, clock), clock)
+    metrics = MetricsService(reactor, hub, policies.plans, clock)
+    return Controller(reactor, hub, watcher, clouds, reclaims, MarketWatcher(providers, policies, clock), metrics, clock)
 
 
 def user_data_of(config: ControllerConfig, secret: bytes) -> Callable[[str, str], str]:
@@ -263,6 +270,10 @@ async def _serve(
     socket = await serve_unix(local, Path(config.listen.socket), config.listen.group, owner_uid=slurm_uid if os.geteuid() == 0 else None)
     stack.callback(socket.close)
     stack.push_async_callback(local.stop, 0.2)
+    if config.metrics.listen:
+        controller.metrics.serve(config.metrics.listen)
+        stack.callback(controller.metrics.close)
+    controller.file_sd = config.metrics.file_sd
     await tcp.start()
     stack.push_async_callback(tcp.stop, 0.2)
 

@@ -119,7 +119,7 @@ def _files(settings: NodeSettings, cloud: Cloud, cluster: str, slurm_user: str) 
 
 
 def _agent_toml(settings: NodeSettings, cloud: Cloud, cluster: str, slurm_user: str) -> str:
-    keys: dict[str, str | float | Sequence[str]] = {
+    keys: dict[str, str | float | bool | Sequence[str]] = {
         "controller": settings.controller,
         "cluster": cluster,
         "cloud": cloud,

@@ -69,10 +69,17 @@ class AgentSettings(Section):
     kill_wait_s: Annotated[float, Field(ge=0, le=600)] | None = None
     orphan_shutdown_s: Annotated[float, Field(ge=0, le=604_800)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] | None = None
+    gpu_health: bool | None = None
+    nvml_library: Annotated[str, worded(r"|/[^\x00-\x1f]{0,1000}", "write an absolute path")] | None = None
+    watched_paths: Annotated[tuple[Path_, ...], Field(strict=False, max_length=64)] | None = None
+    checkpoint_mounts: Annotated[tuple[Path_, ...], Field(strict=False, max_length=64)] | None = None
+    quick_check_s: Annotated[float, Field(ge=1, le=600)] | None = None
+    metrics_listen: Annotated[str, worded(r"|(?:\[[0-9A-Fa-f:]+\]|[^\s:/]+):\d{1,5}", "write host:port")] | None = None
+    metrics_dcgm_names: bool | None = None
 
-    def given(self) -> Mapping[str, float | str]:
+    def given(self) -> Mapping[str, float | str | bool | list[str]]:
         """Return what is set."""
-        return self.model_dump(exclude_none=True)
+        return self.model_dump(exclude_none=True, mode="json")
 
 
 class NodeSettings(Section):

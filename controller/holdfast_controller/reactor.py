@@ -66,6 +66,8 @@ class Reactor:
         """Set once Slurm has been looked at: before that nothing is decided."""
         self.on_busy: Callable[[], None] = lambda: None
         """Called when something begins for which Slurm is to be asked often: the next look may be seconds away."""
+        self.listeners: list[Callable[[Event], None]] = []
+        """Each is shown every event and command, once the fleet has taken it in; must not block or raise."""
         self._busy = False
         self._next_batch = 0.0
         self.seq = 0
@@ -106,6 +108,7 @@ class Reactor:
             self.fleet.apply(event)
             if not isinstance(event, Ticked):
                 rows.append(event)
+                self._show(event)
         rows += self._follow_clock()
         issued = self._decide() if self.deciding else []
         rows += issued
@@ -126,6 +129,13 @@ class Reactor:
             self._next_batch = self._clock.monotonic() + PAUSE_S * len(self.fleet.nodes)
         async with self._changed:
             self._changed.notify_all()
+
+    def _show(self, event: Event) -> None:
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:  # who only counts must not take the loop along
+                log.exception("a listener broke", kind=type(event).__name__)
 
     async def _next_items(self) -> list[tuple[Event, asyncio.Future[None] | None]]:
         items = [await self._queue.get()]
@@ -161,6 +171,7 @@ class Reactor:
                 event = CommandIssued(now, self._next_command, command)
                 self._next_command += 1
                 self.fleet.apply(event)
+                self._show(event)
                 issued.append(event)
                 log.info(str(command), command=type(command).__name__, key=command.key)
         return issued

@@ -1,0 +1,1 @@
+"""The controller's `/metrics`, and where Prometheus finds the agents' own."""
