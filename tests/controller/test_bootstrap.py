@@ -112,13 +112,17 @@ def test_the_same_launch_gets_the_same_bytes_and_another_one_other_bytes() -> No
 
 
 def test_the_agents_further_keys_are_its_own_and_reach_it(tmp_path: Path) -> None:
-    further = {"poll_s": 1.5, "patience_s": 3.0, "margin_s": 0.0, "kill_wait_s": 30.0, "orphan_shutdown_s": 0.0, "log_level": "debug"}
+    further: dict[str, Any] = {"poll_s": 1.5, "patience_s": 3.0, "margin_s": 0.0, "kill_wait_s": 30.0, "orphan_shutdown_s": 0.0}
+    further |= {"log_level": "debug", "gpu_health": False, "nvml_library": "/opt/lib/libnvidia-ml.so.1", "quick_check_s": 30.0}
+    further |= {"metrics_listen": "0.0.0.0:9817", "metrics_dcgm_names": True}
+    further |= {"watched_paths": ("/", "/scratch"), "checkpoint_mounts": ("/checkpoints",)}
     assert further.keys() == AgentSettings.model_fields.keys()
     found = agent(made(agent=further), tmp_path)
-    assert {key: getattr(found, key) for key in further} == further
+    paths = {key: tuple(map(str, getattr(found, key))) for key in ("watched_paths", "checkpoint_mounts")}
+    assert {key: getattr(found, key) for key in further} | paths == further
 
 
-@pytest.mark.parametrize("key", sorted(set(AgentSettings.model_fields) - {"log_level"}))
+@pytest.mark.parametrize("key", sorted(key for key in AgentSettings.model_fields if key.endswith("_s")))
 @pytest.mark.parametrize("value", [-1.0, 0.0, 0.05, 60.0, 60.01, 600.0, 601.0, 604_800.0, 604_801.0])
 def test_what_we_take_for_the_agent_it_takes_too(key: str, value: float) -> None:
     def accepts(model: type[AgentSettings] | type[AgentConfig], **more: Any) -> bool:
