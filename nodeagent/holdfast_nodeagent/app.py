@@ -5,8 +5,8 @@ import logging
 import os
 import pwd
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from holdfast_common.auth import MungeAuthenticator
@@ -92,14 +92,15 @@ class Agent:
         if isinstance(self._source, AzureMetadata):
             self._source.is_empty = node.empty_for_good
         record.save()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(node.watch_jobs(), name="jobs")
-            tasks.create_task(node.watch_notices(self._source, config.poll_s), name="notices")
-            tasks.create_task(link.run(), name="link")
-            tasks.create_task(fallback.run(), name="fallback")
-            tasks.create_task(node.keep_slurmd(), name="slurmd")
-            tasks.create_task(orphan.run(), name="orphan")
-            tasks.create_task(health.run(), name="health")
+        with served(config, health, lambda: link.welcomed) as node.metrics_port:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(node.watch_jobs(), name="jobs")
+                tasks.create_task(node.watch_notices(self._source, config.poll_s), name="notices")
+                tasks.create_task(link.run(), name="link")
+                tasks.create_task(fallback.run(), name="fallback")
+                tasks.create_task(node.keep_slurmd(), name="slurmd")
+                tasks.create_task(orphan.run(), name="orphan")
+                tasks.create_task(health.run(), name="health")
 
     async def _ping_slurm(self) -> bool | None:
         """Return whether slurmctld answers; None where no slurm.conf says how to ask it: a configless machine's comes with its slurmd."""
@@ -136,6 +137,18 @@ def make_health(config: AgentConfig, clock: Clock, processes: Processes, boot_id
         lambda after_seq, on_caught_up: KernelLog(config.kernel_log, clock, after_seq, on_caught_up),
         config.quick_check_s,
     )
+
+
+@contextmanager
+def served(config: AgentConfig, health: HealthWatch, connected: Callable[[], bool]) -> Iterator[int]:
+    """Serve `/metrics` meanwhile, if the settings say so; yield the port, 0: none."""
+    if not config.metrics_listen:
+        yield 0
+        return
+    from holdfast_nodeagent.exporter import serve  # an agent that serves nothing does not pay for it
+
+    with closing(serve(config.metrics_listen, health.snapshot, connected, config.metrics_dcgm_names)) as exporter:
+        yield exporter.port
 
 
 def allowed_uids(user: str) -> frozenset[int]:
