@@ -149,7 +149,7 @@ class Tally:
         if record.node:
             _remember_at(self.ended, record.node, event.at)
         node = fleet.nodes.get(record.node)
-        warned = node is not None and any(doom.notice.kind is NoticeKind.PREEMPT and not doom.dead for doom in node.notices.values())
+        warned = node is not None and any(doom.notice.kind is NoticeKind.PREEMPT for doom in node.notices.values())
         if event.instance.reclaimed and not warned and event.instance.instance_id not in self._lost:
             _remember(self._lost, event.instance.instance_id)
             self._counts.add("preemption_unnoticed", 1, event.instance.pool.partition("/")[0])
