@@ -70,7 +70,7 @@ class AgentSpec:
     command: tuple[str, ...]
     """The whole command line; `{python}`, `{node_scripts}` and `{root}` are replaced. No word may hold a space."""
     render_template: Callable[[Site], str] | None = None
-    """Makes etc/agent.toml.in, in which init.sh fills in @INSTANCE_ID@, @METADATA_URL@ and @INSTANCE_DIR@."""
+    """Makes etc/agent.toml.in, in which init.sh fills in @INSTANCE_ID@, @INSTANCE_IP@, @METADATA_URL@ and @INSTANCE_DIR@."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ kernel_log = "@INSTANCE_DIR@/kmsg"
 
 _AGENT_GPUS = """\
 nvml_library = {library}
-metrics_listen = "127.0.0.1:0"
+metrics_listen = "@INSTANCE_IP@:0"
 """
 
 _METRICS = """\

@@ -90,7 +90,7 @@ class Layout:
 
     @property
     def agent_template(self) -> Path:
-        """The agent's configuration, with @INSTANCE_ID@, @METADATA_URL@ and @INSTANCE_DIR@ to be filled in."""
+        """The agent's configuration, with @INSTANCE_ID@, @INSTANCE_IP@, @METADATA_URL@ and @INSTANCE_DIR@ to be filled in."""
         return self.etc / "agent.toml.in"
 
     @property
