@@ -9,6 +9,7 @@ from holdfast_common.clock import VirtualClock, settle
 from holdfast_common.health.model import Sample
 from holdfast_nodeagent.health.disks import Disk, disk_samples, look, mount_fault, store_samples
 from holdfast_nodeagent.health.fakes import FakeCalls
+from holdfast_nodeagent.health.mounts import is_mounted, turned_read_only
 
 GIB = 1 << 30
 
@@ -76,3 +77,43 @@ async def test_the_checkpoint_store(calls: FakeCalls, clock: VirtualClock, tmp_p
     await settle()
     (hung,) = looking.result()
     assert (hung.value, hung.detail) == (1.0, "/proc: does not answer within 5 s")
+
+
+MOUNTS = r"""22 1 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda {root}
+30 27 254:1 / /scratch rw,relatime - xfs /dev/vdb rw
+31 27 254:2 / /scratch/my\040data rw,relatime - ext4 /dev/vdc ro,errors=remount-ro
+32 27 254:3 / /iso ro,relatime - iso9660 /dev/sr0 ro
+33 27 254:0 /usr /usr ro,relatime - ext4 /dev/vda rw
+34 27 254:4 / /twice rw - ext4 /dev/vdd ro
+35 27 254:5 / /twice rw - ext4 /dev/vde rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "turned"),
+    [
+        ("/", False),
+        ("/scratch", False),
+        ("/scratch/my data", True),
+        ("/scratch/my data/below", True),
+        ("/scratch/my data2", False),
+        ("/iso", False),  # someone mounted it so
+        ("/usr/lib", False),  # a service's sandbox did
+        ("/twice", False),  # the upper one counts
+    ],
+)
+def test_only_what_the_kernel_has_made_read_only_counts(tmp_path: Path, path: str, turned: bool) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "mountinfo").write_text(MOUNTS.replace("{root}", "rw"))
+    assert turned_read_only(Path(path), tmp_path) is turned
+
+
+def test_the_root_after_an_error_of_its_disk_and_where_nothing_can_be_read(tmp_path: Path) -> None:
+    assert not turned_read_only(Path("/"), tmp_path)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text(MOUNTS.replace("{root}", "ro"))
+    assert turned_read_only(Path("/opt"), tmp_path)
+    assert not turned_read_only(Path("/scratch"), tmp_path)
+    assert is_mounted(Path("/scratch/my data"), tmp_path)
+    assert not is_mounted(Path("/scratch/my"), tmp_path)

@@ -92,7 +92,7 @@ _READINGS = (
     _node("nvml_unavailable", "fast", "1: the node should have GPUs, and NVML cannot be loaded or begun"),
     _node("disk_free_ratio", "slow", "free share of the fullest watched file system (`detail` names it)", "ratio"),
     _node("disk_free_bytes", "slow", "free bytes of the watched file system that has fewest", "bytes"),
-    _node("read_only_filesystems", "slow", "watched file systems that are read-only"),
+    _node("read_only_filesystems", "slow", "watched file systems that the kernel has made read-only"),
     _node("memory_available_ratio", "medium", "share of the memory that is available", "ratio"),
     _node("memory_pressure_ratio", "medium", "share of the last minute in which all tasks waited for memory (PSI full)", "ratio"),
     _node("clock_skew_seconds", "slow", "how far the clock is from the controller's", "seconds"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from holdfast_common.health.model import Sample
 
 from holdfast_nodeagent.health.calls import Calls
+from holdfast_nodeagent.health.mounts import is_mounted, turned_read_only
 
 LIMIT_S = 5.0
 """A file system that takes longer to answer is taken to be gone."""
@@ -22,6 +23,7 @@ class Disk:
     free_ratio: float
     free_bytes: int
     read_only: bool
+    """The kernel has made it so."""
 
 
 def look(path: Path) -> Disk:
@@ -33,7 +35,7 @@ def look(path: Path) -> Disk:
     found = os.statvfs(path)
     usable = found.f_blocks - found.f_bfree + found.f_bavail
     ratio = found.f_bavail / usable if usable else 1.0
-    return Disk(path, ratio, found.f_bavail * found.f_frsize, bool(found.f_flag & os.ST_RDONLY))
+    return Disk(path, ratio, found.f_bavail * found.f_frsize, turned_read_only(path))
 
 
 def mount_fault(path: Path) -> str:
@@ -43,7 +45,7 @@ def mount_fault(path: Path) -> str:
     """
     try:
         os.statvfs(path)
-        return "" if os.path.ismount(path) else "nothing is mounted there"
+        return "" if is_mounted(path) else "nothing is mounted there"
     except OSError as error:
         return error.strerror or str(error)
 
