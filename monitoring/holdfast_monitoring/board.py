@@ -6,16 +6,15 @@ from typing import Annotated, Literal
 from holdfast_common.settings import Section
 from pydantic import Field
 
-from holdfast_monitoring.source import load
+from holdfast_monitoring.source import Query, load
 
 Color = Literal["green", "yellow", "orange", "red", "blue", "text"]
 Kind = Literal["stat", "timeseries", "table", "bargauge"]
 
 
-class Query(Section):
-    """One line of a panel."""
+class Line(Query):
+    """One query of a panel."""
 
-    expr: str
     legend: str = ""
 
 
@@ -44,7 +43,7 @@ class Panel(Section):
     unit: str
     """Grafana's name of the unit (https://grafana.com/docs/grafana/latest/panels-visualizations/configure-standard-options)."""
     width: Annotated[int, Field(ge=2, le=24)]
-    queries: tuple[Query, ...] = Field(strict=False, min_length=1)
+    queries: tuple[Line, ...] = Field(strict=False, min_length=1)
     steps: tuple[Step, ...] = Field(default=(), strict=False)
     meanings: tuple[Meaning, ...] = Field(default=(), strict=False)
     stacked: bool = False

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from holdfast_monitoring.board import Panel, Query
+from holdfast_monitoring.board import Line, Panel
 
 DATASOURCE = {"type": "prometheus", "uid": "$datasource"}
 
@@ -27,12 +27,12 @@ def panel(source: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
     return made
 
 
-def _target(source: Panel, query: Query, index: int) -> dict[str, Any]:
+def _target(source: Panel, query: Line, index: int) -> dict[str, Any]:
     table, range_ = source.kind == "table", source.kind == "timeseries"
     return {
         "refId": chr(ord("A") + index),
         "datasource": DATASOURCE,
-        "expr": query.expr,
+        "expr": query.promql,
         "legendFormat": query.legend or "__auto",
         "format": "table" if table else "time_series",
         "instant": not range_,

@@ -13,26 +13,31 @@ Text = Annotated[str, worded(r"\S[^\n]{8,300}\S", "write one line of 10 to 300 c
 _M = TypeVar("_M", bound=BaseModel)
 
 
-class Alert(Section):
+class Query(Section):
+    """PromQL, in which `$recent` is how much `counter` grew within `window`."""
+
+    expr: str
+    counter: str = ""
+    """A counter's selector."""
+    window: str = ""
+
+    @property
+    def promql(self) -> str:
+        """The expression with `$recent` put in."""
+        return self.expr.replace("$recent", recent(self.counter, self.window)) if self.counter else self.expr
+
+
+class Alert(Query):
     """One alert, of which Prometheus' and Grafana's are made."""
 
     name: AlertName
     group: Literal["gpu", "node", "controller", "preemption", "capacity"]
     severity: Literal["critical", "warning", "info"]
     scope: Literal["gpu", "node", "controller", "pool", "job"]
-    expr: str
-    counter: str = ""
-    """A counter's selector; `$recent` in `expr` is how much it grew within `window`."""
-    window: str = ""
     for_: Annotated[Duration, Field(alias="for")] = "0s"
     summary: Text
     cause: Text
     next: Text
-
-    @property
-    def promql(self) -> str:
-        """The expression with `$recent` put in."""
-        return self.expr.replace("$recent", recent(self.counter, self.window)) if self.counter else self.expr
 
     @property
     def runbook(self) -> str:
