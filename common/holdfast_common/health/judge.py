@@ -124,26 +124,30 @@ class Judge:
 
     def _shared_blame(self, rule: EventRule, place: Place, blow: Blow, now: float) -> Finding:
         jobs = blow.blamed(rule, now)
+        others = jobs - self._own_fault(rule, now).keys()
         text = _event_text(rule, blow)
-        if rule.blame == "either" and len(jobs) >= rule.jobs:
-            return self._finding(rule, place, blow.first_at, now, f"{text}, under {len(jobs)} jobs: {_named(jobs)}")
+        if rule.blame == "either" and len(others) >= rule.jobs:
+            return self._finding(rule, place, blow.first_at, now, f"{text}, under {len(others)} jobs: {_named(others)}")
         why = f"{text}, of job {_named(jobs)}" if jobs else f"{text}, of no known job"
         found = self._finding(rule, place, blow.first_at, now, why, tuple(sorted(jobs)))
         return found if rule.blame == "job" else replace(found, action=Action.NOTE)
 
-    def _blamed_jobs(self, rule: EventRule, now: float) -> Iterator[Finding]:
-        """Yield one note that names the jobs which had such events on several GPUs: it is their own fault."""
+    def _own_fault(self, rule: EventRule, now: float) -> dict[int, int]:
+        """Return the jobs that had such events on several GPUs, and on how many: it is their own fault, and says nothing against a GPU."""
         gpus: dict[int, set[str]] = {}
-        since: float | None = None
         for (name, gpu), blow in self._blows.items():
             if name == rule.name and blow.stands(rule, now):
                 for job_id in blow.blamed(rule, now):
                     gpus.setdefault(job_id, set()).add(gpu)
-                    since = blow.first_at if since is None else min(since, blow.first_at)
-        jobs = sorted(job_id for job_id, seen in gpus.items() if len(seen) > 1)
-        if jobs and since is not None:
-            text = f"on {max(len(gpus[job]) for job in jobs)} GPUs under one job: it is the job's own fault ({_named(frozenset(jobs))})"
-            yield Finding(rule.name, Action.NOTE, since, "", text, rule.advice, rule.dry_run, 1, tuple(jobs))
+        return {job_id: len(seen) for job_id, seen in gpus.items() if len(seen) > 1}
+
+    def _blamed_jobs(self, rule: EventRule, now: float) -> Iterator[Finding]:
+        """Yield one note that names the jobs whose own fault it is."""
+        jobs = self._own_fault(rule, now)
+        if jobs:
+            since = min(blow.first_at for (name, _), blow in self._blows.items() if name == rule.name)
+            text = f"on {max(jobs.values())} GPUs under one job: it is the job's own fault ({_named(frozenset(jobs))})"
+            yield Finding(rule.name, Action.NOTE, since, "", text, rule.advice, rule.dry_run, 1, tuple(sorted(jobs)))
 
     def _finding(self, rule: Rule, place: Place, since: float, now: float, text: str, job_ids: tuple[int, ...] = ()) -> Finding:
         strikes = self._strikes.get(place, Strikes())
