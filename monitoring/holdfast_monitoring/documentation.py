@@ -46,8 +46,8 @@ def _alert(alert: Alert) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text with names of labels where values will stand."""
-    return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: found[1].upper(), text)
+    """Return a text with names of labels in braces where values will stand."""
+    return re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"{\1}", text)
 
 
 def _recordings(recordings: Iterable[Recording]) -> str:

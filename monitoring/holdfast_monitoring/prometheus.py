@@ -66,8 +66,14 @@ def _unit_test(alert: Alert, case: Case) -> dict[str, Any]:
         "name": f"{alert.name}: {case.why}",
         "interval": f"{EVERY_S}s",
         "input_series": [{"series": series, "values": values} for series, values in case.series.items()],
-        "alert_rule_test": [{"eval_time": case.at, "alertname": alert.name, "exp_alerts": fired}],
+        "alert_rule_test": [*_not_yet(alert), {"eval_time": case.at, "alertname": alert.name, "exp_alerts": fired}],
     }
+
+
+def _not_yet(alert: Alert) -> list[dict[str, Any]]:
+    """Return the look at an alert right before it may fire at the earliest."""
+    held_s = int(alert.for_.removesuffix("m")) * 60 if alert.for_.endswith("m") else 0
+    return [{"eval_time": f"{held_s - EVERY_S}s", "alertname": alert.name, "exp_alerts": []}] if held_s else []
 
 
 def _filled(text: str, found: Mapping[str, str]) -> str:

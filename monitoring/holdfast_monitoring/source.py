@@ -8,7 +8,7 @@ from holdfast_common.settings import Section, parse_toml, read_text, validated, 
 from pydantic import BaseModel, Field
 
 AlertName = Annotated[str, worded(r"[A-Z][A-Za-z0-9]{2,31}", "write a word like GpuLost")]
-Duration = Annotated[str, worded(r"\d+[smhd]", "write a number with s, m, h or d")]
+Held = Annotated[str, worded(r"0s|\d+m", "write minutes, like 5m")]
 Text = Annotated[str, worded(r"\S[^\n]{8,300}\S", "write one line of 10 to 300 characters")]
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -34,7 +34,7 @@ class Alert(Query):
     group: Literal["gpu", "node", "controller", "preemption", "capacity"]
     severity: Literal["critical", "warning", "info"]
     scope: Literal["gpu", "node", "controller", "pool", "job"]
-    for_: Annotated[Duration, Field(alias="for")] = "0s"
+    for_: Annotated[Held, Field(alias="for")] = "0s"
     summary: Text
     cause: Text
     next: Text
