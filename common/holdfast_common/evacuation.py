@@ -295,7 +295,7 @@ def _power_down_reason(case: NodeCase, now: float) -> str:
     if case.dead:
         waits = any(job.view.batch and job.view.requeue and not job.view.completing for job in staying)
         return "" if waits else f"{name} is gone"
-    if now >= case.notice.deadline:
+    if now >= max(case.notice.deadline, case.keep_until):
         return f"the deadline of {name} has passed"
     if "DRAIN" not in case.view.flags:
         return ""  # a job may slip in until the drain holds: only then is it seen whether the node is empty

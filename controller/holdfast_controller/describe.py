@@ -1,8 +1,10 @@
 """The fleet in people's words: phases, and one sentence on why a node or a job is as it is. Pure."""
 
-from holdfast_common.evacuation import requeue_at
+from holdfast_common.evacuation import REASON_PREFIX, requeue_at
+from holdfast_common.health.model import Action, worst
 
 from holdfast_controller.decide.evacuation import case_of
+from holdfast_controller.decide.health import sentence
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.records import JobRecord, Node
@@ -49,9 +51,27 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
     if phase == "up" and record is None:
         return f"{who} is up in Slurm, but no instance of ours is known to hold it."
     if phase == "up" and record is not None and not record.connected:
-        return f"{who} is up; its agent is silent, so the cloud's list has to tell of its end."
-    reason = f": {node.view.reason}" if node.view is not None and node.view.reason else ""
-    return f"{who} is {phase}{reason}."
+        return f"{who} is up; its agent is silent, so the cloud's list has to tell of its end{_sick(node, plans)}."
+    sick = _sick(node, plans)
+    told = bool(sick) and node.view is not None and node.view.reason.startswith(f"{REASON_PREFIX} health:")  # our own drain's reason
+    reason = f": {node.view.reason}" if node.view is not None and node.view.reason and not told else ""
+    return f"{who} is {phase}{reason}{sick}."
+
+
+def _sick(node: Node, plans: Plans) -> str:
+    """Say which rule holds on a node that no notice is known for, and what follows."""
+    gravest, plan = worst(node.findings), plans.by_node.get(node.name)
+    if gravest is None:
+        return ""
+    if gravest.action is Action.NOTE:
+        follows = "it is only noted"
+    elif plan is None or not plan.health.act:
+        follows = "the policy has nothing done (health.act = false)"
+    elif gravest.action is Action.DRAIN:
+        follows = "it takes no new job, and goes when the last one has ended"
+    else:
+        follows = f"it is given up ({gravest.action})"
+    return f"; the health rule {sentence(gravest)}; {follows}"
 
 
 def job_phase(job: JobRecord) -> str:

@@ -41,8 +41,8 @@ def health_reported(fleet: State, event: e.HealthReported) -> None:
 def _crashed(fleet: State, node: Node, notice: Notice, at: float) -> None:
     """Have those run again that crashed on the machine just before it was condemned."""
     for job in fleet.jobs.values():
-        view = job.view
-        if view.state != "FAILED" or node.name not in view.nodes or job.evacuation is not None:
+        view, left = job.view, job.evacuation
+        if view.state != "FAILED" or node.name not in view.nodes or (left is not None and left.attempt == view.restarts):
             continue
         if view.completing or view.end_time >= at - CRASH_S:
             doomed = {node.name: notice.deadline}

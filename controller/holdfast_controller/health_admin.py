@@ -74,8 +74,8 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
             revision = self._rules.check(request.toml).revision
             if not request.check_only:
                 self._rules.set(request.toml)
+                self._hub.tell_health_rules()  # before the first await: a caller that goes away keeps them from no agent
                 await self._reactor.record(HealthRulesSet(self._clock.now(), revision))
-                self._hub.tell_health_rules()
         except ConfigError as error:
             return admin_pb2.HealthRulesReply(toml=request.toml, revision=current, faults=error.faults)
         except OSError as error:
@@ -95,9 +95,9 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
             async with asyncio.timeout(wait_s if 0 < wait_s <= MAX_WAIT_S else WAIT_S):
                 await heard
         except Temporary as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{name}: {error}")
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{name}: {error}")
         except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"the agent of {name} has not said how its node is")
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the agent of {name} has not said how its node is")
         finally:
             heard.cancel()
         return node

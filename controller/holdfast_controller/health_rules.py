@@ -30,7 +30,11 @@ class HealthRulesStore:
         """Put other rules in force, durably. Raises ConfigError, and then nothing has changed, and OSError."""
         if self._path is None:
             raise ConfigError(
-                "health_rules", ['the controller\'s settings name no file for them: add health_rules = "/etc/holdfast/rules.toml"']
+                "health_rules",
+                [
+                    "the controller's settings name no file for them: write one (holdfast health rules --toml > /etc/holdfast/rules.toml), "
+                    'add health_rules = "/etc/holdfast/rules.toml", and restart the controller'
+                ],
             )
         rules = self.check(text)
         partial = self._path.with_name(f".{self._path.name}.new")

@@ -19,7 +19,7 @@ def _changes(node: Node, now: float) -> bool:
     if node.wanted_since is not None or doom is None:
         return node.wanted_since is not None
     under_way = doom.dead or node.power_down_at is not None
-    return under_way or _pressing(doom.notice.deadline, max(node.changed_at, doom.notice.received), now)
+    return under_way or _pressing(max(doom.notice.deadline, doom.keep_until), max(node.changed_at, doom.notice.received), now)
 
 
 def _unsettled(job: JobRecord, now: float) -> bool:

@@ -31,10 +31,11 @@ def nodes(
       holdfast nodes --json | jq '.nodes[] | select(.phase == "doomed")'
     """
     with reported("nodes", as_json=as_json, on_interrupt=0 if watch else 130):
-        show(_listing(_expand(names or [])), socket, as_json=as_json, watch=watch)
+        show(_listing(expanded(names or [])), socket, as_json=as_json, watch=watch)
 
 
-def _expand(names: Sequence[str]) -> list[str]:
+def expanded(names: Sequence[str]) -> list[str]:
+    """Return the nodes of Slurm node lists. Raises CliError."""
     from holdfast_common.errors import InputError
     from holdfast_common.nodeset import expand
 

@@ -1,16 +1,14 @@
 """`holdfast policy`: read, check and replace the policy in force."""
 
-import difflib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from holdfast_controller.cli.app import DEFAULT_SOCKET, EXIT_CODES, FAILED, USAGE, CliError, Json, Socket, make_app, reported
+from holdfast_controller.cli.app import DEFAULT_SOCKET, EXIT_CODES, Json, Socket, make_app, reported
 from holdfast_controller.cli.connection import CALL_TIMEOUT_S, ask
+from holdfast_controller.cli.documents import confirm, difference, faulty, printable, read
 from holdfast_controller.cli.output import for_people, note, print_json
-from holdfast_controller.cli.text import clean
 
 app = make_app(
     """Read, check and replace the policy: which pools fill which nodes, at what price, and how jobs are treated.
@@ -43,7 +41,7 @@ def show(
 
             print_json({"revision": reply.revision, "toml": reply.toml, "policy": tomllib.loads(reply.toml)})
             return
-        typer.echo(_printable(reply.toml) if for_people() else reply.toml, nl=not reply.toml.endswith("\n"))
+        typer.echo(printable(reply.toml) if for_people() else reply.toml, nl=not reply.toml.endswith("\n"))
         note(f"revision {reply.revision}")
 
 
@@ -63,15 +61,15 @@ def check(
         from holdfast_common.errors import ConfigError
         from holdfast_common.policy import parse_policy
 
-        text = _read(file)
+        text = read(file)
         try:
             policy = parse_policy(text)
         except ConfigError as error:
-            _faulty(file, error.faults, as_json=as_json)
+            faulty(file, error.faults, as_json=as_json)
         if socket is not None:
             reply = ask(socket, lambda stub: _set(stub, text, check_only=True))
             if reply.faults:
-                _faulty(file, list(reply.faults), as_json=as_json)
+                faulty(file, list(reply.faults), as_json=as_json)
         if as_json:
             print_json({"file": file, "ok": True, "revision": policy.revision, "faults": []})
             return
@@ -94,22 +92,22 @@ def set_(
       holdfast policy set - --yes < policy.toml
     """
     with reported("policy set", as_json=as_json):
-        text = _read(file)
+        text = read(file)
         old = ask(socket, _get)
         checked = ask(socket, lambda stub: _set(stub, text, check_only=True))
         if checked.faults:
-            _faulty(file, list(checked.faults), as_json=as_json)
-        diff = "".join(_difference(old.toml, text, old.revision, checked.revision))
+            faulty(file, list(checked.faults), as_json=as_json)
+        diff = "".join(difference(old.toml, text, old.revision, checked.revision))
         if not diff:
             _tell_set(old.revision, diff, changed=False, as_json=as_json)
             return
         if not as_json:
-            typer.echo(_printable(diff), nl=False)
+            typer.echo(printable(diff), nl=False)
         if not yes:
-            _confirm()
+            confirm()
         done = ask(socket, lambda stub: _set(stub, text, expected=old.revision))
         if done.faults:
-            _faulty(file, list(done.faults), as_json=as_json)
+            faulty(file, list(done.faults), as_json=as_json)
         _tell_set(done.revision, diff, changed=True, as_json=as_json)
 
 
@@ -126,50 +124,8 @@ async def _set(stub: Any, text: str, *, check_only: bool = False, expected: str 
     return await stub.SetPolicy(request, timeout=CALL_TIMEOUT_S)
 
 
-def _read(file: str) -> str:
-    from holdfast_common.errors import ConfigError
-    from holdfast_common.settings import MAX_CHARS, read_text
-
-    try:
-        if file != "-":
-            return read_text(file)
-        content = sys.stdin.buffer.read(MAX_CHARS + 1)
-        if len(content) > MAX_CHARS:
-            raise CliError(f"stdin is longer than {MAX_CHARS} bytes")
-        return content.decode()
-    except ConfigError as error:
-        raise CliError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise CliError(f"stdin is not UTF-8 at byte {error.start}") from error
-
-
-def _difference(old: str, new: str, old_revision: str, new_revision: str) -> list[str]:
-    names = (f"in force ({old_revision})", f"new ({new_revision})")
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), *names, lineterm="")
-    return [f"{line}\n" for line in lines]
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        raise CliError("there is no terminal to ask on: say --yes", USAGE)
-    if not typer.confirm("Put this in force?", err=True):
-        raise CliError("nothing was changed", FAILED)
-
-
 def _tell_set(revision: str, diff: str, *, changed: bool, as_json: bool) -> None:
     if as_json:
         print_json({"changed": changed, "revision": revision, "diff": diff, "faults": []})
     else:
         typer.echo(f"policy {revision} is in force" + ("." if changed else " already: nothing to change."))
-
-
-def _faulty(file: str, faults: list[str], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"file": file, "ok": False, "revision": None, "faults": faults})
-    for fault in faults:
-        note(f"{file}: {fault}")
-    raise typer.Exit(FAILED)
-
-
-def _printable(text: str) -> str:
-    return "\n".join(clean(line.replace("\t", "    ")) for line in text.split("\n"))

@@ -32,8 +32,8 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             yield from _never_up(node, record, gravest)
         elif gravest.action is Action.DRAIN:
             yield from _drain(fleet, node, gravest, plan, now)
-        elif not any(doom.notice.kind is NoticeKind.HEALTH for doom in node.notices.values()):
-            yield _condemn(node, gravest, plan, now)
+        else:
+            yield from _condemn(node, gravest, plan, now)
 
 
 def is_drained(node: Node, plans: Plans) -> bool:
@@ -77,13 +77,19 @@ def _drain(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float) -
         yield PowerDownNode(f"power_down:{node.name}:{node.instance_id}:health", why, node.name, node.instance_id, if_empty=True)
 
 
-def _condemn(node: Node, finding: Finding, plan: Plan, now: float) -> CondemnNode:
-    keep_s = plan.health.keep_sick_s if finding.action is Action.EVACUATE else 0.0
-    # Named by the machine: a second finding, or a controller that was restarted in between, makes no second notice.
-    notice = Notice(f"health-{node.instance_id}", NoticeKind.HEALTH, now + max(plan.health.evacuate_s, keep_s), now, f"{sentence(finding)}")
+def _condemn(node: Node, finding: Finding, plan: Plan, now: float) -> Iterator[CondemnNode]:
+    """Once for each time that the machine is found sick: a second finding makes no second notice; only, `replace` keeps no machine."""
+    known = next((doom for doom in node.notices.values() if doom.notice.kind is NoticeKind.HEALTH), None)
     why = f"{node.name} is condemned ({finding.action}): {sentence(finding)}"
-    keep_until = now + keep_s if keep_s else 0.0
-    return CondemnNode(f"condemn:{node.name}:{node.instance_id}", why, node.name, node.instance_id, notice, keep_until)
+    key = f"condemn:{node.name}:{node.instance_id}"
+    if known is None:
+        keep_s = plan.health.keep_sick_s if finding.action is Action.EVACUATE else 0.0
+        # With its time in it: one that was taken back and comes again is told to the jobs again.
+        name = f"health-{node.instance_id}-{now:.3f}"
+        notice = Notice(name, NoticeKind.HEALTH, now + plan.health.evacuate_s, now, sentence(finding))
+        yield CondemnNode(key, why, node.name, node.instance_id, notice, now + keep_s if keep_s else 0.0)
+    elif finding.action is Action.REPLACE and now < known.keep_until:
+        yield CondemnNode(f"{key}:replace", why, node.name, node.instance_id, known.notice, 0.0)
 
 
 def _pardon(node: Node, plan: Plan) -> Iterator[Command]:

@@ -123,7 +123,7 @@ def _doubt(fleet: Fleet, pool: Pool, nodes: int, now: float) -> float:
 
 def _gave_a_sick_one(fleet: Fleet, plan: Plan, pool: Pool, now: float) -> bool:
     memory = fleet.pools.get(pool.name)
-    return memory is not None and memory.sick_at > 0 and now < memory.sick_at + plan.health.avoid_pool_s
+    return memory is not None and plan.health.act and memory.sick_at > 0 and now < memory.sick_at + plan.health.avoid_pool_s
 
 
 def passing(fleet: Fleet, plans: Plans, plan: Plan, want: Want, now: float) -> bool:
