@@ -37,6 +37,13 @@ class Blow:
         """Whether the finding still stands."""
         return rule.stands_s == 0 or now - self.last_at <= rule.stands_s
 
+    def ends(self, rule: Rule) -> list[float]:
+        """Return the times at which it is over, or blames a job less, if no event comes."""
+        if not isinstance(rule, EventRule):
+            return []
+        forgotten = [at + rule.within_s for at, job_id in self.jobs if job_id] if rule.blame != "gpu" else []
+        return [*forgotten, *([self.last_at + rule.stands_s] if rule.stands_s else [])]
+
     def blamed(self, rule: EventRule, now: float) -> frozenset[int]:
         """Return the jobs that are known to have had such events on this GPU within the rule's window."""
         return frozenset(job_id for at, job_id in self.jobs if job_id and now - at <= rule.within_s)
@@ -52,6 +59,10 @@ class Strikes:
         """Return how often within the rule's window (without one: ever)."""
         within_s = rule.strikes.within_s if rule.strikes is not None else float("inf")
         return sum(now - at <= within_s for at in self.times)
+
+    def ends(self, rule: Rule) -> list[float]:
+        """Return the times at which one counts no more."""
+        return [at + rule.strikes.within_s for at in self.times] if rule.strikes is not None else []
 
     def action(self, rule: Rule, now: float) -> Action:
         """Return the action that it has come to."""

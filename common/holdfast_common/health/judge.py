@@ -10,13 +10,15 @@ from typing import Any
 
 from holdfast_common.health.blows import Blow, Strikes
 from holdfast_common.health.catalogue import READINGS
-from holdfast_common.health.levels import Level
+from holdfast_common.health.levels import UNREAD_S, Level
 from holdfast_common.health.memory import dumped, loaded
 from holdfast_common.health.model import Action, Finding, GpuEvent, Sample
 from holdfast_common.health.rules import EventRule, ReadingRule, Rule, Rules
 
 MOST_PLACES = 4096
 """Pairs of rule and GPU that are remembered: lines of the kernel's log may name GPUs that there are not."""
+JUST_AFTER_S = 0.001
+"""What stands for some time stands at the end of that time, and not after it."""
 MOST_NAMED = 8
 """So many GPUs or jobs are named in a sentence."""
 
@@ -81,6 +83,16 @@ class Judge:
         """Return what holds, the gravest first."""
         found = [*self._level_findings(now), *self._event_findings(now)]
         return tuple(sorted(found, key=lambda each: (each.dry_run, -each.action.rank, each.since, each.key)))
+
+    def next_due(self, after: float) -> float | None:
+        """Return the first time later than `after` at which something may be over without a word of anybody; None: never."""
+        rules: dict[str, Rule] = {rule.name: rule for rule in self._rules.all}
+        times = [level.read_at + UNREAD_S for level in self._levels.values() if level.since is not None]
+        for (name, _), blow in self._blows.items():
+            times += blow.ends(rules[name])
+        for (name, _), strikes in self._strikes.items():
+            times += strikes.ends(rules[name])
+        return min((at + JUST_AFTER_S for at in times if at + JUST_AFTER_S > after), default=None)
 
     def saved(self) -> dict[str, Any]:
         """Return what a restart must not lose, as JSON takes it."""
