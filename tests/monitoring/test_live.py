@@ -53,6 +53,8 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise ConnectionRefusedError("it is still starting") from error
             raise AssertionError(json.load(error)["error"]) from error
 
     def values(self, expr: str) -> list[float]:
