@@ -28,16 +28,24 @@ class Query(Section):
 
 
 class Alert(Query):
-    """One alert, of which Prometheus' and Grafana's are made."""
+    """One alert, of which Prometheus' and Grafana's are made.
+
+    Its expression gives one series for each thing that is wrong, and uses no recording rule, so that Grafana can evaluate it by itself.
+    """
 
     name: AlertName
     group: Literal["gpu", "node", "controller", "preemption", "capacity"]
     severity: Literal["critical", "warning", "info"]
     scope: Literal["gpu", "node", "controller", "pool", "job"]
+    """What is wrong: Alertmanager keeps the narrower ones quiet by it."""
     for_: Annotated[Held, Field(alias="for")] = "0s"
+    """How long it must hold."""
     summary: Text
+    """What is seen. `{{ $labels.node }}` and its like are filled in, here and in what follows."""
     cause: Text
+    """What it means."""
     next: Text
+    """What to do: a command of Holdfast's where there is one."""
 
     @property
     def runbook(self) -> str:
@@ -98,8 +106,8 @@ def load(path: Path, model: type[_M]) -> _M:
 
 
 def alerts(folder: Path) -> tuple[Alert, ...]:
-    """Return the alerts, in the order of the file. Raises ConfigError."""
-    return load(folder / "alerts.toml", _Alerts).alert
+    """Return the alerts of all files in `alerts/`. Raises ConfigError."""
+    return tuple(alert for path in sorted((folder / "alerts").glob("*.toml")) for alert in load(path, _Alerts).alert)
 
 
 def recordings(folder: Path) -> tuple[Recording, ...]:

@@ -43,8 +43,8 @@ def test_check_names_the_files_that_differ(copy: Path, capsys: pytest.CaptureFix
 
 
 def test_faults_of_the_source_are_all_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = copy / "source" / "alerts.toml"
-    source.write_text(source.read_text().replace('scope = "job"', 'scope = "jobs"').replace('window = "6h"', 'windows = "6h"'))
+    source = copy / "source" / "alerts" / "preemption.toml"
+    source.write_text(source.read_text().replace('scope = "job"', 'scope = "jobs"').replace('window = "10m"', 'windows = "10m"'))
     with pytest.raises(ConfigError, match="did you mean 'job'"):
         alerts(copy / "source")
     assert command.main(["--check"]) == 2
