@@ -2,6 +2,7 @@
 
 from holdfast_common.health.model import Action, worst
 from holdfast_common.notice import Notice, NoticeKind
+from holdfast_common.views import JobView
 
 from holdfast_controller import attempts, index
 from holdfast_controller import events as e
@@ -11,7 +12,9 @@ from holdfast_controller.state import State
 MAX_NOTICES = 64
 """Of one node: no cloud gives so many."""
 CRASH_S = 30.0
-"""An attempt that failed so shortly before its machine was condemned failed for that: the kernel's word and the crash race."""
+"""An attempt that failed so shortly before its machine was found sick failed for that: the kernel's word and the crash race."""
+LATE_S = 900.0
+"""So late an agent's word may come, after an outage; a rule that has held for longer says nothing of jobs that failed long ago."""
 
 
 def noticed(fleet: State, event: e.NoticeReceived) -> None:
@@ -24,7 +27,8 @@ def noticed(fleet: State, event: e.NoticeReceived) -> None:
         del node.notices[max(node.notices, key=lambda known: node.notices[known].notice.deadline)]
     _weigh(fleet, node, event.at)
     if event.notice.kind is NoticeKind.HEALTH:
-        _crashed(fleet, node, event.notice, event.at)
+        for job in fleet.jobs.values():
+            crashed(fleet, job, event.at)
 
 
 def health_reported(fleet: State, event: e.HealthReported) -> None:
@@ -38,15 +42,26 @@ def health_reported(fleet: State, event: e.HealthReported) -> None:
         fleet.pools.setdefault(record.instance.pool, PoolMemory()).sick_at = event.at
 
 
-def _crashed(fleet: State, node: Node, notice: Notice, at: float) -> None:
-    """Have those run again that crashed on the machine just before it was condemned."""
-    for job in fleet.jobs.values():
-        view, left = job.view, job.evacuation
-        if view.state != "FAILED" or node.name not in view.nodes or (left is not None and left.attempt == view.restarts):
+def crashed(fleet: State, job: JobRecord, at: float) -> None:
+    """Have an attempt run again that failed on a machine which was condemned for its health, also where it failed just before that.
+
+    What counts is when the rule was found to hold: the agent's word may have waited for a controller.
+    """
+    view, left = job.view, job.evacuation
+    if view.state not in {"FAILED", "NODE_FAIL"} or (left is not None and left.attempt == view.restarts):
+        return
+    for node in (fleet.nodes[name] for name in view.nodes if name in fleet.nodes):
+        notice = next((doom.notice for doom in node.notices.values() if doom.notice.kind is NoticeKind.HEALTH), None)
+        if notice is None or not (view.completing or view.end_time >= _sick_since(node, notice, at) - CRASH_S):
             continue
-        if view.completing or view.end_time >= at - CRASH_S:
-            doomed = {node.name: notice.deadline}
-            job.evacuation = Evacuation(view.restarts, view.nodes, doomed, (notice.id,), began=at, sick=True)
+        doomed = {node.name: notice.deadline}
+        job.evacuation = Evacuation(view.restarts, view.nodes, doomed, (notice.id,), began=at, sick=True)
+        return
+
+
+def _sick_since(node: Node, notice: Notice, at: float) -> float:
+    grave = (finding.since for finding in node.findings if not finding.dry_run and finding.action.rank >= Action.EVACUATE.rank)
+    return max(min((notice.received, *grave)), at - LATE_S)
 
 
 def withdrawn(fleet: State, event: e.NoticeWithdrawn) -> None:

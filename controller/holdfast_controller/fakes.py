@@ -62,6 +62,10 @@ class FakeAgent:
         if self._queue is not None and self._welcomed:
             self._queue.put_nowait(message)
 
+    def owes(self, slot: str) -> bool:
+        """Whether what it said last in the slot has not been acknowledged."""
+        return slot in self._outbox
+
     def silence_s(self) -> float:
         """Return for how long the controller has owed an answer: 0 while the stream is open and nothing waits."""
         oldest = min((message.sent_at for message in self._outbox.values()), default=self._clock.now())

@@ -202,6 +202,7 @@ class Fleet(State):
         if view.active and view.state == "RUNNING":
             job.not_before, job.waits_since, job.waits_for = None, None, ""
         dooms.doom_job(self, job, event.at)
+        dooms.crashed(self, job, event.at)
         if job.evacuation is None and view.nodes and attempts.ends_on_our_signal(job):
             # The notice was withdrawn after the signal was sent.
             job.evacuation = Evacuation(view.restarts, view.nodes, dict.fromkeys(view.nodes, event.at), began=event.at)

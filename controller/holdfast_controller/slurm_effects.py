@@ -55,10 +55,15 @@ class SlurmEffects:
 
     @_together
     async def drain(self, command: c.DrainNode, resumed: bool) -> tuple[Event, ...]:
-        """Drain, with our prefix in the reason; no node that is on its way out, since the name would be drained in its next life."""
+        """Drain, with our prefix in the reason; no node that is on its way out, since the name would be drained in its next life.
+
+        Whoever has drained it before us keeps his reason, by which we know his drain from ours.
+        """
         view = await self._node(command.node)
         if view is not None and (view.powered_down or view.flags & POWERING_DOWN):
             return self._moot(command, "it is powering down")
+        if view is not None and "DRAIN" in view.flags and view.reason and not view.reason.startswith(REASON_PREFIX):
+            return self._moot(command, f"it is drained already: {view.reason}")
         await self._slurm.drain([command.node], f"{REASON_PREFIX} {command.reason}"[:200])
         return ()
 

@@ -9,6 +9,7 @@ from holdfast_common.clock import SystemClock
 
 from holdfast_controller.cli.app import DEFAULT_SOCKET, FAILED, UNREACHABLE, CliError, Json, Socket, make_app, reported
 from holdfast_controller.cli.connection import CALL_TIMEOUT_S, ask
+from holdfast_controller.cli.health_replay import replay
 from holdfast_controller.cli.health_text import GRAVE, node_lines, node_record, node_row, standing
 from holdfast_controller.cli.listing import Listing, show
 from holdfast_controller.cli.output import note, print_json
@@ -23,10 +24,12 @@ app = make_app(
       holdfast health node spot-1
       holdfast health check spot-1
       holdfast health rules --check rules.toml
+      holdfast health replay kernel.log
       holdfast health resolve spot-1 --rule ecc-sram
     """
 )
 ENDS = "Exit codes: 0 done, 1 failed or sick (a rule of drain or graver holds), 2 usage, 3 controller not reachable, 4 refused."
+app.command("replay", epilog="Exit codes: 0 done, 1 failed, 2 usage.")(replay)
 HEADERS = ("NODE", "STATE", "GPUS", "GRAVEST FINDING", "AGENT", "HEARD", "WHAT IS DONE")
 Node = Annotated[str, typer.Argument(metavar="NODE", help="A node's name.")]
 
