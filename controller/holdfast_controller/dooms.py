@@ -2,7 +2,6 @@
 
 from holdfast_common.health.model import Action, worst
 from holdfast_common.notice import Notice, NoticeKind
-from holdfast_common.views import JobView
 
 from holdfast_controller import attempts, index
 from holdfast_controller import events as e
@@ -43,23 +42,29 @@ def health_reported(fleet: State, event: e.HealthReported) -> None:
 
 
 def crashed(fleet: State, job: JobRecord, at: float) -> None:
-    """Have an attempt run again that failed on a machine which was condemned for its health, also where it failed just before that.
+    """Have an attempt run again that failed on a machine which was condemned for its health, also where it failed just before that."""
+    if not _has_failed(job):
+        return
+    parts = [part for part in _components(fleet, job) if _has_failed(part)]
+    doomed: dict[str, Notice] = {}
+    for part in parts:
+        for node in (fleet.nodes[name] for name in part.view.nodes if name in fleet.nodes):
+            notice = next((doom.notice for doom in node.notices.values() if doom.notice.kind is NoticeKind.HEALTH), None)
+            if notice is not None and (part.view.completing or part.view.end_time >= _sick_since(node, notice, at) - CRASH_S):
+                doomed[node.name] = notice
+    deadlines, ids = {name: notice.deadline for name, notice in doomed.items()}, tuple(notice.id for notice in doomed.values())
+    for part in parts if doomed else ():
+        part.evacuation = Evacuation(part.view.restarts, part.view.nodes, dict(deadlines), ids, began=at, sick=True)
 
-    What counts is when the rule was found to hold: the agent's word may have waited for a controller.
-    """
-    view, left = job.view, job.evacuation
-    if view.state not in {"FAILED", "NODE_FAIL"} or (left is not None and left.attempt == view.restarts):
-        return
-    for node in (fleet.nodes[name] for name in view.nodes if name in fleet.nodes):
-        notice = next((doom.notice for doom in node.notices.values() if doom.notice.kind is NoticeKind.HEALTH), None)
-        if notice is None or not (view.completing or view.end_time >= _sick_since(node, notice, at) - CRASH_S):
-            continue
-        doomed = {node.name: notice.deadline}
-        job.evacuation = Evacuation(view.restarts, view.nodes, doomed, (notice.id,), began=at, sick=True)
-        return
+
+def _has_failed(job: JobRecord) -> bool:
+    """Whether its newest attempt has, and had not to leave before."""
+    left = job.evacuation
+    return job.view.state in {"FAILED", "NODE_FAIL"} and (left is None or left.attempt != job.view.restarts)
 
 
 def _sick_since(node: Node, notice: Notice, at: float) -> float:
+    """Return when the rule was found to hold: the agent's word may have waited for a controller."""
     grave = (finding.since for finding in node.findings if not finding.dry_run and finding.action.rank >= Action.EVACUATE.rank)
     return max(min((notice.received, *grave)), at - LATE_S)
 

@@ -17,6 +17,7 @@ from holdfast_nodeagent.jobdirs import JobKey
 from holdfast_nodeagent.notices.base import Identity
 from holdfast_nodeagent.record import Record
 from holdfast_protos.v1 import agent_pb2 as pb
+from sim_health import Health
 
 if TYPE_CHECKING:
     from sim_world import World
@@ -76,6 +77,7 @@ class SimMachine:
         world = self.world
         self.boots += 1
         self.registered, self._slurmd_begun = "", False
+        self.health = Health(self)
         boot_id = f"boot-{self.boots}"
         self.agent = FakeAgent(
             self.iid,
@@ -105,6 +107,7 @@ class SimMachine:
         self.cut()
         for task in self._tasks:
             task.cancel()
+        self.health.end()
         if self.registered:
             self.world.slurm.node_dies(self.registered)
         self._boot()
@@ -115,6 +118,11 @@ class SimMachine:
     def well(self) -> bool:
         """Whether processes run on it."""
         return self.alive and not self.hung
+
+    @property
+    def leaves(self) -> bool:
+        """Whether there is, or was, a reason for jobs to leave it."""
+        return self.warned or self.health.was_condemned
 
     @property
     def acted(self) -> bool:
@@ -176,7 +184,8 @@ class SimMachine:
         for notice in self.own.values():
             self.say_notice(notice)
         self.world.training.resend(self)
-        if not self._slurmd_begun:
+        self.health.say()
+        if not self._slurmd_begun and self.health.fit:
             self._slurmd_begun = True
             self._tasks.append(self.world.spawn(self._slurmd()))
 
@@ -226,6 +235,7 @@ class SimMachine:
     def hang(self) -> None:
         """Nothing on it answers any more, though the cloud takes it for healthy."""
         self.hung = True
+        self.health.end()
         self.cut()
         for task in self._tasks:
             task.cancel()
@@ -235,6 +245,7 @@ class SimMachine:
     def die(self) -> None:
         """The machine is gone, whole and at once."""
         self.alive = False
+        self.health.end()
         self.cut()
         for task in self._tasks:
             task.cancel()
@@ -248,6 +259,8 @@ class Room:
         self.machines: dict[str, SimMachine] = {}
         self.mute_next = 0
         """So many of the next machines never find the controller."""
+        self.sick_next = 0
+        """So many of the next machines do not pass the check before slurmd's start."""
         self._on_death = on_death
         self._watched: dict[str, asyncio.Task[None]] = {}
 
@@ -261,6 +274,9 @@ class Room:
             if self.mute_next > 0:
                 self.mute_next -= 1
                 known.mute = True
+            if self.sick_next > 0:
+                self.sick_next -= 1
+                known.health.find("drain")
         if machine.terminated is not None:
             self.world.terminating(known)
         with contextlib.suppress(KeyError):

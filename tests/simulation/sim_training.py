@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import sim_health
 import sim_promises as promises
 from holdfast_nodeagent.claims import Report
 from holdfast_nodeagent.jobdirs import JobKey
@@ -74,6 +75,8 @@ class SimJob:
     lost: float = 0.0
     """Steps that were trained and not saved when an attempt ended."""
     attempts: list[Attempt] = field(default_factory=list)
+    crashed_at: float | None = None
+    """When its program failed last because of a sick machine."""
     over: bool = False
     """Cancelled by its user, or lost where it could not be requeued."""
 
@@ -118,6 +121,7 @@ class Training:
         machines = [machine for machine in holders if machine is not None]
         attempt = Attempt(fake.restarts, fake.nodes, machines, self.world.clock.now(), job.saved, step=job.saved)
         job.attempts.append(attempt)
+        sim_health.begins(self.world, job, attempt)
         self.world.spawn(self._run(job, attempt))
 
     def ended(self, key: str) -> None:

@@ -119,6 +119,7 @@ class World:
         """Points passed at which the controller can die."""
         self.die_at: int | None = None
         """Die at this point (index into `passed`)."""
+        self.journal_lost_at = 0.0
         self.die_without_journal = False
         """The next death at a point takes the journal along."""
         self.deaths = 0
@@ -259,6 +260,7 @@ class World:
         self.start()
 
     def _lose_journal(self) -> None:
+        self.journal_lost_at = self.clock.now()
         for suffix in ("", "-wal", "-shm"):
             self._path.joinpath(f"journal.sqlite{suffix}").unlink(missing_ok=True)
 
@@ -383,7 +385,7 @@ class World:
         machines = [self.room.holder(name) for name in fake.nodes if self.slurm.fake_node(name).power == "on"]
         booting = len(machines) < len(fake.nodes)
         if (
-            not any(machine is None or machine.cloud.terminated or machine.warned or machine.cloud.reclaimed for machine in machines)
+            not any(machine is None or machine.cloud.terminated or machine.leaves or machine.cloud.reclaimed for machine in machines)
             and not booting
         ):
             self.wrong(f"job {fake.key} is requeued without cause, from {', '.join(fake.nodes)}")
@@ -409,7 +411,7 @@ class World:
         acted = any(machine is not None and machine.acted for machine in machines.values())
         if self.controller is None or acted or not fake.batch:
             return
-        stay = {name for name, machine in machines.items() if machine is not None and not machine.warned and machine.well}
+        stay = {name for name, machine in machines.items() if machine is not None and not machine.leaves and machine.well}
         self.kept[fake.key] = (self.clock.now(), stay)
 
     def _observe(self, event: str, subject: str) -> None:
