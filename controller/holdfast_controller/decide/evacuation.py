@@ -74,12 +74,15 @@ def case_of(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> JobCase:
     for name in evacuation.doomed:
         doom = fleet.nodes[name].doom if name in fleet.nodes else None
         dead = dead or (doom is not None and doom.dead)
+    deadline = min(evacuation.doomed.values(), default=evacuation.began)
+    if evacuation.sick and job.signal and job.signal_before_s is not None:
+        deadline = min(deadline, evacuation.began + job.signal_before_s)  # nobody takes the machine, but the time that it wants is enough
     return JobCase(
         view=job.view,
         attempt=evacuation.attempt,
         nodes=evacuation.nodes,
         doomed=frozenset(name for name in evacuation.doomed if _goes(fleet, name)),
-        deadline=min(evacuation.doomed.values(), default=evacuation.began),
+        deadline=deadline,
         dead=dead,
         registered=bool(registered),
         parked=parked,
