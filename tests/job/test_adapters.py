@@ -17,9 +17,9 @@ import pytest
 HERE = Path(__file__).parent
 SCHEMAS = HERE.parents[1] / "docs" / "schemas"
 NEEDS = {"lightning": "lightning", "transformers": "transformers", "orbax": "orbax", "tensorflow": "tensorflow"}
-QUICK = {"lightning": ("alone", "ranks", "srun", "misuse"), "orbax": ("alone",)}
+QUICK = {"lightning": ("srun", "misuse"), "orbax": ("alone",)}
 LONG = {
-    "lightning": ("other_name",),
+    "lightning": ("alone", "ranks", "other_name"),
     "transformers": ("alone", "misuse", "ranks", "accelerate"),
     "orbax": ("ranks",),
     "tensorflow": ("alone", "keras"),
