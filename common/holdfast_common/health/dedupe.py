@@ -10,7 +10,10 @@ MOST = 1024
 
 
 class Dedupe:
-    """Remembers what was told lately. Two events from one source are two; one is paired with at most one of the other source."""
+    """Remembers what was told lately. Two events from one source are two; one is paired with at most one of the other source.
+
+    NVML does not say whether an event is fatal: where the kernel says so afterwards, that is news.
+    """
 
     def __init__(self) -> None:
         self._told: deque[GpuEvent] = deque(maxlen=MOST)
@@ -21,6 +24,6 @@ class Dedupe:
             same = (known.kind, known.code, known.gpu) == (event.kind, event.code, event.gpu)
             if same and known.source != event.source and abs(known.at - event.at) <= SAME_S:
                 self._told.remove(known)
-                return False
+                return event.fatal and not known.fatal
         self._told.append(event)
         return True
