@@ -20,7 +20,6 @@ from holdfast_controller import risk
 from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, JobLeftNode
 from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.health_samples import HealthSamples
-from holdfast_controller.health_wire import checked
 from holdfast_controller.metrics.discovery import Targets
 from holdfast_controller.plan import Plan
 from holdfast_controller.reactor import Reactor
@@ -46,7 +45,7 @@ class Stream:
         self.heard_at = 0.0
         self.queue: asyncio.Queue[agent_pb2.ControllerMessage] = asyncio.Queue(MAX_QUEUE)
         self.over = asyncio.Event()
-        self.acks: dict[str, asyncio.Future[None]] = {}
+        self.acks: dict[str, asyncio.Future[int]] = {}
         self.seen: dict[str, None] = {}
         self.told: risk.Told | None = None
 
@@ -143,9 +142,9 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         """Tell the agent that its node is given up."""
         await self._send(instance_id, release=agent_pb2.Release(reason=reason))
 
-    async def order_health(self, instance_id: str, order: agent_pb2.HealthOrder) -> None:
-        """Have the agent check its node's health now, or forget findings."""
-        await self._send(instance_id, health_order=order)
+    async def order_health(self, instance_id: str, order: agent_pb2.HealthOrder) -> int:
+        """Have the agent check its node's health now, or forget findings; return how many words of health had been heard by then."""
+        return await self._send(instance_id, health_order=order)
 
     def tell_health_rules(self) -> None:
         """Tell every agent that is here the rules; the others are told when they come."""
@@ -157,17 +156,17 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         rules = agent_pb2.HealthRules(toml=self.rules.text, revision=self.rules.revision)
         stream.put(self._message(health_rules=rules))
 
-    async def _send(self, instance_id: str, **body: Any) -> None:
+    async def _send(self, instance_id: str, **body: Any) -> int:
         stream = self._streams.get(instance_id)
         if stream is None:
             raise Temporary(f"the agent of instance {instance_id} is not connected")
         message = self._message(**body)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         stream.acks[message.id] = done
         try:
             stream.put(message)
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                await done
+                return await done
         except TimeoutError as error:
             raise Temporary(f"the agent of instance {instance_id} did not acknowledge within {ACK_TIMEOUT_S:.0f} s") from error
         finally:
@@ -251,7 +250,7 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
                 if message.WhichOneof("body") == "ack":
                     done = stream.acks.get(message.ack.id)
                     if done is not None and not done.done():
-                        done.set_result(None)
+                        done.set_result(self.health.heard)
                     continue
                 await self._take(stream, message)
         finally:
@@ -271,12 +270,12 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             if body == "job_status":
                 self._note(message.job_status)
             try:
-                if body == "health":
-                    self.health.note(stream.instance_id, checked(message.health), self._clock.now())
                 for event in to_events(message, node, self._reactor.fleet, self._clock.now()):
                     await self._reactor.record(event)
                     if isinstance(event, JobLeftNode):
                         self._on_left()  # Slurm is about to say the same, and the next steps wait for its word
+                if body == "health":  # last: who has waited for it finds what follows from it, too
+                    self.health.note(stream.instance_id, message.health, self._clock.now())
             except InputError as error:
                 log.warning("a message of an agent was dropped", instance=stream.instance_id, reason=str(error))
         stream.put(self._ack(message.id))

@@ -41,6 +41,11 @@ class FakeAgent:
         self.market = ""
         self.hazards: list[tuple[float, float]] = []
         """When it was told which hazard per hour."""
+        self.welcome = pb.Welcome()
+        """The newest."""
+        self.rules: list[str] = []
+        """The revisions of the health rules that it was told."""
+        self.on_health_order: Callable[[pb.HealthOrder], None] = lambda _: None
         self._token = token
         self._address = address
         self._boot_id = boot_id
@@ -110,7 +115,7 @@ class FakeAgent:
         queue.put_nowait(pb.AgentMessage(ack=pb.Ack(id=message.id), sent_at=self._clock.now()))
         if kind == "welcome":
             self.node = self.node or message.welcome.node
-            self.market = message.welcome.market
+            self.market, self.welcome = message.welcome.market, message.welcome
             self._welcomed, self._contact = True, self._clock.now()
             for waiting in self._outbox.values():
                 queue.put_nowait(waiting)
@@ -121,6 +126,10 @@ class FakeAgent:
             self._on_prepare(tuple(message.prepare.job_ids), notice, message.prepare.cancelled)
         elif kind == "hazard":
             self.hazards.append((self._clock.now(), message.hazard.hazard_per_h))
+        elif kind == "health_rules":
+            self.rules.append(message.health_rules.revision)
+        elif kind == "health_order":
+            self.on_health_order(message.health_order)
         elif kind == "release":
             self.released = True
         elif kind == "refused":

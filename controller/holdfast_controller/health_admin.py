@@ -19,7 +19,8 @@ from holdfast_controller.records import Node
 
 MAX_RULES_BYTES = 262_144
 MAX_WAIT_S = 60.0
-WAIT_S = 10.0
+WAIT_S = 25.0
+"""An agent answers once everything has been read, and waits for a driver that hangs for 20 s (its `quick_check_s`)."""
 
 
 class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
@@ -50,9 +51,10 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
         return admin_pb2.ListHealthReply(nodes=[self._node_health(node)])
 
     async def ResolveHealth(self, request: admin_pb2.ResolveHealthRequest, context: Any) -> admin_pb2.ListHealthReply:  # noqa: N802
-        """Have a node's agent forget what rules found; what still holds comes back by its next reading."""
-        order = agent_pb2.HealthOrder(check_now=True, resolve_rule=request.rule[:64] or "*", resolve_gpu=request.gpu[:96])
-        node = await self._ordered(request.node, order, WAIT_S, context)
+        """Have a node's agent forget what rules found, and then read everything: what still holds has come back by then."""
+        order = agent_pb2.HealthOrder(resolve_rule=request.rule[:64] or "*", resolve_gpu=request.gpu[:96])
+        await self._ordered(request.node, order, WAIT_S, context)
+        node = await self._ordered(request.node, agent_pb2.HealthOrder(check_now=True), WAIT_S, context)
         return admin_pb2.ListHealthReply(nodes=[self._node_health(node)])
 
     async def GetHealthRules(self, request: admin_pb2.GetHealthRulesRequest, context: Any) -> admin_pb2.HealthRulesReply:  # noqa: N802
@@ -84,22 +86,20 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
         return admin_pb2.HealthRulesReply(toml=request.toml, revision=revision)
 
     async def _ordered(self, name: str, order: agent_pb2.HealthOrder, wait_s: float, context: Any) -> Node:
-        """Send an order to a node's agent and wait for its next word."""
+        """Send an order to a node's agent; of one to check, wait for what it says then."""
         node = self._reactor.fleet.nodes.get(name)
         if node is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast does not manage node {name[:200]}")
             raise AssertionError
-        heard = asyncio.ensure_future(self._hub.health.next(node.instance_id))
         try:
-            await self._hub.order_health(node.instance_id, order)
+            heard = await self._hub.order_health(node.instance_id, order)
             async with asyncio.timeout(wait_s if 0 < wait_s <= MAX_WAIT_S else WAIT_S):
-                await heard
+                if order.check_now:
+                    await self._hub.health.after(node.instance_id, heard)
         except Temporary as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{name}: {error}")
         except TimeoutError:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the agent of {name} has not said how its node is")
-        finally:
-            heard.cancel()
         return node
 
     def _node_health(self, node: Node) -> admin_pb2.NodeHealth:
@@ -107,7 +107,8 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
         record = fleet.instance_of(node)
         sample = self._hub.health.get(node.instance_id) if node.instance_id else None
         gravest = worst(node.findings)
-        state = str(gravest.action) if gravest is not None else "healthy" if node.health_heard else "unknown"
+        told = node.health_heard and (sample is None or sample.health.ready)
+        state = str(gravest.action) if gravest is not None else "healthy" if told else "unknown"
         return admin_pb2.NodeHealth(
             node=node.name,
             instance_id=node.instance_id,

@@ -15,6 +15,8 @@ class HealthSample:
     heard_at: float
     """Unix seconds."""
     health: agent_pb2.Health
+    number: int
+    """Of all words that were heard, this one's."""
 
 
 class HealthSamples:
@@ -23,11 +25,14 @@ class HealthSamples:
     def __init__(self) -> None:
         self._newest: dict[str, HealthSample] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self.heard = 0
+        """Words, of all agents."""
 
     def note(self, instance_id: str, health: agent_pb2.Health, at: float) -> None:
         """Keep it, and wake who waits for it."""
         self._newest.pop(instance_id, None)
-        self._newest[instance_id] = HealthSample(at, health)
+        self.heard += 1
+        self._newest[instance_id] = HealthSample(at, health, self.heard)
         if len(self._newest) > MOST:
             del self._newest[next(iter(self._newest))]
         waited = self._changed.pop(instance_id, None)
@@ -38,6 +43,7 @@ class HealthSamples:
         """Return the newest word; None: none yet."""
         return self._newest.get(instance_id)
 
-    async def next(self, instance_id: str) -> None:
-        """Return when the agent has said something again."""
-        await self._changed.setdefault(instance_id, asyncio.Event()).wait()
+    async def after(self, instance_id: str, number: int) -> None:
+        """Return when the agent has said something that is newer than the word of that number."""
+        while (sample := self.get(instance_id)) is None or sample.number <= number:
+            await self._changed.setdefault(instance_id, asyncio.Event()).wait()

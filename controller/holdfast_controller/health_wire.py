@@ -11,7 +11,7 @@ from holdfast_protos.v1 import agent_pb2
 from holdfast_controller.events import HealthReported
 from holdfast_controller.records import Node
 
-MOST_FINDINGS = 200
+MOST_FINDINGS = 256
 MOST_READINGS = 5000
 MOST_JOBS = 100
 MOST_BYTES = 1_000_000

@@ -80,7 +80,7 @@ def node(
 @app.command(epilog=ENDS)
 def check(
     name: Node,
-    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=1, max=60, help="For the agent's answer.")] = 10.0,
+    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=1, max=60, help="For the agent's answer.")] = 25.0,
     socket: Socket = DEFAULT_SOCKET,  # type: ignore[assignment]  # typer converts it
     as_json: Json = False,
 ) -> None:
@@ -126,7 +126,7 @@ def resolve(
             from holdfast_protos.v1 import admin_pb2
 
             request = admin_pb2.ResolveHealthRequest(node=name, rule=rule, gpu=gpu)
-            return (await stub.ResolveHealth(request, timeout=2 * CALL_TIMEOUT_S)).nodes[0]
+            return (await stub.ResolveHealth(request, timeout=6 * CALL_TIMEOUT_S)).nodes[0]
 
         found = ask(socket, asked)
         left = standing(found)
