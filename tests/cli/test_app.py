@@ -12,7 +12,7 @@ import pytest
 from holdfast_controller.cli import text
 
 pytestmark = pytest.mark.timeout(120)  # each test starts several processes, on what may be a busy machine
-COMMANDS = [("nodes",), ("events", "--follow"), ("explain", "job", "12"), ("policy", "show"), ("interrupt", "n1")]
+COMMANDS = [("nodes",), ("events", "--follow"), ("explain", "job", "12"), ("policy", "show"), ("interrupt", "n1"), ("health", "node", "n1")]
 AS_NOBODY = """
 import contextlib, io, os, sys
 from holdfast.cli import main
@@ -59,7 +59,17 @@ async def test_one_who_may_not_open_the_socket_is_told_which_group_may(stage) ->
 
 
 @pytest.mark.parametrize(
-    "command", [("nodes",), ("jobs",), ("events",), ("explain", "job"), ("explain", "node"), ("interrupt",)], ids=" ".join
+    "command",
+    [
+        ("nodes",),
+        ("jobs",),
+        ("events",),
+        ("explain", "job"),
+        ("explain", "node"),
+        ("interrupt",),
+        *(("health", name) for name in ("nodes", "node", "check", "resolve", "rules")),
+    ],
+    ids=" ".join,
 )
 async def test_help_has_examples_and_exit_codes(stage, command) -> None:
     done = await stage.cli(*command, "--help")
@@ -75,7 +85,7 @@ async def test_usage_errors_are_exit_code_2(stage) -> None:
 
 
 async def test_the_modules_of_the_cli_bring_in_neither_the_controller_nor_grpc_nor_rich() -> None:
-    names = "nodes jobs events explain policy interrupt"
+    names = "nodes jobs events explain policy interrupt health"
     program = (
         "import sys\n"
         + "".join(f"import holdfast_controller.cli.{name}\n" for name in names.split())
