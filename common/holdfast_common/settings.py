@@ -164,7 +164,8 @@ def _fields(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     """Return the keys that the model knows at a place."""
     at: Any = model
     for part in where:
-        at = at.model_fields[str(part)].annotation if _is_model(at) else typing.get_args(at)[-1]  # or the values of a mapping
+        inner = [each for each in typing.get_args(at) if each is not Ellipsis]
+        at = at.model_fields[str(part)].annotation if _is_model(at) else inner[-1]  # or what an array or a mapping has
         at = next(filter(_is_model, typing.get_args(at)), at) if type(None) in typing.get_args(at) else at
     return sorted(at.model_fields) if _is_model(at) else []
 

@@ -69,6 +69,10 @@ def test_what_nobody_has_read_for_an_hour_is_known_of_no_more() -> None:
     assert not found(judge, 61 + UNREAD_S)
 
 
+def test_a_good_reading_after_such_an_hour_brings_nothing_back() -> None:
+    assert not found(told(Judge(rules(HOT)), *HELD, heat(100 + UNREAD_S, 20.0)), 101 + UNREAD_S)
+
+
 def test_a_reading_from_before_the_newest_is_not_taken() -> None:
     assert found(told(Judge(rules(HOT)), *HELD, heat(-100, 20.0), heat(-10, 20.0)), 61)
 

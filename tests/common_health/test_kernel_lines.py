@@ -72,7 +72,7 @@ def test_a_processs_name_cannot_say_what_the_driver_does() -> None:
 
 
 def test_a_processs_name_does_not_make_an_error_fatal() -> None:
-    event = parse_line("NVRM: Xid (PCI:0000:3b:00): 145, pid=9, name=fatal, RLW_CTRL Nonfatal XC0 i0", AT)
+    event = parse_line("NVRM: Xid (PCI:0000:3b:00): 145, pid=9, name=fatal, RLW_CTRL XC0 i0", AT)
     assert event is not None
     assert not event.fatal
 

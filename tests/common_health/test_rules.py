@@ -102,10 +102,10 @@ def test_conditions(when: str, holds: float, fails: float) -> None:
     assert not rule.holds(fails)
 
 
+BY_TENS = [*range(96, 106), *range(126, 136), 139]
 XIDS = {
     "xid-program": [13, 31],
-    "xid-restart": [8, 11, 25, 32, *range(39, 42), 60, *range(68, 73), *range(75, 78), 80, *range(82, 87), 88, 89, *range(96, 106)]
-    + [*range(126, 136), 139],
+    "xid-restart": [8, 11, 25, 32, 39, 40, 41, 60, *range(68, 73), 75, 76, 77, 80, *range(82, 87), 88, 89, *BY_TENS],
     "xid-contained": [94],
     "xid-ignored": [43, 37, 66, 67, 92, 93, 106, 107, 141, 160],
     "xid-watched": [38, 44, 121],
@@ -142,8 +142,13 @@ def test_no_rule_names_another_xid() -> None:
 
 @pytest.mark.parametrize(
     ("code", "fatal", "name"),
-    [(12020, False, "sxid-fatal-always"), (22003, True, "sxid-fatal-always"), (23017, False, "sxid-fatal-always")]
-    + [(20034, True, "sxid-fatal"), (12028, False, "sxid")],
+    [
+        (12020, False, "sxid-fatal-always"),
+        (22003, True, "sxid-fatal-always"),
+        (23017, False, "sxid-fatal-always"),
+        (20034, True, "sxid-fatal"),
+        (12028, False, "sxid"),
+    ],
 )
 def test_each_sxid_has_its_rule(code: int, fatal: bool, name: str) -> None:
     rule = default_rules().for_event("sxid", code, fatal)

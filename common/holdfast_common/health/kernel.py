@@ -34,7 +34,7 @@ def parse_line(text: str, at: float) -> GpuEvent | None:
             int(match[2]),
             _address(match[1]),
             shown,
-            fatal=_is_fatal(rest),
+            fatal=_is_fatal(_NAME.sub("", rest)),
             pid=int(pid[1]) if pid else 0,
             process="".join(char for char in name[1].strip() if char.isprintable()) if name else "",
         )

@@ -39,6 +39,8 @@ class Level:
             return False
         if sample.state != "ok" or sample.value is None or sample.at < self.read_at:
             return False
+        if sample.at - self.read_at > UNREAD_S:
+            self.forget()  # else a good reading would bring back what was dropped
         self.read_at, self.detail = sample.at, sample.detail
         held = self._holds(rule, sample)
         if not held:
