@@ -118,6 +118,44 @@ def test_a_drained_node_is_kept_to_be_looked_at(world: Any) -> None:
     assert len(by(world.due(), PowerDownNode)) == 1
 
 
+def test_it_is_kept_from_when_its_last_job_has_ended(world: Any) -> None:
+    world.plan(health=Health(keep_sick_s=100.0))
+    world.running(7, "n1")
+    found(world, "drain")
+    world.due()
+    drained(world)
+    world.later(3600)
+    world.job(7, "COMPLETED", "n1")
+    drained(world, state="IDLE")
+    world.later(99)
+    assert world.due() == []
+    world.later(2)
+    assert len(by(world.due(), PowerDownNode)) == 1
+
+
+def test_a_slurmctld_that_forgot_drain_and_power_down_is_told_again(world: Any) -> None:
+    world.running(7, "n1")
+    found(world, "drain")
+    world.job(7, "COMPLETED", "n1")
+    for _ in range(2):
+        world.node("n1", "IDLE", "CLOUD")
+        assert [type(command) for command in world.due()] == [DrainNode]
+        drained(world, state="IDLE")
+        (down,) = world.due()
+        assert isinstance(down, PowerDownNode)
+        world.finish(down)
+        world.later(11)
+
+
+def test_a_machine_whose_end_is_ordered_is_condemned_no_more(world: Any) -> None:
+    """No notice for it counts, so it would be condemned again and again."""
+    world.running(7, "n1")
+    world.apply(e.AgentRebooted(world.now, "i-n1", "another"))
+    assert len(by(world.due(), TerminateInstance)) == 1
+    found(world, "replace")
+    assert by(world.due(), CondemnNode) == []
+
+
 @pytest.mark.parametrize("how", ["the finding is gone", "the policy does not act any more"])
 def test_our_drain_is_undone_when(world: Any, how: str) -> None:
     world.running(7, "n1")

@@ -33,7 +33,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
         elif gravest.action is Action.DRAIN:
             yield from _drain(fleet, node, gravest, plan, now)
         else:
-            yield from _condemn(node, gravest, plan, now)
+            yield from _condemn(fleet, node, gravest, plan, now)
 
 
 def is_drained(node: Node, plans: Plans) -> bool:
@@ -64,7 +64,7 @@ def _never_up(node: Node, record: InstanceRecord, finding: Finding) -> Iterator[
 
 def _drain(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float) -> Iterator[Command]:
     assert node.view is not None
-    if node.doom is not None or node.power_down_at is not None:
+    if node.doom is not None:
         return
     if "DRAIN" not in node.view.flags:
         why = f"health: {sentence(finding)}"
@@ -72,13 +72,15 @@ def _drain(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float) -
         return
     ours = node.view.reason.startswith(REASON_PREFIX)
     empty = node.name not in fleet.held and node.name not in fleet.seen and "COMPLETING" not in node.view.flags
-    if ours and empty and now >= finding.since + plan.health.keep_sick_s:
+    if ours and empty and now >= max(finding.since, node.changed_at) + plan.health.keep_sick_s:
         why = f"{node.name} is empty, and sick: {sentence(finding)}"
         yield PowerDownNode(f"power_down:{node.name}:{node.instance_id}:health", why, node.name, node.instance_id, if_empty=True)
 
 
-def _condemn(node: Node, finding: Finding, plan: Plan, now: float) -> Iterator[CondemnNode]:
+def _condemn(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float) -> Iterator[CondemnNode]:
     """Once for each time that the machine is found sick: a second finding makes no second notice; only, `replace` keeps no machine."""
+    if fleet.given_up(node.instance_id):
+        return  # no notice counts any more
     known = next((doom for doom in node.notices.values() if doom.notice.kind is NoticeKind.HEALTH), None)
     why = f"{node.name} is condemned ({finding.action}): {sentence(finding)}"
     key = f"condemn:{node.name}:{node.instance_id}"
