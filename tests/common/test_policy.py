@@ -38,6 +38,8 @@ def test_a_short_policy_has_the_documented_defaults() -> None:
     assert (small.requeue.max_attempts, small.requeue.crash_loop_s, small.requeue.crash_loop_count) == (100, 30.0, 5)
     launch = small.launch
     assert (launch.registration_timeout_s, launch.refusal_backoff_s, launch.refusal_memory_s, launch.orphan_grace_s) == (300, 30, 1800, 300)
+    health = small.health
+    assert (health.act, health.evacuate_s, health.keep_sick_s, health.avoid_pool_s, health.deep_check_level) == (True, 600, 0, 600, 0)
 
 
 def test_look_ups() -> None:
@@ -108,7 +110,7 @@ def test_every_fault_is_told_at_once_with_its_path() -> None:
             "partitions.spot.requeue.max_attempts: 0 is not allowed: should be greater than or equal to 1",
             "partitions.small.node_groups: 'gpu' belongs to partition 'spot' already; a group has one partition",
             "partitions.small.node_groups[1]: there is no 'smal'; did you mean 'small'?",
-            "partitions.small.budget: unknown key (known: checkpoint, launch, node_groups, ondemand, order, pools, requeue)",
+            "partitions.small.budget: unknown key (known: checkpoint, health, launch, node_groups, ondemand, order, pools, requeue)",
         ]
     )
 
@@ -127,6 +129,10 @@ def test_every_fault_is_told_at_once_with_its_path() -> None:
         ("[node_groups.unused]", "[node_groupz.unused]", "node_groupz: unknown key; did you mean 'node_groups'?"),
         ("kill_wait_s = 5", "kill_wait_s = true", "kill_wait_s: True is not allowed"),
         ('nodes = "later"', 'nodes = ""', "node_groups.unused.nodes: '' names no node"),
+        ("act = false", "act = 0", "partitions.spot.health.act: 0 is not allowed"),
+        ("evacuate_s = 120", "evacuate_s = 0", "partitions.spot.health.evacuate_s: 0 is not allowed"),
+        ("deep_check_level = 2", "deep_check_level = 5", "partitions.spot.health.deep_check_level: 5 is not allowed"),
+        ("keep_sick_s = 3600", "keep_sick = 3600", "partitions.spot.health.keep_sick: unknown key; did you mean 'keep_sick_s'?"),
     ],
 )
 def test_each_fault_has_its_sentence(old: str, new: str, fault: str) -> None:
