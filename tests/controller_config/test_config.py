@@ -135,7 +135,7 @@ cluster = "other"
             "cluster: 'Lab' is not allowed: write 1 to 40 of a-z, 0-9 and -: it is tagged on every instance",
             "state_dir is missing",
             "state_dirr: unknown key; did you mean 'state_dir'?"
-            " (known: auth, cluster, listen, nodes, policy, providers, slurm, state_dir, timing)",
+            " (known: auth, cluster, health_rules, listen, metrics, nodes, policy, providers, slurm, state_dir, timing)",
             "policy: 'policy.toml' is not allowed: write an absolute path",
             "slurm.timeout_s: '10' is not allowed: should be a valid number",
             f"listen.tcp: '0.0.0.0:7420': {remote} allow_remote_without_tls = true for a network that you trust",
