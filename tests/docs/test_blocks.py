@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 from doc_pages import ROOT, Block, blocks, commands
+from holdfast_common.health.rules import parse_rules
 from holdfast_common.policy import parse_policy
 from holdfast_controller.config import load_config
 from holdfast_nodeagent.config import load
@@ -53,6 +54,7 @@ SETTINGS: dict[str, Callable[[Path], object]] = {
     "check: controller": load_config,
     "check: providers": load_providers,
     "check: agent": load,
+    "check: health rules": lambda path: parse_rules(path.read_text()),
 }
 
 
