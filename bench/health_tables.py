@@ -13,7 +13,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """Print everything."""
     console.print(_costs(found["costs"]))
     console.print(_times(found))
-    targets = Table("", "at most", "", "", title="Targets: of times the worst, of memory what a machine of its own would need")
+    targets = Table("", "at most", "", "", title="Targets; of times the worst counts")
     for name, most in found["targets"].items():
         unit = _UNITS[name.rpartition("_")[2]]
         said = "met" if found["targets_met"][name] else "[bold]MISSED[/bold]"

@@ -5,6 +5,7 @@ slurmctld, slurmd. Exit status: 0 all targets met, 1 one missed or the run faile
 """
 
 import argparse
+import asyncio
 import os
 import statistics
 import subprocess
@@ -24,14 +25,15 @@ from bench import health_idle, health_rounds, health_tables, program
 HEARTBEAT_S = TIER_S["fast"]
 TARGETS = {
     "agent_cpu_percent": 0.5,
-    "agent_memory_mib": 60.0,
+    "watching_cpu_percent": 0.5,
+    "agent_pss_mib": 60.0,
     "drained_s": 1.0,
     "told_s": 1.0,
     "verdict_heartbeats": 3.0,
     "health_check_ms": 50.0,
     "scrape_ms": 20.0,
 }
-"""Most that is allowed: percent of one core; MiB as on a machine of its own; of the others the worst."""
+"""Most that is allowed: percent of one core, by the whole agent and by what it does more than without GPUs; MiB; else the worst."""
 SLACK_HEARTBEATS = 0.5
 """A heartbeat counts as missed when it is a tenth of an interval late, and is looked for every half second: three take so much longer."""
 HOOK = "HealthCheckProgram"
@@ -51,8 +53,24 @@ def _measure(options: argparse.Namespace, folder: Path, say: Callable[[str], Non
     verdicts = health_rounds.verdicts(folder / "v", faults, say)
     reactions = health_rounds.reactions(folder / "r", rounds, say)
     found = figures(costs, verdicts, reactions, hooks)
-    setup = {"machine": program.machine(load), "idle": f"{over_s:g} s, one scrape each {health_idle.SCRAPE_EVERY_S:g} s", "GPUs": "fake"}
+    setup = {
+        "machine": program.machine(load),
+        "idle": f"{over_s:g} s, one scrape each {health_idle.SCRAPE_EVERY_S:g} s",
+        "one wake-up of an event loop that does nothing": f"{wake_us():.0f} us of CPU on this machine",
+    }
     return {"v": 1, **found, "setup": setup}
+
+
+def wake_us(times: int = 100) -> float:
+    """Return what it costs here to be woken by a timer: an agent at rest does little else."""
+
+    async def sleep() -> None:
+        for _ in range(times):
+            await asyncio.sleep(0.05)
+
+    began = time.process_time()
+    asyncio.run(sleep())
+    return 1e6 * (time.process_time() - began) / times
 
 
 def hook_ms(folder: Path, repeats: int) -> dict[str, list[float]]:
@@ -79,10 +97,11 @@ def figures(
     hooks: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
     """Return everything as plain data, with the targets."""
-    watching = costs[health_idle.WATCHING]
+    watching, bare = costs[health_idle.WATCHING], costs[health_idle.BARE]
     values = {
         "agent_cpu_percent": watching.cpu_percent,
-        "agent_memory_mib": watching.memory.alone,
+        "watching_cpu_percent": watching.cpu_percent - bare.cpu_percent,
+        "agent_pss_mib": watching.memory.pss,
         "drained_s": max(each.drained_s for each in reactions),
         "told_s": max(each.told_s for each in reactions),
         "verdict_heartbeats": max(took_s for _, took_s in verdicts) / HEARTBEAT_S,
