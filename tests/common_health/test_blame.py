@@ -50,6 +50,11 @@ def test_a_job_that_fails_on_every_gpu_says_nothing_against_the_one_that_it_shar
     assert ("GPU-0", "drain", ()) in seen(xid(0, 7), xid(1, 7, 1), xid(0, 8, 600), xid(0, 9, 700))
 
 
+def test_the_note_on_a_job_is_since_its_own_first_event() -> None:
+    said = findings(xid(5, 3), xid(0, 7, 600), xid(1, 7, 601))
+    assert [each.since for each in said if not each.gpu] == [T0 + 600]
+
+
 def test_jobs_a_day_apart_are_not_held_together() -> None:
     assert seen(xid(0, 7), xid(0, 8, DAY_S + 1), after_s=DAY_S + 2) == {("GPU-0", "note", (8,))}
     assert seen(xid(0, 7), xid(0, 8, DAY_S - 2), after_s=DAY_S - 1) == {("GPU-0", "drain", ())}

@@ -113,6 +113,13 @@ def test_a_burst_is_one_strike() -> None:
     assert (finding.action, finding.strikes, finding.text) == (Action.NOTE, 1, "XID 43, 9 times")
 
 
+def test_what_comes_after_a_finding_has_ended_is_a_new_one() -> None:
+    judge = told(Judge(rules(XID + "stands_s = 100\n", ESCALATES)), xid(0), xid(50))
+    assert not found(judge, 151)
+    (finding,) = found(told(judge, xid(500)), 500)
+    assert (finding.since, finding.text, finding.strikes) == (T0 + 500, "XID 43", 2)
+
+
 def test_strikes_are_counted_per_gpu_and_forgotten_after_their_time() -> None:
     judge = told(Judge(rules(XID, ESCALATES)), xid(0), xid(600), xid(1200, gpu="GPU-1"), xid(1200))
     assert {(each.gpu, each.action, each.strikes) for each in found(judge, 1200)} == {(GPU, "replace", 3), ("GPU-1", "note", 1)}

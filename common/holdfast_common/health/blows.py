@@ -24,9 +24,11 @@ class Blow:
     jobs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
     """When, and the job that the event is blamed on (0: not known)."""
 
-    def take(self, event: GpuEvent) -> bool:
+    def take(self, rule: EventRule, event: GpuEvent) -> bool:
         """Take an event in; return whether it is new trouble."""
         fresh = self.count == 0 or event.at - self.last_at > BURST_S
+        if not self.stands(rule, event.at):
+            self.first_at, self.count = event.at, 0
         self.count += 1
         self.first_at, self.last_at = min(self.first_at, event.at), max(self.last_at, event.at)
         self.code, self.text = event.code, event.text

@@ -66,7 +66,7 @@ class Judge:
             if not self._has_room():
                 return
             blow = self._blows[place] = Blow(event.at, event.at)
-        if blow.take(event):
+        if blow.take(rule, event):
             self._strike(place, event.at)
 
     def resolve(self, rule: str, gpu: str, at: float) -> None:
@@ -122,6 +122,7 @@ class Judge:
 
     def _event_findings(self, now: float) -> Iterator[Finding]:
         rules = {rule.name: rule for rule in self._rules.event}
+        own_fault = {rule.name: self._own_fault(rule, now) for rule in self._rules.event if rule.blame == "either"}
         for place, blow in self._blows.items():
             rule = rules[place[0]]
             if not blow.stands(rule, now):
@@ -129,14 +130,14 @@ class Judge:
             if rule.blame == "gpu":
                 yield self._finding(rule, place, blow.first_at, now, _event_text(rule, blow))
             else:
-                yield self._shared_blame(rule, place, blow, now)
-        for rule in self._rules.event:
-            if rule.blame == "either":
-                yield from self._blamed_jobs(rule, now)
+                yield self._shared_blame(rule, place, now, own_fault.get(rule.name, {}))
+        for name, jobs in own_fault.items():
+            yield from self._blamed_jobs(rules[name], now, jobs)
 
-    def _shared_blame(self, rule: EventRule, place: Place, blow: Blow, now: float) -> Finding:
+    def _shared_blame(self, rule: EventRule, place: Place, now: float, own_fault: Mapping[int, int]) -> Finding:
+        blow = self._blows[place]
         jobs = blow.blamed(rule, now)
-        others = jobs - self._own_fault(rule, now).keys()
+        others = jobs - own_fault.keys()
         text = _event_text(rule, blow)
         if rule.blame == "either" and len(others) >= rule.jobs:
             return self._finding(rule, place, blow.first_at, now, f"{text}, under {len(others)} jobs: {_named(others)}")
@@ -153,11 +154,11 @@ class Judge:
                     gpus.setdefault(job_id, set()).add(gpu)
         return {job_id: len(seen) for job_id, seen in gpus.items() if len(seen) > 1}
 
-    def _blamed_jobs(self, rule: EventRule, now: float) -> Iterator[Finding]:
+    def _blamed_jobs(self, rule: EventRule, now: float, jobs: Mapping[int, int]) -> Iterator[Finding]:
         """Yield one note that names the jobs whose own fault it is."""
-        jobs = self._own_fault(rule, now)
         if jobs:
-            since = min(blow.first_at for (name, _), blow in self._blows.items() if name == rule.name)
+            standing = [blow for (name, _), blow in self._blows.items() if name == rule.name and blow.stands(rule, now)]
+            since = min(blow.first_at for blow in standing if blow.blamed(rule, now) & jobs.keys())
             text = f"on {max(jobs.values())} GPUs under one job: it is the job's own fault ({_named(frozenset(jobs))})"
             yield Finding(rule.name, Action.NOTE, since, "", text, rule.advice, rule.dry_run, 1, tuple(sorted(jobs)))
 
