@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import sim_health
 from sim_invariants import settle
 from sim_training import running
 
@@ -64,8 +65,51 @@ def passed_over(world):
     return job
 
 
+def sickness(world):
+    """A GPU of one node of two fails, and the job can still save."""
+    job = world.submit(2, work=25)
+    world.until(running(job), 60)
+    world.wait(2)
+    sick = world.machine_of(job.running.nodes[0])
+    world.slurm_call(lambda: sick.health.find("replace"))
+    world.until(lambda: job.done_at, 150)
+    assert [attempt.number for attempt in job.attempts] == [0, 1]
+    assert job.lost == 0, "it has ten minutes"
+    assert sick not in job.attempts[1].machines
+    assert len(world.room.machines) == 3, "one machine in the place of one"
+    return job
+
+
+def crash(world):
+    """A GPU fails, and the job with it, before anybody knows why."""
+    job = world.submit(1, work=25, every_s=2.0)
+    world.until(running(job), 60)
+    world.wait(5)
+    sick = world.machine_of(job.running.nodes[0])
+    sim_health.crash(world, job)
+    world.wait(0.5)
+    world.slurm_call(lambda: sick.health.find("replace"))
+    world.until(lambda: job.done_at, 150)
+    assert [attempt.number for attempt in job.attempts] == [0, 1]
+    assert sick not in job.attempts[1].machines
+    return job
+
+
+def comes_sick(world):
+    """The first machine fails its check before it takes a job."""
+    world.room.sick_next = 1
+    job = world.submit(1, work=10)
+    world.until(lambda: job.done_at, 150)
+    assert len(job.attempts) == 1
+    assert len(world.room.machines) <= 3, world.story()
+    return job
+
+
+STORIES = [launch, evacuation, loss, sickness, crash, comes_sick, pytest.param(passed_over, marks=pytest.mark.long)]
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("story", [launch, evacuation, loss, pytest.param(passed_over, marks=pytest.mark.long)])
+@pytest.mark.parametrize("story", STORIES)
 @pytest.mark.parametrize("part", SOME)
 def test_dying_at_any_step_changes_nothing(make_world, story, part):
     undisturbed = make_world()
@@ -83,7 +127,7 @@ def test_dying_at_any_step_changes_nothing(make_world, story, part):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("story", [launch, evacuation, loss, pytest.param(passed_over, marks=pytest.mark.long)])
+@pytest.mark.parametrize("story", STORIES)
 @pytest.mark.parametrize("part", SOME)
 def test_dying_at_any_step_with_the_journal_loses_no_job_and_no_machine(make_world, story, part):
     undisturbed = make_world()

@@ -56,7 +56,8 @@ def _gravest(node: Node, plan: Plan) -> Finding | None:
 
 def _never_up(node: Node, record: InstanceRecord, finding: Finding) -> Iterator[Command]:
     """A machine that fails before Slurm has it is terminated: another is bought for the name, as for one that stays silent."""
-    if node.wanted_since is not None:
+    booting = node.view is not None and node.view.flags & {"POWERING_UP", "POWER_UP"}  # and by whom it is waited for may be forgotten
+    if node.wanted_since is not None or booting:
         iid = record.instance.instance_id
         why = f"instance {iid} ({node.name}) is sick before it took a job: {sentence(finding)}"
         yield TerminateInstance(f"terminate:{iid}", why, iid, record.instance.pool, node.name)
@@ -86,8 +87,9 @@ def _condemn(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float)
     key = f"condemn:{node.name}:{node.instance_id}"
     if known is None:
         keep_s = plan.health.keep_sick_s if finding.action is Action.EVACUATE else 0.0
-        # With its time in it: one that was taken back and comes again is told to the jobs again.
-        name = f"health-{node.instance_id}-{now:.3f}"
+        # The same for whoever has lost his journal: jobs may have parked for it. What comes again after a pardon is another.
+        since = min(each.since for each in node.findings if each.action.rank >= Action.EVACUATE.rank and not each.dry_run)
+        name = f"health-{node.instance_id}-{since:.0f}"
         notice = Notice(name, NoticeKind.HEALTH, now + plan.health.evacuate_s, now, sentence(finding))
         yield CondemnNode(key, why, node.name, node.instance_id, notice, now + keep_s if keep_s else 0.0)
     elif finding.action is Action.REPLACE and now < known.keep_until:
