@@ -94,6 +94,12 @@ def test_a_counter_that_restarts_has_not_grown_and_what_it_grows_after_that_coun
     assert found(judge, 45)[0].text == "pcie_replays grew by 10 within 60 s"
 
 
+@pytest.mark.parametrize(("late_s", "seen"), [(0, True), (29, True), (31, False)])
+def test_the_baseline_of_a_growth_may_be_half_a_round_older_than_its_time(late_s: float, seen: bool) -> None:
+    judge = told(Judge(rules(GROWS)), *(Sample(T0 + at, "pcie_replays", value, GPU) for at, value in [(0, 5.0), (60 + late_s, 15.0)]))
+    assert bool(found(judge, 60 + late_s)) is seen
+
+
 def test_a_dry_run_is_said_and_does_nothing() -> None:
     judge = told(Judge(rules(XID.replace('"note"', '"replace"') + "dry_run = true\n", HOT)), xid(0), *HELD)
     findings = found(judge, 61)
