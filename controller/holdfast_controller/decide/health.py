@@ -22,7 +22,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield what is due for machines that rules hold for, and for those that are well again."""
     for name, plan in plans.by_node.items():
         node = fleet.nodes.get(name)
-        if node is None:
+        if node is None or not (node.findings or node.notices):
             continue
         yield from _pardon(node, plan)
         gravest, record = _gravest(node, plan), fleet.instance_of(node)
