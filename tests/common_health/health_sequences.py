@@ -102,7 +102,9 @@ def spares(rule: Rule) -> Iterator[tuple[str, Case]]:
         yield "grows a little less", series(rule, [(0, 100.0), (rule.growth_over_s, 100.0 + fails)])
         yield (
             "grew before",
-            series(rule, [(0, 100.0), (60, 100.0 + holds), *((60 + rule.growth_over_s * n, 100.0 + holds) for n in (2, 3))]),
+            series(
+                rule, [(0, 100.0), (60, 100.0 + holds), *((60 + 2 * rule.growth_over_s + n * rule.clear_s, 100.0 + holds) for n in (0, 1))]
+            ),
         )
         yield "restarts", series(rule, [(0, 100.0 + 2 * holds), (rule.growth_over_s, fails)])
     elif rule.share is not None:

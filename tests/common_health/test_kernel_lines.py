@@ -113,9 +113,21 @@ def test_a_long_line_takes_no_long_time(line: str) -> None:
 
 
 def test_what_stands_behind_the_longest_line_is_not_read() -> None:
-    line = "NVRM: Xid (PCI:0000:3b:00): 43"
-    assert parse_line("x" * (MAX_LINE - len(line)) + line, AT) is not None
-    assert parse_line("x" * MAX_LINE + line, AT) is None
+    begin, end = "NVRM: Xid (PCI:0000:3b:00): 145, ", "fatal"
+    for filler, fatal in ((MAX_LINE - len(begin + end), True), (MAX_LINE, False)):
+        event = parse_line(begin + " " * filler + end, AT)
+        assert event is not None
+        assert event.fatal is fatal
+
+
+NAMED = ["NVRM: Xid (PCI:0000:3b:00): 79, x", "nvidia-nvswitch0: SXid (PCI:0000:3b:00.0): 12020, Fatal", *OFF_BUS]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_control_groups_name_in_another_line_is_no_word_of_the_driver(name: str) -> None:
+    assert parse_line(name, AT) is not None
+    assert parse_line(f"<6>[   12.000001] {name}", AT) is not None
+    assert parse_line(f"oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/user.slice/{name},task=sh,pid=7", AT) is None
 
 
 def said(source: str, after_s: float = 0.0, code: int = 79, gpu: str = "GPU-0", *, fatal: bool = False) -> GpuEvent:

@@ -83,7 +83,7 @@ def test_what_begins_changes_and_ends_and_what_the_node_would_have_done() -> Non
         *((600.0 * n, "changed", "xid-contained", "note", "note") for n in range(2, 5)),
         (3000, "changed", "xid-contained", "drain", "drain"),
         (3360, "ended", "persistence-off", "note", "drain"),
-        (6600, "ended", "xid-contained", "drain", None),
+        (87_000, "ended", "xid-contained", "drain", None),
     ]
 
 

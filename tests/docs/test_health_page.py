@@ -26,7 +26,8 @@ def of_reading(rule: Rule) -> tuple[str, str]:
     lasting = f" for {span(rule.for_s)}" if rule.for_s else ""
     share = f" in {rule.share:.0%} of {span(rule.over_s)}" if rule.share is not None else ""
     grown = f" more within {span(rule.growth_over_s)}" if rule.growth_over_s else ""
-    return f"`{rule.reading}`", f"{rule.when}{'' if unit == '1' else f' {unit}'}{lasting}{share}{grown}"
+    over = "" if rule.clear_s == ReadingRule.model_fields["clear_s"].default else f"; over after {span(rule.clear_s)}"
+    return f"`{rule.reading}`", f"{rule.when}{'' if unit == '1' else f' {unit}'}{lasting}{share}{grown}{over}"
 
 
 def of_event(rule: EventRule) -> tuple[str, str]:

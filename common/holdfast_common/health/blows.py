@@ -22,17 +22,18 @@ class Blow:
     code: int = 0
     text: str = ""
     jobs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
-    """When, and the job that the event is blamed on (0: not known)."""
+    """When, at last, and the job that the event is blamed on (0: not known)."""
 
-    def take(self, rule: EventRule, event: GpuEvent) -> bool:
-        """Take an event in; return whether it is new trouble."""
+    def take(self, event: GpuEvent, *, stands: bool) -> bool:
+        """Take an event in; return whether it is new trouble. `stands`: the finding did when it came."""
         fresh = self.count == 0 or event.at - self.last_at > BURST_S
-        if not self.stands(rule, event.at):
+        if not stands:
             self.first_at, self.count = event.at, 0
         self.count += 1
         self.first_at, self.last_at = min(self.first_at, event.at), max(self.last_at, event.at)
         self.code, self.text = event.code, event.text
-        self.jobs.append((event.at, event.job_id))
+        again = self.jobs.pop()[0] if self.jobs and self.jobs[-1][1] == event.job_id else event.at
+        self.jobs.append((max(again, event.at), event.job_id))  # one job's many lines must not push out another job
         return fresh
 
     def stands(self, rule: EventRule, now: float) -> bool:
@@ -68,5 +69,8 @@ class Strikes:
 
     def action(self, rule: Rule, now: float) -> Action:
         """Return the action that it has come to."""
-        strikes = rule.strikes
-        return strikes.action if strikes is not None and self.count(rule, now) >= strikes.count else rule.action
+        return rule.strikes.action if rule.strikes is not None and self.are_enough(rule, now) else rule.action
+
+    def are_enough(self, rule: Rule, now: float) -> bool:
+        """Whether the graver action holds."""
+        return rule.strikes is not None and self.count(rule, now) >= rule.strikes.count

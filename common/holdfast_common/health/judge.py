@@ -36,8 +36,10 @@ class Judge:
         self._strikes: dict[Place, Strikes] = {}
 
     def use(self, rules: Rules) -> None:
-        """Judge by other rules from now on; what is remembered of a rule stays where one of its name and sort is among them."""
-        readings, events = {rule.name for rule in rules.reading}, {rule.name for rule in rules.event}
+        """Judge by other rules from now on; what is remembered of a rule stays where one of its name judges the same reading or kind."""
+        known = {(rule.name, rule.reading) for rule in self._rules.reading} | {(rule.name, rule.kind) for rule in self._rules.event}
+        readings = {rule.name for rule in rules.reading if (rule.name, rule.reading) in known}
+        events = {rule.name for rule in rules.event if (rule.name, rule.kind) in known}
         self._rules = rules
         self._levels = {place: level for place, level in self._levels.items() if place[0] in readings}
         self._blows = {place: blow for place, blow in self._blows.items() if place[0] in events}
@@ -66,7 +68,7 @@ class Judge:
             if not self._has_room():
                 return
             blow = self._blows[place] = Blow(event.at, event.at)
-        if blow.take(rule, event):
+        if blow.take(event, stands=self._stands(rule, place, event.at)):
             self._strike(place, event.at)
 
     def resolve(self, rule: str, gpu: str, at: float) -> None:
@@ -125,7 +127,7 @@ class Judge:
         own_fault = {rule.name: self._own_fault(rule, now) for rule in self._rules.event if rule.blame == "either"}
         for place, blow in self._blows.items():
             rule = rules[place[0]]
-            if not blow.stands(rule, now):
+            if not self._stands(rule, place, now):
                 continue
             if rule.blame == "gpu":
                 yield self._finding(rule, place, blow.first_at, now, _event_text(rule, blow))
@@ -133,6 +135,10 @@ class Judge:
                 yield self._shared_blame(rule, place, now, own_fault.get(rule.name, {}))
         for name, jobs in own_fault.items():
             yield from self._blamed_jobs(rules[name], now, jobs)
+
+    def _stands(self, rule: EventRule, place: Place, now: float) -> bool:
+        """Whether a finding stands: for its time, and as long as its strikes ask for the graver action."""
+        return self._blows[place].stands(rule, now) or self._strikes.get(place, Strikes()).are_enough(rule, now)
 
     def _shared_blame(self, rule: EventRule, place: Place, now: float, own_fault: Mapping[int, int]) -> Finding:
         blow = self._blows[place]

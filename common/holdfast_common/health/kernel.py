@@ -1,6 +1,7 @@
 """What NVIDIA's driver writes into the kernel's log: XIDs, SXids of NVSwitches, and GPUs that have fallen off the bus.
 
-The forms are those of the driver's releases since 2014, as quoted in NVIDIA's "XID Errors" and the Fabric Manager's user guide.
+The forms are those of the driver's releases since 2014, as quoted in NVIDIA's "XID Errors" and the Fabric Manager's user guide. A line
+must begin with them: lines of others have names in them that users choose, such as that of a control group whose memory is used up.
 """
 
 import re
@@ -9,9 +10,10 @@ from holdfast_common.health.model import GpuEvent
 
 MAX_LINE = 2000
 _PCI = r"(?:PCI:)?([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-9a-fA-F])?)"
-_XID = re.compile(rf"NVRM: Xid \({_PCI}(?:[^()]{{0,80}})?\): (\d{{1,6}})(?:,|\b)(.*)")
-_SXID = re.compile(rf"SXid \({_PCI}\): (\d{{1,6}}),?(.*)")
-_OFF_BUS = re.compile(rf"NVRM: (?:The )?GPU (?:at )?{_PCI}:? ?.{{0,80}}fallen off the bus")
+_BEGIN = r"(?:<\d{1,3}>)?(?:\[ {0,12}\d{1,10}\.\d{1,9}\] ?)?"
+_XID = re.compile(rf"{_BEGIN}NVRM: Xid \({_PCI}(?:[^()]{{0,80}})?\): (\d{{1,6}})(?:,|\b)(.*)")
+_SXID = re.compile(rf"{_BEGIN}(?:nvidia-)?nvswitch\d{{0,3}}: SXid \({_PCI}\): (\d{{1,6}}),?(.*)")
+_OFF_BUS = re.compile(rf"{_BEGIN}NVRM: (?:The )?GPU (?:at )?{_PCI}:? ?.{{0,80}}fallen off the bus")
 _PID = re.compile(r"\bpid='?(\d{1,10})'?")
 _NAME = re.compile(r"\bname=([^,]{1,64})")
 _FATAL = re.compile(r"(?<![-\w])fatal\b", re.IGNORECASE)
@@ -24,7 +26,7 @@ def parse_line(text: str, at: float) -> GpuEvent | None:
     if "NVRM" not in text and "SXid" not in text:
         return None
     shown = "".join(char for char in text if char.isprintable())[:400]
-    match = _XID.search(text)
+    match = _XID.match(text)
     if match is not None:
         rest = match[3]
         pid, name = _PID.search(rest), _NAME.search(rest)
@@ -38,10 +40,10 @@ def parse_line(text: str, at: float) -> GpuEvent | None:
             pid=int(pid[1]) if pid else 0,
             process="".join(char for char in name[1].strip() if char.isprintable()) if name else "",
         )
-    match = _SXID.search(text)
+    match = _SXID.match(text)
     if match is not None:
         return GpuEvent(at, "sxid", int(match[2]), _address(match[1]), shown, fatal=_is_fatal(match[3]))
-    match = _OFF_BUS.search(text)
+    match = _OFF_BUS.match(text)
     if match is not None:
         return GpuEvent(at, "off_bus", 0, _address(match[1]), shown, fatal=True)
     return None

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -24,6 +25,14 @@ Verdict = Annotated[Action, Field(strict=False)]
 Codes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(strict=False, max_length=200)]
 
 _CONDITION = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(-?\d{1,15}(?:\.\d{1,9})?)\s*|\s*in((?:\s+\d{1,9}){1,20})\s*")
+_COMPARES: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 def _condition(text: str) -> str:
@@ -79,19 +88,17 @@ class ReadingRule(Rule):
 
     def holds(self, value: float) -> bool:
         """Whether the condition holds for a value (or a growth)."""
+        return self._test(value)
+
+    @cached_property
+    def _test(self) -> Callable[[float], bool]:
         match = _CONDITION.fullmatch(self.when)
         assert match is not None
         if match[3] is not None:
-            return value in {float(word) for word in match[3].split()}
-        limit = float(match[2])
-        return {
-            ">=": value >= limit,
-            "<=": value <= limit,
-            ">": value > limit,
-            "<": value < limit,
-            "==": value == limit,
-            "!=": value != limit,
-        }[match[1]]
+            values = frozenset(float(word) for word in match[3].split())
+            return lambda value: value in values
+        compare, limit = _COMPARES[match[1]], float(match[2])
+        return lambda value: compare(value, limit)
 
 
 class EventRule(Rule):
@@ -191,6 +198,8 @@ def _window_faults(where: str, raw: Mapping[str, Any]) -> Iterator[str]:
 
 def _strike_faults(where: str, raw: Mapping[str, Any]) -> Iterator[str]:
     strikes = raw.get("strikes")
+    if isinstance(strikes, dict) and raw.get("blame", "gpu") != "gpu":
+        yield f"{where}.strikes: go with blame = 'gpu' only: one faulty program would have a GPU drained; blame = 'either' counts jobs"
     try:
         graver = isinstance(strikes, dict) and Action(strikes["action"]).rank <= Action(raw["action"]).rank
     except (KeyError, ValueError, TypeError):
