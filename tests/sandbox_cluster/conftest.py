@@ -17,7 +17,8 @@ RESUME = """\
 for node in $(scontrol show hostnames "$1"); do
   dir={root}/cloud/instances/i-$node
   mkdir -p "$dir"
-  export HOLDFAST_SANDBOX_INSTANCE_ID="i-$node" HOLDFAST_SANDBOX_METADATA_URL=http://127.0.0.1:9/ HOLDFAST_SANDBOX_INSTANCE_DIR="$dir"
+  export HOLDFAST_SANDBOX_INSTANCE_ID="i-$node" HOLDFAST_SANDBOX_INSTANCE_IP=127.0.0.1
+  export HOLDFAST_SANDBOX_METADATA_URL=http://127.0.0.1:9/ HOLDFAST_SANDBOX_INSTANCE_DIR="$dir"
   export HOLDFAST_SANDBOX_DIR={root} HOLDFAST_SANDBOX_ETC={root}/etc HOLDFAST_SANDBOX_AGENT="/bin/sh {root}/etc/test-agent.sh"
   setsid unshare --pid --mount --uts --fork --kill-child=KILL --mount-proc -- /bin/sh {scripts}/init.sh >/dev/null 2>&1 &
   outer=$!

@@ -5,7 +5,8 @@
 # A file $HOLDFAST_SANDBOX_INSTANCE_DIR/no-agent keeps a dead agent from being started again; a file reboot there, as the agent
 # dies, ends all that runs and what /run held, and gives the machine another boot id.
 set -u
-: "${HOLDFAST_SANDBOX_INSTANCE_ID:?}" "${HOLDFAST_SANDBOX_INSTANCE_IP:?}" "${HOLDFAST_SANDBOX_METADATA_URL:?}" "${HOLDFAST_SANDBOX_INSTANCE_DIR:?}"
+: "${HOLDFAST_SANDBOX_INSTANCE_ID:?}" "${HOLDFAST_SANDBOX_INSTANCE_IP:?}" "${HOLDFAST_SANDBOX_METADATA_URL:?}"
+: "${HOLDFAST_SANDBOX_INSTANCE_DIR:?}"
 : "${HOLDFAST_SANDBOX_ETC:?}" "${HOLDFAST_SANDBOX_AGENT:?}"
 dir=$HOLDFAST_SANDBOX_INSTANCE_DIR
 cd "$dir" || exit 1
@@ -19,7 +20,8 @@ mount --bind "$HOLDFAST_SANDBOX_ETC/hosts" /etc/hosts || fail "cannot mount /etc
 hostname "$HOLDFAST_SANDBOX_INSTANCE_ID" || fail "cannot set the host name"
 if [ -e "$HOLDFAST_SANDBOX_ETC/agent.toml.in" ]; then
   sed -e "s|@INSTANCE_ID@|$HOLDFAST_SANDBOX_INSTANCE_ID|g" -e "s|@METADATA_URL@|$HOLDFAST_SANDBOX_METADATA_URL|g" \
-    -e "s|@INSTANCE_IP@|$HOLDFAST_SANDBOX_INSTANCE_IP|g" -e "s|@INSTANCE_DIR@|$dir|g" "$HOLDFAST_SANDBOX_ETC/agent.toml.in" >"$dir/agent.toml" || fail "cannot write agent.toml"
+    -e "s|@INSTANCE_IP@|$HOLDFAST_SANDBOX_INSTANCE_IP|g" -e "s|@INSTANCE_DIR@|$dir|g" \
+    "$HOLDFAST_SANDBOX_ETC/agent.toml.in" >"$dir/agent.toml" || fail "cannot write agent.toml"
 fi
 if [ -n "${HOLDFAST_SANDBOX_GPU_PROFILE:-}" ]; then
   "$HOLDFAST_SANDBOX_PYTHON" -m holdfast_sandbox.machine_gpus \
