@@ -55,6 +55,8 @@ class Kept(BaseModel):
     gpus: int = 0
     gpu_model: str = ""
     deep_check_level: int = 0
+    noted: bool = False
+    """The policy has nothing done about what rules find."""
     quick_check: str = ""
     deep_check: str = ""
     deep_findings: list[dict[str, Any]] = Field(default_factory=list)

@@ -137,7 +137,8 @@ class HealthWatch:
     @property
     def deep_check_level(self) -> int:
         """Of `dcgmi diag`, as the controller wants it before slurmd is started; 0: none, or it has passed in this boot."""
-        return 0 if self._memory.kept.deep_check == PASSED else self._memory.kept.deep_check_level
+        kept = self._memory.kept
+        return 0 if kept.noted or kept.deep_check == PASSED else kept.deep_check_level
 
     def snapshot(self) -> Snapshot:
         """Return all of it."""
@@ -238,9 +239,9 @@ class HealthWatch:
     def on_welcome(self, welcome: pb.Welcome) -> None:
         """Take what the node should have, and say again how it is."""
         kept = self._memory.kept
-        told = (min(welcome.gpus, 1024), welcome.gpu_model[:256], welcome.deep_check_level)
-        if told != (kept.gpus, kept.gpu_model, kept.deep_check_level):
-            kept.gpus, kept.gpu_model, kept.deep_check_level = told
+        told = (min(welcome.gpus, 1024), welcome.gpu_model[:256], welcome.deep_check_level, welcome.health_noted)
+        if told != (kept.gpus, kept.gpu_model, kept.deep_check_level, kept.noted):
+            kept.gpus, kept.gpu_model, kept.deep_check_level, kept.noted = told
             self._wanted = self._wants_gpus(kept.gpus)
             self._state_nvml()
             self._judging.save()
@@ -271,7 +272,7 @@ class HealthWatch:
     # Before slurmd is started
 
     async def quick_check(self, *, anew: bool = False) -> str:
-        """Return `passed` once all has been read and nothing is graver than a note; else what is.
+        """Return `passed` once all has been read and nothing is graver than a note, or the policy has nothing done about it; else what is.
 
         It takes `quick_check_s` at most. What cannot be read by then says nothing, unless the node should have GPUs. `anew`: what was
         read before does not count.
@@ -285,7 +286,7 @@ class HealthWatch:
             reason = f"NVML has not told of the GPUs within {self._quick_check_s:g} s"
         reason = reason or PASSED
         self.set_quick_check(reason)
-        return reason
+        return PASSED if self._memory.kept.noted else reason
 
     def set_quick_check(self, result: str) -> None:
         """Say what came of the quick check."""

@@ -517,6 +517,7 @@ class Welcome(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     GPU_MODEL_FIELD_NUMBER: _builtins.int
     DEEP_CHECK_LEVEL_FIELD_NUMBER: _builtins.int
+    HEALTH_NOTED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     cluster: _builtins.str
     market: _builtins.str
@@ -527,6 +528,8 @@ class Welcome(_message.Message):
     gpu_model: _builtins.str
     deep_check_level: _builtins.int
     """of `dcgmi diag -r`, before slurmd is started; 0: none"""
+    health_noted: _builtins.bool
+    """the policy has nothing done about what rules find: no check keeps slurmd from being started"""
     def __init__(
         self,
         *,
@@ -537,10 +540,11 @@ class Welcome(_message.Message):
         gpus: _builtins.int = ...,
         gpu_model: _builtins.str = ...,
         deep_check_level: _builtins.int = ...,
+        health_noted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "deep_check_level", b"deep_check_level", "gpu_model", b"gpu_model", "gpus", b"gpus", "heartbeat_s", b"heartbeat_s", "market", b"market", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "deep_check_level", b"deep_check_level", "gpu_model", b"gpu_model", "gpus", b"gpus", "health_noted", b"health_noted", "heartbeat_s", b"heartbeat_s", "market", b"market", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
