@@ -84,7 +84,7 @@ async def test_a_finding_stands_for_as_long_as_it_does_and_what_cannot_be_judged
     stands = await begin(Health(["xid_79: XID 79"], (BAD,)), clock)
     unclear = Health(["NVML has not told of the GPUs within 20 s"])
     waits = await begin(unclear, clock)
-    await clock.advance(179)
+    await clock.advance(299)
     assert not waits.done()
     await clock.advance(2)
     assert waits.done()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from holdfast_common.clock import VirtualClock, settle
-from holdfast_common.health.model import Action, Finding
+from holdfast_common.health.model import Action, Finding, Sample
 from holdfast_nodeagent.gpu.inventory import Inventory
 from holdfast_nodeagent.health.fake_node import XID_LINE, FakeNode
 from holdfast_protos.v1 import agent_pb2 as pb
@@ -101,3 +101,47 @@ async def test_a_deep_check_is_run_once_a_boot_and_its_failure_stands_until_it_i
     await bed.again()
     bed.watch.on_welcome(pb.Welcome(node="spot-1", deep_check_level=2))
     assert bed.watch.deep_check_level == 0
+
+
+@pytest.mark.parametrize("late", ["driver", "fabric", "store", "clock"])
+async def test_what_comes_late_after_a_boot_keeps_slurmd_waiting_and_is_no_finding(tmp_path: Path, inventory: Inventory, late: str) -> None:
+    clock = VirtualClock(30.0)
+    bed = FakeNode(tmp_path, clock, inventory)
+    bed.mounts = [tmp_path / "store"] if late == "store" else []
+    bed.make()
+    await bed.start()
+    bed.watch.on_welcome(pb.Welcome(node="spot-1", gpus=2, gpu_model="H100"))
+
+    async def minute() -> None:
+        for _ in range(4):
+            if late == "driver":
+                bed.watch.on_unavailable("Driver Not Loaded")
+            else:
+                bed.read_all()
+                bed.tier("medium", *(Sample(clock.now(), "fabric_unhealthy", 1.0, gpu.uuid) for gpu in inventory.gpus if late == "fabric"))
+            if late == "clock":
+                bed.watch.on_sent(clock.now() - 200)
+            await clock.advance(15)
+
+    await minute()
+    await minute()
+    assert await bed.watch.quick_check() != "passed"
+    assert bed.rules() == {}
+    await minute()
+    await minute()
+    assert bed.rules() == {
+        "driver": {"nvml-unavailable": "drain"},
+        "fabric": {"fabric-unhealthy": "evacuate"},
+        "store": {"checkpoint-store": "drain"},
+        "clock": {"clock-far-off": "drain", "clock-skew": "note"},
+    }.get(late)
+    await bed.stop()
+
+
+async def test_a_gpu_that_is_lost_is_a_finding_at_any_time(tmp_path: Path, inventory: Inventory) -> None:
+    bed = FakeNode(tmp_path, VirtualClock(30.0), inventory)
+    await bed.start()
+    bed.read_all()
+    bed.tier("fast", Sample(30.0, "up", 0.0, "GPU-0"))
+    assert bed.rules() == {"gpu-lost": "evacuate"}
+    await bed.stop()

@@ -11,9 +11,9 @@ from holdfast_nodeagent.health.watch import PASSED
 
 RETRY_S = 10.0
 """Between two checks of a node that has not passed: what was wrong may pass by itself, or an admin says so."""
-PATIENCE_S = 180.0
-"""A node that cannot be judged for this long, and of which no rule says anything, gets its jobs: unknown is not dead. NVML that hangs has
-been a finding for a minute by then."""
+PATIENCE_S = 300.0
+"""A node that cannot be judged for this long, and of which no rule says anything, gets its jobs: unknown is not dead. What comes late after
+a boot (judging.BOOT_S) has been a finding for a minute by then."""
 
 log = logging.getLogger(__name__)
 

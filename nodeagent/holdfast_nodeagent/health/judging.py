@@ -15,6 +15,14 @@ from holdfast_nodeagent.health.messages import essence, health_message
 from holdfast_nodeagent.health.snapshot import Snapshot
 from holdfast_nodeagent.health.verdict_file import RENEW_S, VerdictFile
 
+BOOT_S = 180.0
+"""So long after the machine's boot, drivers are loaded, fabrics are made, stores are mounted and clocks are set …"""
+COMES_LATE = frozenset(
+    {"nvml_unavailable", "nvml_missed_heartbeats", "gpus_missing", "fabric_unhealthy", "checkpoint_store_missing", "clock_skew_seconds"}
+)
+"""… and these readings make no finding: a new machine would be given up for what is not there yet, and so would the next one. Meanwhile
+they keep slurmd from being started (`objection`)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -62,8 +70,10 @@ class Judging:
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Take readings."""
+        booting = self._clock.monotonic() < BOOT_S  # a machine's clock counts from its boot
         for sample in samples:
-            self._judge.take(sample)
+            if not (booting and sample.name in COMES_LATE):
+                self._judge.take(sample)
 
     def hear(self, event: GpuEvent) -> None:
         """Take an event."""
