@@ -53,7 +53,7 @@ class Health:
             if job.crashed_at is None or not here or (fake is not None and fake.state != "FAILED"):
                 continue
             if not self.said or world.journal_lost_at >= job.crashed_at:
-                job.over = True
+                job.over = job.unsure = True  # unless the word was on its way
 
     @property
     def condemned_since(self) -> float | None:
@@ -79,12 +79,15 @@ def crash(world: "World", job: "SimJob") -> None:
     """Its program fails, as at a CUDA error."""
     if job.running is not None and not world.slurm.engine.away:
         job.crashed_at = world.clock.now()
+        job.over = job.over or job.how.lost_with_node
         world.slurm_call(lambda: world.slurm.finish(job.key, 1))
 
 
 def begins(world: "World", job: "SimJob", attempt: "Attempt") -> None:
-    """Note a job that begins on a machine which is known to be sick."""
+    """Note a job that begins on a machine which is known to be sick, and that could have been requeued while it waited for others."""
     now = world.clock.now()
+    if job.how.lost_with_node:
+        return
     for machine in attempt.machines:
         since = machine.health.condemned_since
         if since is None or world.controller is None or not machine.health.said:

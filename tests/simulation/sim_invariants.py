@@ -60,6 +60,8 @@ def at_rest(world: World) -> list[str]:
         node = world.slurm.fake_node(machine.registered) if machine.registered else None
         if machine.hung or node is None or node.power != "on":
             found.append(f"{machine.iid} is an orphan: {machine.name or 'no name'}, {node.view() if node else 'never registered'}")
+        if machine.well and not machine.health.fit:
+            found.append(f"{machine.iid} is sick, and has not ended")
     found += [fault for node in world.slurm.engine.fleet.values() if (fault := _fault_of(world, node))]
     found += [fault for job in world.slurm.engine.queue.values() if (fault := _left_on(job))]
     found += [fault for launch in world.fleet.launches.values() if (fault := _unsettled(world, launch))]

@@ -77,6 +77,8 @@ class SimJob:
     attempts: list[Attempt] = field(default_factory=list)
     crashed_at: float | None = None
     """When its program failed last because of a sick machine."""
+    unsure: bool = False
+    """It has failed for good, unless the agent's last word, of which nobody knows whether it came, has it run again."""
     over: bool = False
     """Cancelled by its user, or lost where it could not be requeued."""
 
@@ -112,6 +114,8 @@ class Training:
     def began(self, fake: "FakeJob") -> None:
         """The batch script begins."""
         job = self.jobs[fake.key]
+        if job.unsure:
+            job.over = job.unsure = False
         if job.finished:
             self.world.wrong(f"job {job.key} runs again (attempt {fake.restarts}) although it had finished")
         if job.running is not None:

@@ -302,7 +302,10 @@ class World:
         return made
 
     def cancel(self, job: SimJob) -> None:
-        """The user cancels a job."""
+        """The user cancels a job; one that has failed, and may be run again, stays as it is."""
+        fake = self.slurm.engine.queue.get(job.key)
+        if fake is not None and fake.state in ENDED:
+            return
         job.over = True
         self.slurm_call(lambda: self.slurm.cancel(job.key))
 
