@@ -65,6 +65,19 @@ def test_a_rule_that_blames_jobs_names_them_and_notes() -> None:
     assert (finding.rule, finding.action, finding.job_ids, finding.text) == ("xid-restart", Action.NOTE, (7,), "XID 69, of job 7")
 
 
+def test_one_faulty_program_that_is_started_again_and_again_is_not_held_against_a_gpu() -> None:
+    again = [xid(0, 7, 300 * n, code=69) for n in range(20)]
+    assert seen(*again, after_s=6000) == {("GPU-0", "note", (7,))}
+    four = [xid(0, job_id, 6000 + 300 * job_id, code=69) for job_id in (8, 9, 10)]
+    assert seen(*again, *four, after_s=9900) == {("GPU-0", "note", (7, 8, 9, 10))}
+    assert seen(*again, *four, xid(0, 11, 9800, code=69), after_s=9900) == {("GPU-0", "drain", ())}
+
+
+def test_many_lines_of_one_job_do_not_push_out_another() -> None:
+    flood = [xid(0, 8, 10 + n * 0.01) for n in range(2000)]
+    assert seen(xid(0, 7), *flood) == {("GPU-0", "drain", ())}
+
+
 def test_of_many_jobs_eight_are_named() -> None:
     (finding,) = findings(*(xid(0, job_id, job_id) for job_id in range(1, 12)))
     assert finding.text.endswith("under 11 jobs: 1, 2, 3, 4, 5, 6, 7, 8 and 3 more")

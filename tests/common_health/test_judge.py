@@ -77,6 +77,26 @@ def test_a_reading_from_before_the_newest_is_not_taken() -> None:
     assert found(told(Judge(rules(HOT)), *HELD, heat(-100, 20.0), heat(-10, 20.0)), 61)
 
 
+def test_a_clock_that_was_set_back_stops_no_rule() -> None:
+    back_s = -2_000_000
+    judge = told(Judge(rules(HOT)), *HELD, heat(back_s, 80.0))
+    assert found(judge, back_s)[0].since == T0 + back_s
+    assert not found(told(judge, heat(back_s + 30, 80.0)), back_s + 30)
+    assert found(told(judge, heat(back_s + 40), heat(back_s + 100)), back_s + 100)
+
+
+def test_a_value_that_is_no_number_is_as_one_that_failed() -> None:
+    for value in (float("nan"), float("inf")):
+        judge = told(Judge(rules(HOT)), *HELD, heat(90, value), heat(150, value))
+        assert [each.text for each in found(judge, 150)] == ["temperature_celsius 95 celsius"]
+        assert judge.saved()["levels"][0]["value"] == 95.0
+
+
+def test_a_finding_shows_what_was_read_when_it_held_last() -> None:
+    judge = told(Judge(rules(HOT)), *HELD, heat(70, 80.0))
+    assert [each.text for each in found(judge, 71)] == ["temperature_celsius 95 celsius"]
+
+
 def test_a_share_is_known_once_its_window_is_covered() -> None:
     judge = Judge(rules(SHARE))
     for after_s in range(0, 90, 5):
@@ -84,6 +104,14 @@ def test_a_share_is_known_once_its_window_is_covered() -> None:
         assert not found(judge, after_s)
     judge.take(Sample(T0 + 90, "clock_sw_thermal", 1.0, GPU))
     assert found(judge, 90)[0].text == "clock_sw_thermal in 100% of the last 100 s"
+
+
+def test_a_share_of_readings_with_a_hole_is_not_known() -> None:
+    ends = [*range(0, 20, 5), *range(80, 101, 5)]
+    judge = told(Judge(rules(SHARE)), *(Sample(T0 + at, "clock_sw_thermal", 1.0, GPU) for at in ends))
+    assert not found(judge, 100)
+    whole = [*range(0, 20, 5), 35, 60, *range(80, 101, 5)]
+    assert found(told(Judge(rules(SHARE)), *(Sample(T0 + at, "clock_sw_thermal", 1.0, GPU) for at in whole)), 100)
 
 
 def test_a_counter_that_restarts_has_not_grown_and_what_it_grows_after_that_counts() -> None:
@@ -126,6 +154,16 @@ def test_what_comes_after_a_finding_has_ended_is_a_new_one() -> None:
     assert (finding.since, finding.text, finding.strikes) == (T0 + 500, "XID 43", 2)
 
 
+def test_the_graver_action_stands_as_long_as_its_strikes_count() -> None:
+    judge = told(Judge(rules(XID + "stands_s = 60\n", ESCALATES)), xid(0), xid(600), xid(1200))
+    for after_s in (1200, 1261, 3600):
+        assert [(each.action, each.since) for each in found(judge, after_s)] == [(Action.REPLACE, T0 + 1200)]
+    told(judge, xid(1500))
+    assert [(each.action, each.since) for each in found(judge, 1500)] == [(Action.REPLACE, T0 + 1200)]
+    assert [each.strikes for each in found(judge, 3601)] == [3]
+    assert not found(judge, 4201)
+
+
 def test_strikes_are_counted_per_gpu_and_forgotten_after_their_time() -> None:
     judge = told(Judge(rules(XID, ESCALATES)), xid(0), xid(600), xid(1200, gpu="GPU-1"), xid(1200))
     assert {(each.gpu, each.action, each.strikes) for each in found(judge, 1200)} == {(GPU, "replace", 3), ("GPU-1", "note", 1)}
@@ -157,6 +195,12 @@ def test_other_rules_keep_what_is_known_under_a_name() -> None:
     judge.use(rules(HOT.replace('"hot"', '"warm"')))
     assert not found(judge, 61)
     assert found(told(judge, heat(70), heat(130)), 130)[0].rule == "warm"
+
+
+def test_a_rule_that_now_judges_another_reading_begins_anew() -> None:
+    judge = told(Judge(rules(GROWS)), *(Sample(T0 + at, "pcie_replays", 0.0, GPU) for at in (0, 30)))
+    judge.use(rules(GROWS.replace("pcie_replays", "nvlink_crc_errors")))
+    assert not found(told(judge, Sample(T0 + 60, "nvlink_crc_errors", 9e9, GPU)), 60)
 
 
 def test_a_name_that_is_now_of_another_sort_of_rule_keeps_nothing() -> None:

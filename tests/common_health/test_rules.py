@@ -34,6 +34,12 @@ FAULTS = {
     "a time of no share": (reading(more="over_s = 60\n"), "reading[0]", "share and over_s belong together"),
     "two sorts of time": (reading(more="for_s = 5\ngrowth_over_s = 60\n"), "reading[0]", "only one of for_s, share and growth_over_s"),
     "strikes that are not graver": (event(more=STRIKES.format(action="drain")), "event[0].strikes.action", "must be graver"),
+    "a window that is too long": (reading(more="growth_over_s = 86400\n"), "reading[0].growth_over_s", "at most 10000 s of up"),
+    "strikes of a job": (
+        event(more='blame = "job"\n' + STRIKES.format(action="replace")),
+        "event[0].strikes",
+        "one faulty program would have a GPU drained",
+    ),
     "a code of two rules": (
         event("a", "codes = [79]\n") + event("b", "codes = [48, 79]\n"),
         "event[1].codes",

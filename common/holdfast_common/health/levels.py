@@ -1,14 +1,14 @@
 """One reading rule for one GPU or node: when it begins to hold, and when it is over. Pure; times are the samples' own, Unix seconds."""
 
 import itertools
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from holdfast_common.health.catalogue import READINGS, TIER_S
 from holdfast_common.health.model import Sample
-from holdfast_common.health.rules import ReadingRule
+from holdfast_common.health.rules import MOST_SAMPLES, ReadingRule
 
-MOST_SAMPLES = 2000
 COVERED = 0.9
 """A share is known once the readings span so much of its window …"""
 MOST_HOLE = 0.25
@@ -43,7 +43,7 @@ class Level:
         if sample.state == "unsupported":
             self._quiet(rule, sample.at)
             return False
-        if sample.state != "ok" or sample.value is None or sample.at < self.read_at:
+        if sample.state != "ok" or sample.value is None or not math.isfinite(sample.value) or sample.at < self.read_at:
             return False
         if sample.at - self.read_at > UNREAD_S:
             self.forget()  # else a good reading would bring back what was dropped

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from holdfast_common.health.blows import MOST_EVENTS, MOST_STRIKES, Blow, Strikes
-from holdfast_common.health.levels import MOST_SAMPLES, Level
+from holdfast_common.health.levels import Level
+from holdfast_common.health.rules import MOST_SAMPLES
 from holdfast_common.settings import Section
 
 Word = Annotated[str, Field(max_length=200)]

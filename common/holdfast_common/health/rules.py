@@ -13,9 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from holdfast_common.errors import ConfigError
-from holdfast_common.health.catalogue import READINGS
+from holdfast_common.health.catalogue import READINGS, TIER_S
 from holdfast_common.health.model import Action
 from holdfast_common.settings import Section, did_you_mean, parse_toml, validated, worded
+
+MOST_SAMPLES = 2000
+"""So many readings are remembered for a share or a growth."""
 
 RuleName = Annotated[str, worded(r"[a-z][a-z0-9-]{0,47}", "write 1 to 48 of a-z, 0-9 and -, a letter first")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
@@ -194,6 +197,12 @@ def _window_faults(where: str, raw: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}: share and over_s belong together: in which share of the readings, and of how long"
     if sum(bool(raw.get(key)) for key in ("for_s", "share", "growth_over_s")) > 1:
         yield f"{where}: only one of for_s, share and growth_over_s can be given"
+    reading = READINGS.get(str(raw.get("reading")))
+    most_s = MOST_SAMPLES * TIER_S[reading.tier] if reading is not None else float("inf")
+    for key in ("over_s", "growth_over_s"):
+        if isinstance(raw.get(key), int | float) and raw[key] > most_s:
+            every_s = most_s / MOST_SAMPLES
+            yield f"{where}.{key}: at most {most_s:.0f} s of {raw['reading']} (read every {every_s:.0f} s) are remembered"
 
 
 def _strike_faults(where: str, raw: Mapping[str, Any]) -> Iterator[str]:
