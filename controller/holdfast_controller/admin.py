@@ -216,6 +216,7 @@ class AdminService(HealthCalls):
             revision = self._policies.check(request.toml)
             if not request.check_only:
                 self._policies.set(request.toml, self._fleet)
+                self._hub.tell_policy()
                 await self._reactor.record(PolicySet(self._clock.now(), revision))
         except ConfigError as error:
             return admin_pb2.PolicyReply(toml=request.toml, revision=current, faults=error.faults)

@@ -48,6 +48,8 @@ class Stream:
         self.acks: dict[str, asyncio.Future[int]] = {}
         self.seen: dict[str, None] = {}
         self.told: risk.Told | None = None
+        self.welcome: agent_pb2.Welcome | None = None
+        """What it was told of its node; None: it has none yet."""
 
     def put(self, message: agent_pb2.ControllerMessage) -> None:
         """Send the message; an agent that reads nothing loses its stream."""
@@ -121,14 +123,28 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
     # -- what the effects call --------------------------------------------------------------------------------------------------
 
     async def welcome(self, instance_id: str, node: str) -> None:
-        """Tell the agent its node's name."""
+        """Tell the agent its node's name, and what the policy says of the node."""
+        known, stream = self._welcome(instance_id, node), self._streams.get(instance_id)
+        if stream is not None:
+            stream.welcome = known
+        await self._send(instance_id, welcome=known)
+
+    def _welcome(self, instance_id: str, node: str) -> agent_pb2.Welcome:
         market = risk.market(self._reactor.fleet, instance_id) or ""
         known = agent_pb2.Welcome(node=node, cluster=self._cluster, market=market, heartbeat_s=self._heartbeat_s)
         plan = self.plan(node)
         if plan is not None:
             known.gpus, known.gpu_model = plan.shape.gpus, plan.shape.gpu_model
-            known.deep_check_level = plan.health.deep_check_level
-        await self._send(instance_id, welcome=known)
+            known.deep_check_level, known.health_noted = plan.health.deep_check_level, not plan.health.act
+        return known
+
+    def tell_policy(self) -> None:
+        """Tell agents what another policy says of their nodes, where that is something else: a wrong one may hold them up."""
+        for stream in self._streams.values():
+            known = self._welcome(stream.instance_id, stream.welcome.node) if stream.welcome is not None else None
+            if known is not None and known != stream.welcome:
+                stream.welcome = known
+                stream.put(self._message(welcome=known))
 
     async def prepare(self, instance_id: str, job_ids: tuple[int, ...], notice: Notice, *, cancelled: bool) -> None:
         """Have the agent tell its jobs of a notice."""

@@ -82,7 +82,7 @@ class Stage(HealthCalls):
         self._policies.manage(self.fleet)
         self._reactor = Reactor(self._journal, self.fleet, self._policies.plans, DoneAtOnce(), self._clock)
         self._hub = AgentHub(self._reactor, SECRET, "lab", self._clock, lost_s=20.0, on_lost=lambda: None, on_left=lambda: None)
-        self._hub.plan = self._policies.plans().by_node.get
+        self._hub.plan = lambda node: self._policies.plans().by_node.get(node)  # noqa: PLW0108 - the plans change with the policy
         self._hub.rules = HealthRulesStore(str(self.rules_file))
         self._tasks = [asyncio.create_task(self._reactor.run())]
 
@@ -97,9 +97,15 @@ class Stage(HealthCalls):
         now, instance = self._clock.now(), Instance("i-1", "l-1", POOL, "running", "10.0.0.1")
         await self._reactor.record(e.InstanceChanged(now, instance))
         welcomed = asyncio.Event()
+        self.welcomes = 0
+
+        def welcome(_: str) -> None:
+            self.welcomes += 1
+            welcomed.set()
+
         agent = FakeAgent(
             "i-1", make_token(SECRET, "l-1"), "10.0.0.1", self._clock,
-            on_welcome=lambda _: welcomed.set(), on_prepare=lambda *_: None,
+            on_welcome=welcome, on_prepare=lambda *_: None,
         )  # fmt: skip
         agent.on_health_order = said
         self._tasks.append(asyncio.create_task(agent.session(self._hub)))
@@ -185,6 +191,20 @@ async def test_a_node_that_has_not_been_read_whole_is_unknown(stage: Stage) -> N
 async def test_an_agent_is_told_what_its_node_should_have(stage: Stage) -> None:
     agent = await stage.agent(lambda _: None)
     assert (agent.welcome.gpus, agent.welcome.gpu_model, agent.welcome.deep_check_level) == (8, "H100", 2)
+
+
+async def test_another_policy_is_told_to_agents_whose_nodes_it_concerns(stage: Stage) -> None:
+    """One that waits for what a wrong policy said it should have, or for what an admin has switched off, goes on."""
+    agent = await stage.agent(lambda _: None)
+    stage._policies.set(POLICY + "\n# the same", stage.fleet)
+    stage._hub.tell_policy()
+    changed = POLICY.replace("H100", "H200").replace("deep_check_level = 2", "act = false")
+    stage._policies.set(changed, stage.fleet)
+    stage._hub.tell_policy()
+    await until(lambda: agent.welcome.gpu_model == "H200")
+    said = agent.welcome
+    assert stage.welcomes == 2, "at its arrival, and now"
+    assert (said.node, said.gpu_model, said.deep_check_level, said.health_noted) == ("n1", "H200", 0, True)
 
 
 async def test_agents_are_told_the_rules_when_they_come_and_when_others_are_set(stage: Stage) -> None:
