@@ -1,6 +1,7 @@
 """The real NVML process on the fake library: what it says, that it is missed when it hangs, and that it never outlives its agent."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -187,6 +188,20 @@ def read_round(child: subprocess.Popen[bytes]) -> None:
     assert child.stdout is not None
     while b'"processes"' not in child.stdout.readline():
         assert child.poll() is None
+
+
+FAULTY = "from holdfast_nodeagent.gpu import rounds; rounds.Gpus.round = lambda *_: 1 / 0; "
+
+
+def test_a_fault_of_ours_is_said_and_no_hang(library: Path, gpus: FakeGpus) -> None:
+    command = [part.replace("from holdfast", f"{FAULTY}from holdfast") for part in process.command(str(library), [0.1, 0.1, 0.1])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)) as child:
+        assert child.wait() == 0  # by itself, and in order
+        assert child.stdout is not None
+        assert child.stderr is not None
+        said = [json.loads(line) for line in child.stdout]
+        assert said[-1] == {"kind": "unavailable", "reason": "fault in the NVML process: ZeroDivisionError: division by zero"}
+        assert b"ZeroDivisionError" in child.stderr.read()
 
 
 @pytest.mark.parametrize("how", ["end of input", "SIGTERM", "both"])

@@ -170,8 +170,10 @@ def test_a_field_that_the_driver_does_not_know_is_unsupported(read: Read, gpus: 
 def test_a_lost_gpu_is_down_and_everything_of_it_failed(read: Read, gpus: FakeGpus, error: int, name: str) -> None:
     read.begin("h100x8")
     gpus.set("error", error, gpu=3)
-    told = read()
     lost = gpus.uuid(3)
+    if error in (11, 999):  # once is no more than odd
+        assert read("fast")["up", lost] == (None, "failed", name)
+    told = read()
     assert told["up", lost] == (0, "ok", name)
     assert {(state, detail) for (reading, uuid), (_, state, detail) in told.items() if uuid == lost and reading != "up"} == {
         ("failed", name)
@@ -182,6 +184,15 @@ def test_a_lost_gpu_is_down_and_everything_of_it_failed(read: Read, gpus: FakeGp
     told = read()
     assert told["up", lost] == (1, "ok", "")
     assert told["gpus_visible", ""] == (8, "ok", "")
+
+
+def test_one_odd_pulse_says_nothing_against_a_gpu(read: Read, gpus: FakeGpus) -> None:
+    read.begin("h100x8")
+    for _ in range(3):
+        gpus.set("error", 999, gpu=3)
+        assert read("fast")["up", gpus.uuid(3)] == (None, "failed", "UNKNOWN")
+        gpus.clear()
+        assert read("fast")["up", gpus.uuid(3)] == (1, "ok", "")
 
 
 def test_a_reading_that_finds_the_gpu_lost_says_so_of_the_gpu(read: Read, gpus: FakeGpus) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -79,20 +80,31 @@ class Child:
         return 0
 
     def _work(self) -> None:
+        """A fault of ours is no hang of the driver's, for which a machine is evacuated: it is said, and the process leaves."""
+        try:
+            self._begin_and_poll()
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            self._unavailable(f"fault in the NVML process: {type(error).__name__}: {error}")
+
+    def _begin_and_poll(self) -> None:
         try:
             pynvml.nvmlLib = ctypes.CDLL(self._library or "libnvidia-ml.so.1")
             pynvml.nvmlInit()
             self._gpus = Gpus()
             self._events = pynvml.nvmlEventSetCreate()
         except (OSError, pynvml.NVMLError) as error:
-            self._say({"kind": "unavailable", "reason": "".join(letter for letter in str(error)[:200] if letter.isprintable())})
-            os.kill(os.getpid(), signal.SIGTERM)  # the main thread waits for its input
+            self._unavailable(str(error))
             return
         self._say(self._gpus.inventory())
         self._register()
         self._waiter.start()
         self._begun = True
         self._poll()
+
+    def _unavailable(self, reason: str) -> None:
+        self._say({"kind": "unavailable", "reason": "".join(letter for letter in reason[:200] if letter.isprintable())})
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread waits for its input
 
     def _say(self, line: Line) -> None:
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"

@@ -27,7 +27,8 @@ UNSUPPORTED = frozenset(
 LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED})
 """Errors that say, whatever was asked, that the GPU is of no use."""
 DEAD_PULSE = LOST | {pynvml.NVML_ERROR_IRQ_ISSUE, pynvml.NVML_ERROR_UNKNOWN}
-"""Errors that say so where the temperature was asked for, which every GPU tells; drivers say UNKNOWN of odd things for less."""
+"""Errors that say so where the temperature was asked for, which every GPU tells; drivers say UNKNOWN of odd things for less. Those that
+are not LOST must come twice in a row: a job would be moved for one slip of the driver's."""
 
 _NAMES: dict[int, str] = {value: name[11:] for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_")}
 
@@ -47,6 +48,8 @@ class Device:
         self.model = text(pynvml.nvmlDeviceGetName, handle)
         self.dead = 0
         """The error that its last pulse gave; 0: it lives."""
+        self.doubt = 0
+        """The error of its last pulse that would say so if it came again."""
         self.links: int | None = None
         """How many NVLinks it has; None: it was not asked yet."""
         self.links_up: frozenset[int] = frozenset()

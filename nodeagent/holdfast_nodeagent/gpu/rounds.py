@@ -94,7 +94,7 @@ class Gpus:
             )
             yield from (entry(name, device.uuid, value) for name, value in zip(names, values, strict=True))
         if tier == "fast":
-            yield entry("up", device.uuid, int(not device.dead), error_name(device.dead) if device.dead else "")
+            yield _up(device)
 
     def _links_down(self, device: Device) -> Entry:
         if device.dead:
@@ -109,18 +109,27 @@ def _address(handle: object) -> int | None:
     return ctypes.cast(handle, ctypes.c_void_p).value  # type: ignore[arg-type]
 
 
+def _up(device: Device) -> Entry:
+    if device.doubt and not device.dead:
+        return entry("up", device.uuid, pynvml.NVMLError(device.doubt))
+    return entry("up", device.uuid, int(not device.dead), error_name(device.dead) if device.dead else "")
+
+
 def _pulse(device: Device) -> int:
-    """Return the error that says that the GPU is of no use; 0: it is."""
+    """Return the error that says that the GPU is of no use; 0: it is, or there is doubt for the first time."""
+    before, device.doubt = device.doubt, 0
     try:
         readings.temperature(device)
     except pynvml.NVMLError as error:
-        return int(error.value) if error.value in DEAD_PULSE else 0
+        if error.value in DEAD_PULSE:
+            device.doubt = int(error.value)
+        return device.doubt if before or error.value in LOST else 0
     return 0
 
 
 def _values(read: readings.Read, device: Device, count: int) -> tuple[Value | Exception, ...]:
     try:
         values = read(device)
-    except (pynvml.NVMLError, UnsupportedError, AttributeError, TypeError, ValueError) as error:  # a binding that is another than ours
+    except Exception as error:  # a driver or a binding that is another than ours: it is this reading that fails
         return (error,) * count
     return values if isinstance(values, tuple) else (values,)

@@ -33,8 +33,9 @@ START_S = 60.0
 PAUSE_S, MAX_PAUSE_S = 1.0, 300.0
 """Between a process's end and the next one's start; doubled while they do not live for `STEADY_S`."""
 STEADY_S = 300.0
-UNAVAILABLE_S = 60.0
-"""A machine without NVML is asked again this often: a driver may be loaded late."""
+SOON_S, UNAVAILABLE_S = 5.0, 60.0
+"""A machine without NVML is asked again so soon, then in steps that double, up to this: right after a boot the driver is loaded late, and
+slurmd waits for it."""
 KILL_AFTER_S = 60.0
 """After SIGTERM. The process itself gives a call 30 s."""
 LEAVE_S = 2.0
@@ -109,6 +110,7 @@ class Probe:
         self._starts = 0
         self._start_at = 0.0
         self._pause_s = PAUSE_S
+        self._absent_s = SOON_S
         self._due: float | None = None
         """When the next beat is late; None: none is awaited, since there is no NVML."""
         self._missed = 0
@@ -169,11 +171,12 @@ class Probe:
             child = self._launch(command, process.environment(os.environ), lambda line: self._on_line(number, line))
         except ModuleNotFoundError as error:
             self._no_nvml(str(error))
-            self._start_at = now + UNAVAILABLE_S
+            self._ask_later(now)
         except OSError as error:
             log.error("the NVML process cannot be started: %s", error.strerror or error)
             self._pause(now)
-            self._miss(now)
+            if self._missed < MISSES:  # that the machine has no memory or process left is no hang of the driver's
+                self._no_nvml(f"the NVML process cannot be started: {error.strerror or error}")
         else:
             self._current = _Alive(child, number, now)
             if self._missed < MISSES:
@@ -183,11 +186,16 @@ class Probe:
         """Whatever it ended of, it should not have; only one that found no NVML leaves by itself."""
         self._current = None
         if one.unavailable:
-            self._start_at = now + UNAVAILABLE_S
+            self._ask_later(now)
             return
         self._pause(now, one)
         log.error("the NVML process has ended with status %d; the next is started in %.0f s", status, self._start_at - now)
         self._miss(now)
+
+    def _ask_later(self, now: float) -> None:
+        """Put off the next try on a machine without NVML."""
+        self._start_at = now + self._absent_s
+        self._absent_s = min(UNAVAILABLE_S, self._absent_s * 2)
 
     def _pause(self, now: float, after: _Alive | None = None) -> None:
         """Put off the next start, the longer the more often the processes ended soon."""
@@ -240,6 +248,7 @@ class Probe:
             case GpuEvent():
                 self._listener.on_event(said)
             case Inventory():
+                self._absent_s = SOON_S
                 self._listener.on_inventory(said)
             case protocol.Unavailable():
                 one.unavailable = True
