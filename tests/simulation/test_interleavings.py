@@ -283,6 +283,27 @@ class Interleavings(RuleBasedStateMachine):
         if machine is not None:
             self.world.slurm_call(lambda: machine.notice(window_s, kind))
 
+    @rule(
+        number=st.integers(0, 4),
+        action=st.sampled_from(["note", "drain", "evacuate", "replace"]),
+        dry_run=st.sampled_from([False, False, True]),
+    )
+    def falls_sick(self, number: int, action: str, dry_run: bool) -> None:
+        living = [machine for machine in self.world.room.living() if machine.well]
+        if living:
+            machine = living[number % len(living)]
+            self.world.slurm_call(lambda: machine.health.find(action, dry_run=dry_run))
+
+    @rule(number=st.integers(0, 4))
+    def is_well_again(self, number: int) -> None:
+        living = [machine for machine in self.world.room.living() if machine.well]
+        if living:
+            self.world.slurm_call(living[number % len(living)].health.resolve)
+
+    @rule()
+    def next_machine_is_sick(self) -> None:
+        self.world.room.sick_next += 1
+
     @rule()
     def next_machine_is_mute(self) -> None:
         self.world.room.mute_next += 1
@@ -315,6 +336,7 @@ class Interleavings(RuleBasedStateMachine):
                 settle(world, 800.0 + self._set_back_s, quiet_s=60.0)
         finally:
             JUDGED.update(world.judged)
+            JUDGED["condemned"] += sum(machine.health.was_condemned for machine in world.room.machines.values())
             world.close()
             self._folder.cleanup()
             structlog.configure(**self._before)
@@ -330,7 +352,7 @@ class Interleavings(RuleBasedStateMachine):
             pool.capacity = 100
         world.slurm.mend()
         world.loop.thaw()
-        world.hooks.lose = world.hooks.double = world.room.mute_next = 0
+        world.hooks.lose = world.hooks.double = world.room.mute_next = world.room.sick_next = 0
         world.hooks.late_s = 0.0
         world.wait(2.0)
 
@@ -353,3 +375,4 @@ def test_no_interleaving_breaks_a_promise() -> None:
         ),
     )
     assert min(JUDGED["steps lost"], JUDGED["requeued in time"]) >= EXAMPLES // 10, JUDGED
+    assert JUDGED["condemned"], JUDGED
