@@ -66,7 +66,9 @@ AGENT = (
     _gauge("gpu_up", "1 while the GPU answers", *GPU),
     _gauge("gpu_info", "1, with what the GPU is", *GPU, "model", "pci_bus_id", "serial", "driver", "vbios"),
     _gauge("gpu_job_info", "1 for each job that uses the GPU", "node", "uuid", "job_id", "user", "account", "partition"),
-    _gauge("gpu_health", "0 ok, 1 a rule notes something, 2 a rule asks for action; by reading", *GPU, "check"),
+    _gauge(
+        "gpu_health", "by rule (`check`): 0 it does not hold, 1 it holds and is noted, or is a dry run, 2 it asks for action", *GPU, "check"
+    ),
     _gauge("gpu_recovery_action", "the driver's own verdict: 0 none, 1 reset, 2 reboot, …", *GPU),
     _counter("gpu_xid_errors", "XIDs by number", *GPU, "xid"),
     _gauge("gpu_xid_last_timestamp_seconds", "when the XID last came", *GPU, "xid"),
@@ -106,12 +108,17 @@ CONTROLLER = (
     _gauge("preemption_deadline_timestamp_seconds", "when the node may be gone", "node"),
     _histogram("preemption_lead_seconds", "from the notice to its deadline", "provider"),
     _counter("preemption_unnoticed", "machines that were taken without a notice", "provider"),
-    _counter("evacuations", "attempts of jobs that had to leave, by what came of it: saved, deadline_missed, …", "cause", "outcome"),
+    _counter(
+        "evacuations",
+        "attempts that had to leave: saved, deadline_missed (it could have been), unsaved (it cannot, or had no notice), ended, withdrawn",
+        "cause",
+        "outcome",
+    ),
     _histogram("checkpoint_duration_seconds", "from telling a job to its being saved", "cause"),
     _histogram("requeue_duration_seconds", "from a notice to the requeue", "cause"),
     _histogram("resume_duration_seconds", "from a requeue to the job's next start", "cause"),
-    _counter("requeues", "requeues", "cause"),
-    _counter("steps_lost", "steps that an interruption cost", "cause"),
+    _counter("requeues", "requeues of jobs that had to leave (cause: a notice's kind, or `loss` without one)", "cause"),
+    _counter("steps_lost", "steps that an interruption cost, by the jobs' own word", "cause"),
     _counter("job_gpu_seconds", "GPU-seconds that jobs held: useful, lost (to be done again) or checkpoint (waiting to leave)", "kind"),
     _counter("gpu_seconds_lost", "GPU-seconds that must be done again", "cause"),
     _counter("machines_replaced_for_health", "machines that were given up because they were sick", "rule"),
@@ -124,11 +131,11 @@ CONTROLLER = (
     _gauge("pool_on_demand_usd_per_hour", "what on-demand costs there", "pool"),
     _gauge("pool_hazard_per_hour", "what Holdfast reckons with: losses per instance-hour", "pool"),
     _gauge("pool_doubt_ratio", "how likely a launch is refused now", "pool"),
-    _counter("cost_usd", "what instances have cost since the controller's start", "market"),
+    _counter("cost_usd", "what instances have cost since the controller's start, by the price at their launch", "market"),
     _counter("unpriced_instance_seconds", "time of instances whose price nobody told: not in the cost", "market"),
     _counter("on_demand_cost_usd", "what the same hours would have cost on demand"),
 )
-"""What the controller serves."""
+"""What the controller serves. Counters begin at 0 with each start of it, which Prometheus' `rate` and `increase` know."""
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*AGENT, *CONTROLLER)}
 """By name, without `_total`."""

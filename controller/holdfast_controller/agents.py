@@ -20,7 +20,6 @@ from holdfast_controller import risk
 from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, JobLeftNode
 from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.health_samples import HealthSamples
-from holdfast_controller.metrics.discovery import Targets
 from holdfast_controller.plan import Plan
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
@@ -108,8 +107,6 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         self.rules = HealthRulesStore()
         """By which agents judge their nodes' health."""
         self.health = HealthSamples()
-        self.targets = Targets(cluster)
-        """Where agents serve their metrics."""
         self._streams: dict[str, Stream] = {}
         self._ids = itertools.count(1)
         self._born = f"{clock.now():.3f}"
@@ -221,7 +218,6 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         reader = asyncio.ensure_future(self._read(stream, request_iterator))
         try:
             await self._reactor.record(arrived)
-            self.targets.note(arrived.instance_id, arrived.address, first.hello.metrics_port)
             yield self._ack(first.id)
             self._tell_hazards({stream.instance_id: stream})
             self._tell_rules(stream)
@@ -297,8 +293,10 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         stream.put(self._ack(message.id))
 
     def _note(self, status: agent_pb2.JobStatus) -> None:
-        self.progress.pop(status.job_id, None)
-        self.progress[status.job_id] = status
+        """Of a job on several nodes, one on which nothing has registered yet does not hide what another says of the same attempt."""
+        known = self.progress.pop(status.job_id, None)
+        hides = known is not None and known.attempt == status.attempt and known.ranks > 0 and status.ranks == 0
+        self.progress[status.job_id] = known if known is not None and hides else status
         if len(self.progress) > MAX_PROGRESS:
             del self.progress[next(iter(self.progress))]
 

@@ -206,7 +206,7 @@ def wire(
         poll_soon=poll_clouds,
     )
     effects.inner = ControllerEffects(slurm, cloud_effects, hub, clock, bound=fleet.holder)
-    metrics = MetricsService(reactor, hub, policies.plans, clock)
+    metrics = MetricsService(reactor, hub, policies.plans, clock, config.cluster)
     return Controller(reactor, hub, watcher, clouds, reclaims, MarketWatcher(providers, policies, clock), metrics, clock)
 
 

@@ -164,6 +164,8 @@ class AgentArrived(Event):
     address: str = ""
     node: str = ""
     """The name that it says it was given before."""
+    metrics_port: int = 0
+    """Where it serves its metrics; 0: nowhere."""
 
     def refs(self) -> tuple[str, ...]:
         """The instance, and the node it claims."""

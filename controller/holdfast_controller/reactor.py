@@ -158,6 +158,7 @@ class Reactor:
         stepped = ClockStepped(self._clock.now(), by_s)
         log.warning(str(stepped))
         self.fleet.apply(stepped)
+        self._show(stepped)
         return [stepped]
 
     def _decide(self) -> list[CommandIssued]:

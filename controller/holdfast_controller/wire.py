@@ -60,6 +60,7 @@ def from_hello(hello: agent_pb2.Hello, launch_id: str, now: float) -> AgentArriv
         launch_id,
         _id(hello.address, "address"),
         _id(hello.node, "node name"),
+        hello.metrics_port if hello.metrics_port < 65536 else 0,
     )
 
 

@@ -1,6 +1,5 @@
 """What the controller counts: notices, evacuations, steps, GPU-seconds, money; and what one scrape tells."""
 
-import json
 import os
 import subprocess
 from dataclasses import replace
@@ -13,10 +12,9 @@ from holdfast_common.health.model import Action, Finding
 from holdfast_common.metrics import CONTROLLER
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_controller import events as e
-from holdfast_controller.commands import CondemnNode, Launch, RequeueJob, TerminateInstance
+from holdfast_controller.commands import CondemnNode, Launch, RequeueJob
 from holdfast_controller.metrics.collector import families
 from holdfast_controller.metrics.counts import Counts
-from holdfast_controller.metrics.discovery import Targets, TargetsFile, as_json
 from holdfast_controller.metrics.goodput import Goodput, Progress
 from holdfast_controller.metrics.ledger import Ledger
 from holdfast_controller.metrics.tally import INTENTIONAL_S, Tally, reason_class
@@ -35,7 +33,7 @@ class Counted:
         world.plan(shape=Shape(gpus=8))
         self.goodput = Goodput(self.counts, self.progress.get)
         self.ledger = Ledger(self.counts)
-        self.tally = Tally(self.counts, self.goodput, lambda: world.plans)
+        self.tally = Tally(self.counts, self.goodput)
         plain = world.apply
 
         def apply(*events: e.Event) -> None:
@@ -86,7 +84,7 @@ def test_an_evacuation_from_notice_to_the_next_start(counted: Counted) -> None:
     world.later(100.0)
     counted.progress[7] = Progress(0, 50, 40, 2.0)
     counted.accrue()
-    assert counted.value("job_gpu_seconds", "useful") == 800, "what was computed until the save"
+    assert counted.value("job_gpu_seconds", "useful") == 640, "what was computed until the save: ten steps of 2 s came after it"
     world.registered(7, "n1")
     notice = world.notice("n1")
     world.notice("n1")  # said again
@@ -159,9 +157,9 @@ def test_steps_and_gpu_seconds_that_are_done_again(counted: Counted) -> None:
     world.notice("n1", window_s=1.0)
     counted.requeue(7)
     assert counted.value("steps_lost", "preempt") == 20
-    assert counted.value("gpu_seconds_lost", "preempt") == 160, "of the 20 steps at 2 s on 8 GPUs only what was not taken for useful"
-    assert counted.value("job_gpu_seconds", "lost") == 160
-    assert counted.value("job_gpu_seconds", "useful") == 480
+    assert counted.value("gpu_seconds_lost", "preempt") == 320, "20 steps of 2 s on 8 GPUs"
+    assert counted.value("job_gpu_seconds", "lost") == 320
+    assert counted.value("job_gpu_seconds", "useful") == 320
 
 
 def test_a_job_that_says_nothing_is_useful_when_it_ends_by_itself_and_lost_when_it_must_leave(counted: Counted) -> None:
@@ -318,55 +316,6 @@ def test_one_scrape_is_as_it_always_was_and_tells_everything_in_the_table(counte
 def test_promtool_has_nothing_to_say() -> None:
     found = subprocess.run([PROMTOOL, "check", "metrics"], input=GOLDEN.read_bytes(), capture_output=True, check=False)
     assert (found.returncode, found.stderr) == (0, b"")
-
-
-# -- where the agents are ---------------------------------------------------------------------------------------------------------
-
-
-def listed(targets: Targets, world: Any) -> dict[str, str]:
-    return {group["labels"]["node"]: group["targets"][0] for group in targets.listed(world.fleet)}
-
-
-def test_a_silent_agent_stays_listed_and_a_machine_that_ended_does_not(world: Any) -> None:
-    targets = Targets("c1")
-    world.running(7, "n1", "n2")
-    targets.note("i-n1", "10.0.0.0", 9817)
-    targets.note("i-n2", "fd00::2", 9817)
-    targets.note("i-else", "10.9.9.9", 9817)
-    assert listed(targets, world) == {"n1": "10.0.0.0:9817", "n2": "10.0.0.1:9817"}, "where the cloud says the machine is"
-    world.apply(e.AgentLost(world.now, "i-n1"))
-    assert "n1" in listed(targets, world), "that is what an alert is for"
-    record = world.fleet.instances["i-n1"]
-    world.apply(e.InstanceChanged(world.now, replace(record.instance, state="gone")))
-    assert listed(targets, world) == {"n2": "10.0.0.1:9817"}
-    world.apply(e.CommandIssued(world.now, 99, TerminateInstance("terminate:i-n2", "why", "i-n2", "p", "n2")))
-    assert listed(targets, world) == {}
-
-
-def test_an_agent_that_serves_nothing_is_not_listed(world: Any) -> None:
-    targets = Targets("c1")
-    world.running(7, "n1")
-    targets.note("i-n1", "10.0.0.0", 9817)
-    for port in (0, 70_000):
-        targets.note("i-n1", "10.0.0.0", port)
-        assert listed(targets, world) == {}
-
-
-def test_the_file_has_the_same_and_is_written_only_when_that_changed(world: Any, tmp_path: Path) -> None:
-    targets, path = Targets("c1"), tmp_path / "targets.json"
-    file = TargetsFile(path)
-    world.running(7, "n1")
-    targets.note("i-n1", "10.0.0.0", 9817)
-    file.write(targets.listed(world.fleet))
-    pool = world.fleet.instances["i-n1"].instance.pool
-    assert json.loads(path.read_text()) == [
-        {"targets": ["10.0.0.0:9817"], "labels": {"node": "n1", "cluster": "c1", "pool": pool, "provider": "aws"}}
-    ]
-    before = path.stat().st_ino
-    file.write(targets.listed(world.fleet))
-    assert path.stat().st_ino == before
-    file.write([])
-    assert path.read_bytes() == as_json([])
 
 
 def test_an_admins_drain_is_no_lead_time_of_a_cloud(counted: Counted) -> None:

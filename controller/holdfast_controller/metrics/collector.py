@@ -1,7 +1,7 @@
 """One scrape of the controller: what the fleet is now, and what was counted."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from holdfast_common.exposition import Families
 from holdfast_common.health.model import worst
@@ -15,6 +15,10 @@ from holdfast_controller.plan import Plans
 from holdfast_controller.providers.base import Market, Pool
 from holdfast_controller.records import Node
 
+NODE_PHASES = ("off", "launching", "booting", "up", "doomed", "leaving", "down", "unknown")
+JOB_PHASES = ("queued", "waiting", "starting", "running", "told", "saving", "parked", "requeueing")
+"""The others are Slurm's own words for how a job has ended."""
+
 
 def families(fleet: Fleet, plans: Plans, counts: Counts, tally: Tally, *, deciding: bool, now: float) -> Families:
     """Return the series of one scrape at `now` (Unix seconds)."""
@@ -22,10 +26,8 @@ def families(fleet: Fleet, plans: Plans, counts: Counts, tally: Tally, *, decidi
     made.add("controller_build_info", 1, {"version": __version__})
     made.add("controller_reconciled", deciding and fleet.cloud_listed)
     made.add("controller_last_look_timestamp_seconds", fleet.looked_at)
-    for phase, count in sorted(Counter(node_phase(fleet, node) for node in fleet.nodes.values()).items()):
-        made.add("nodes", count, {"phase": phase})
-    for phase, count in sorted(Counter(job_phase(job) for job in fleet.jobs.values()).items()):
-        made.add("jobs", count, {"phase": phase})
+    _phases(made, "nodes", NODE_PHASES, (node_phase(fleet, node) for node in fleet.nodes.values()))
+    _phases(made, "jobs", JOB_PHASES, (job_phase(job) for job in fleet.jobs.values()))
     gone = tally.down_on_purpose(now)
     for node in fleet.nodes.values():
         _node(made, fleet, node, gone)
@@ -33,6 +35,14 @@ def families(fleet: Fleet, plans: Plans, counts: Counts, tally: Tally, *, decidi
         _pool(made, fleet, plans, pool, now)
     counts.write(made)
     return made
+
+
+def _phases(made: Families, name: str, known: Iterable[str], seen: Iterable[str]) -> None:
+    """Count them; a phase that nothing is in has a 0."""
+    counts = Counter(dict.fromkeys(known, 0))
+    counts.update(seen)
+    for phase, count in sorted(counts.items()):
+        made.add(name, count, {"phase": phase})
 
 
 def _node(made: Families, fleet: Fleet, node: Node, gone: frozenset[str]) -> None:
@@ -43,6 +53,8 @@ def _node(made: Families, fleet: Fleet, node: Node, gone: frozenset[str]) -> Non
         made.add("preemption_deadline_timestamp_seconds", node.doom.notice.deadline, name)
     if view is not None and "DRAIN" in view.flags:
         sort, owner = reason_class(view.reason)
+        if owner == "holdfast" and node.doom is not None:
+            sort = str(node.doom.notice.kind)  # a later step's reason has taken the place of the drain's
         made.add("node_drain_info", 1, {**name, "reason_class": sort, "owner": owner})
     if record is not None and record.alive:
         gravest = worst(node.findings)

@@ -37,6 +37,10 @@ class Counts:
         self._counters: dict[str, dict[Labels, float]] = defaultdict(dict)
         self._histograms: dict[str, dict[Labels, Observed]] = defaultdict(dict)
 
+    def begin(self, name: str, *labels: str) -> None:
+        """Have a counter start with 0: Prometheus sees no increase in a series' first value."""
+        self.add(name, 0.0, *labels)
+
     def add(self, name: str, by: float, *labels: str) -> None:
         """Count. `name` without `holdfast_` and `_total`, labels in the table's order."""
         series = self._counters[name]

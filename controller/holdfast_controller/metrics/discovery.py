@@ -1,61 +1,32 @@
 """Where Prometheus finds the agents: its HTTP discovery, and the same as a file.
 
-A machine is listed from its agent's first word until the cloud says that it has ended, or its end was ordered: one that is silent stays
-listed, since that is what an alert is for.
+A machine is listed from its agent's first word until the cloud says that it ends, or its end was ordered: one that is silent stays
+listed, since that is what an alert is for. All of it is in the journal, so that a controller that starts again lists the same.
 """
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast_controller.fleet import Fleet
 
-MOST = 20_000
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An agent's metrics."""
-
-    address: str
-    port: int
-
-
-class Targets:
-    """Instance → where its agent serves metrics."""
-
-    def __init__(self, cluster: str) -> None:
-        self._cluster = cluster
-        self._known: dict[str, Target] = {}
-
-    def note(self, instance_id: str, address: str, port: int) -> None:
-        """An agent says where it serves; port 0: it does not."""
-        self._known.pop(instance_id, None)
-        if 0 < port <= 65535:
-            self._known[instance_id] = Target(address, port)
-        if len(self._known) > MOST:
-            del self._known[next(iter(self._known))]
-
-    def listed(self, fleet: Fleet) -> list[dict[str, Any]]:
-        """Return what Prometheus' http_sd and file_sd want: one group for each machine that has a node's name."""
-        found = []
-        for instance_id, target in list(self._known.items()):
-            record = fleet.instances.get(instance_id)
-            if record is None or record.gone_at is not None or fleet.given_up(instance_id):
-                if record is None or record.gone_at is not None:
-                    del self._known[instance_id]
-                continue
-            address = record.instance.address or target.address
-            node = fleet.nodes.get(record.node)
-            if not address or node is None or node.instance_id != instance_id:
-                continue
-            host = f"[{address}]" if ":" in address else address
-            pool = record.instance.pool
-            labels = {"node": node.name, "cluster": self._cluster, "pool": pool, "provider": pool.partition("/")[0]}
-            found.append({"targets": [f"{host}:{target.port}"], "labels": labels})
-        return sorted(found, key=lambda group: str(group["labels"]))
+def listed(fleet: Fleet, cluster: str) -> list[dict[str, Any]]:
+    """Return what Prometheus' http_sd and file_sd want: one group for each node whose machine's agent serves metrics."""
+    found = []
+    for node in fleet.nodes.values():
+        record = fleet.instance_of(node)
+        if record is None or record.agent is None or not record.agent.metrics_port or not record.alive or fleet.given_up(node.instance_id):
+            continue
+        address = record.instance.address or record.agent.address
+        if not address:
+            continue
+        host = f"[{address}]" if ":" in address else address
+        pool = record.instance.pool
+        labels = {"node": node.name, "cluster": cluster, "pool": pool, "provider": pool.partition("/")[0]}
+        found.append({"targets": [f"{host}:{record.agent.metrics_port}"], "labels": labels})
+    return sorted(found, key=lambda group: str(group["labels"]))
 
 
 def as_json(groups: list[dict[str, Any]]) -> bytes:

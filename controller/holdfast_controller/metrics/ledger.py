@@ -8,7 +8,7 @@ from holdfast_controller.metrics.counts import Counts
 from holdfast_controller.plan import Plans
 
 MOST_GAP_S = 600.0
-"""A longer time between two looks is a clock that was set, or a controller that stood still."""
+"""A longer time between two looks is a controller that stood still."""
 
 
 class Ledger:
@@ -19,7 +19,7 @@ class Ledger:
         self._at: float | None = None
 
     def accrue(self, fleet: Fleet, plans: Plans, now: float) -> None:
-        """Count the time since the last call for every instance that lives now."""
+        """Count the time since the last call for every instance that lives now. `now`: seconds that nobody sets."""
         since_s = now - self._at if self._at is not None else 0.0
         self._at = now
         if not 0 < since_s <= MOST_GAP_S:

@@ -1,9 +1,10 @@
 """Wires tally, ledger and collector to the reactor, and serves `/metrics` and `/sd`."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from holdfast_common.clock import Clock
@@ -14,7 +15,7 @@ from holdfast_common.metrics_server import MetricsServer
 from holdfast_controller.agents import AgentHub
 from holdfast_controller.metrics.collector import families
 from holdfast_controller.metrics.counts import Counts
-from holdfast_controller.metrics.discovery import TargetsFile, as_json
+from holdfast_controller.metrics.discovery import TargetsFile, as_json, listed
 from holdfast_controller.metrics.goodput import Goodput, Progress
 from holdfast_controller.metrics.ledger import Ledger
 from holdfast_controller.metrics.tally import Tally
@@ -32,15 +33,17 @@ log = structlog.get_logger()
 class MetricsService:
     """The controller's metrics from its start on."""
 
-    def __init__(self, reactor: Reactor, hub: AgentHub, plans: Callable[[], Plans], clock: Clock) -> None:
+    def __init__(self, reactor: Reactor, hub: AgentHub, plans: Callable[[], Plans], clock: Clock, cluster: str) -> None:
         self._reactor = reactor
         self._hub = hub
         self._plans = plans
         self._clock = clock
+        self._cluster = cluster
         self.counts = Counts()
         self._goodput = Goodput(self.counts, self._progress)
         self._ledger = Ledger(self.counts)
-        self._tally = Tally(self.counts, self._goodput, plans)
+        self._tally = Tally(self.counts, self._goodput)
+        self._tally.begin(reactor.fleet)
         self._server: MetricsServer | None = None
         reactor.listeners.append(lambda event: self._tally.take(event, reactor.fleet))
 
@@ -55,6 +58,10 @@ class MetricsService:
         deciding = self._reactor.deciding
         return families(self._reactor.fleet, self._plans(), self.counts, self._tally, deciding=deciding, now=self._clock.now())
 
+    def targets(self) -> list[dict[str, Any]]:
+        """Return where Prometheus finds the agents."""
+        return listed(self._reactor.fleet, self._cluster)
+
     def serve(self, listen: str) -> None:
         """Serve at `listen` (host:port), from the loop that calls this. Raises ConfigError where the port is taken."""
         loop = asyncio.get_running_loop()
@@ -67,8 +74,8 @@ class MetricsService:
 
         pages = {
             "/metrics": lambda: (CONTENT_TYPE, text(in_loop(self.families))),
-            "/sd": lambda: ("application/json", as_json(in_loop(lambda: self._hub.targets.listed(self._reactor.fleet)))),
-            "/-/healthy": lambda: ("text/plain", b"ok\n"),
+            "/sd": lambda: ("application/json", as_json(in_loop(self.targets))),
+            "/-/healthy": lambda: ("text/plain", in_loop(lambda: b"ok\n")),
         }
         try:
             self._server = MetricsServer(listen, pages)
@@ -88,7 +95,7 @@ class MetricsService:
             self._accrue()
             try:
                 if targets is not None:
-                    targets.write(self._hub.targets.listed(self._reactor.fleet))
+                    targets.write(self.targets())
                     fault = ""
             except OSError as error:
                 if str(error) != fault:
@@ -97,10 +104,13 @@ class MetricsService:
             await self._clock.sleep(ACCRUE_S)
 
     def _accrue(self) -> None:
-        fleet, plans, now = self._reactor.fleet, self._plans(), self._clock.now()
+        fleet, plans, now = self._reactor.fleet, self._plans(), self._clock.monotonic()
         self._ledger.accrue(fleet, plans, now)
         self._goodput.accrue(fleet, plans, now)
 
     def _progress(self, job_id: int) -> Progress | None:
         said = self._hub.progress.get(job_id)
-        return Progress(said.attempt, said.step, said.saved_step, said.step_s) if said is not None else None
+        if said is None:
+            return None
+        step_s = said.step_s if math.isfinite(said.step_s) and said.step_s > 0 else 0.0
+        return Progress(said.attempt, said.step, said.saved_step, step_s)

@@ -1,66 +1,77 @@
 """Counts what happens, event by event: notices, evacuations, launches, faults. Pure: time comes with the events.
 
-It begins at the controller's start with nothing, and the events of the journal's replay are not shown to it: nothing counts twice.
+It begins with each start of the controller, and what the journal's replay brings is taken for counted.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from holdfast_common.evacuation import REASON_PREFIX
-from holdfast_common.health.model import worst
+from holdfast_common.health.model import Action, worst
 from holdfast_common.notice import NoticeKind
 
 from holdfast_controller import commands as c
 from holdfast_controller import events as e
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.metrics.counts import Counts
-from holdfast_controller.metrics.goodput import Goodput, gpus_of
-from holdfast_controller.plan import Plans
-from holdfast_controller.records import JobRecord
+from holdfast_controller.metrics.goodput import OTHER, Goodput
+from holdfast_controller.metrics.leaving import CAUSES, Leavings
+from holdfast_controller.metrics.remembered import Remembered
+from holdfast_controller.records import Node
 
-MOST_REMEMBERED = 20_000
 INTENTIONAL_S = 600.0
 """For so long after its machine's end a node is still said to be down on purpose: Prometheus may look that late."""
-LOSS = "loss"
-"""The cause of what nobody announced."""
-
-
-@dataclass(slots=True)
-class Leaving:
-    """An attempt that must leave."""
-
-    attempt: int
-    since: float
-    deadline: float
-    cause: str
-    saved: bool = False
-    requeued_at: float | None = None
-    resumed: bool = False
 
 
 class Tally:
     """One listener of the reactor."""
 
-    def __init__(self, counts: Counts, goodput: Goodput, plans: Callable[[], Plans]) -> None:
+    def __init__(self, counts: Counts, goodput: Goodput) -> None:
         self._counts = counts
-        self._goodput = goodput
-        self._plans = plans
-        self._notices: dict[str, None] = {}
-        self._leaving: dict[int, Leaving] = {}
-        self._lost: dict[str, None] = {}
-        self.ended: dict[str, float] = {}
-        """Node → when its machine ended or was given up last."""
+        self._leavings = Leavings(counts, goodput)
+        self._notices: Remembered[str, None] = Remembered()
+        """`NODE NOTICE`"""
+        self._warned: Remembered[str, None] = Remembered()
+        """Instances whose end was announced."""
+        self._taken: Remembered[str, None] = Remembered()
+        """Instances that a cloud has taken."""
+        self._sick: Remembered[str, None] = Remembered()
+        """Instances that were given up for their health."""
+        self._ended: Remembered[str, float] = Remembered()
+        """Node → when its machine ended or was given up, until it has another."""
+        for name in ("gpu_seconds_lost", "steps_lost"):
+            for cause in (*CAUSES, OTHER):
+                counts.begin(name, cause)
+        for kind in ("useful", "lost", "checkpoint"):
+            counts.begin("job_gpu_seconds", kind)
         self._handlers: dict[type[e.Event], Callable[[Any, Fleet], None]] = {
             e.NoticeReceived: self._noticed,
+            e.NoticeWithdrawn: self._withdrawn,
             e.JobReported: self._reported,
             e.JobRequeued: self._requeued,
             e.JobChanged: self._job_changed,
+            e.JobForgotten: self._forgotten,
             e.InstanceChanged: self._instance_changed,
             e.MachineMissing: self._missing,
             e.LaunchEnded: self._launched,
             e.CommandIssued: self._issued,
+            e.ClockStepped: self._clock_stepped,
         }
+
+    def begin(self, fleet: Fleet) -> None:
+        """Take what the fleet knows at the controller's start for counted: agents and clouds say most of it again."""
+        for node in fleet.nodes.values():
+            for doom in node.notices.values():
+                self._notices.note(f"{node.name} {doom.notice.id}", None)
+                self._warn(node, doom.notice.kind)
+                if doom.notice.kind is NoticeKind.HEALTH and node.instance_id:
+                    self._sick.note(node.instance_id, None)
+        for record in fleet.instances.values():
+            if record.instance.reclaimed:
+                self._taken.note(record.instance.instance_id, None)
+            if not record.alive:
+                self._end(fleet, record.node, record.instance.instance_id, record.gone_at or record.ending_since or 0.0)
+        self._leavings.begin(fleet)
 
     def take(self, event: e.Event, fleet: Fleet) -> None:
         """Take in an event that the fleet has taken in."""
@@ -69,97 +80,77 @@ class Tally:
             handler(event, fleet)
 
     def down_on_purpose(self, now: float) -> frozenset[str]:
-        """Return the nodes whose machines ended lately, or were given up."""
-        return frozenset(name for name, at in self.ended.items() if now - at <= INTENTIONAL_S)
+        """Return the nodes whose machines ended lately, or were given up, and that have no other yet."""
+        return frozenset(name for name, at in self._ended.items() if now - at <= INTENTIONAL_S)
 
     # -- notices and what follows -----------------------------------------------------------------------------------------------
 
     def _noticed(self, event: e.NoticeReceived, fleet: Fleet) -> None:
-        notice = event.notice
-        if notice is None or event.node not in fleet.nodes:
+        notice, node = event.notice, fleet.nodes.get(event.node)
+        if notice is None or node is None:
             return
-        key = f"{event.node} {notice.id}"
-        if key not in self._notices:
-            _remember(self._notices, key)
-            provider = _provider(fleet, event.node)
+        if self._notices.note(f"{event.node} {notice.id}", None):
+            record = fleet.instance_of(node)
+            provider = record.instance.pool.partition("/")[0] if record is not None else ""
             self._counts.add("preemption_notices", 1, provider, str(notice.kind))
             if notice.kind is NoticeKind.PREEMPT:
                 self._counts.observe("preemption_lead_seconds", notice.deadline - notice.received, provider)
-        for job in fleet.jobs_on(event.node):
-            self._leave(job, fleet, event.at)
+        self._warn(node, notice.kind)
+        self._look(fleet, event.node)
 
-    def _leave(self, job: JobRecord, fleet: Fleet, at: float) -> Leaving | None:
-        """Note that the attempt must leave, if it must."""
-        evacuation = job.evacuation
-        if evacuation is None:
-            return None
-        known = self._leaving.get(job.view.job_id)
-        if known is None or known.attempt != evacuation.attempt:
-            deadline = min(evacuation.doomed.values(), default=at)
-            known = Leaving(evacuation.attempt, evacuation.began or at, deadline, _cause(job, fleet))
-            self._leaving.pop(job.view.job_id, None)
-            self._leaving[job.view.job_id] = known
-            if len(self._leaving) > MOST_REMEMBERED:
-                del self._leaving[next(iter(self._leaving))]
-        return known
+    def _warn(self, node: Node, kind: NoticeKind) -> None:
+        if kind is NoticeKind.PREEMPT and node.instance_id:
+            self._warned.note(node.instance_id, None)
+
+    def _look(self, fleet: Fleet, node: str) -> None:
+        for job in fleet.jobs_on(node):
+            self._leavings.look(job, fleet)
+
+    def _withdrawn(self, event: e.NoticeWithdrawn, fleet: Fleet) -> None:
+        for job in fleet.jobs_on(event.node):
+            if job.evacuation is None:
+                self._leavings.over(job.view.job_id, "withdrawn")
 
     def _reported(self, event: e.JobReported, fleet: Fleet) -> None:
-        leaving = self._leaving.get(event.job_id)
-        if leaving is None or leaving.attempt != event.attempt or leaving.saved or leaving.requeued_at is not None:
-            return
-        if event.notice_id and event.state in {"saved", "parked"}:
-            leaving.saved = True
-            self._counts.observe("checkpoint_duration_seconds", event.at - leaving.since, leaving.cause)
+        job = fleet.jobs.get(event.job_id)
+        if job is not None:
+            self._leavings.reported(job, fleet, event.at)
 
     def _requeued(self, event: e.JobRequeued, fleet: Fleet) -> None:
         job = fleet.jobs.get(event.job_id)
         if job is not None:
-            self._left(job, event.attempt, event.at, fleet)
-
-    def _left(self, job: JobRecord, attempt: int, at: float, fleet: Fleet) -> None:
-        leaving = self._leave(job, fleet, at)
-        if leaving is None or leaving.attempt != attempt or leaving.requeued_at is not None:
-            return
-        leaving.requeued_at = at
-        late = at > leaving.deadline and leaving.cause != LOSS
-        outcome = "deadline_missed" if late else "saved" if leaving.saved else "unsaved"
-        self._counts.add("evacuations", 1, leaving.cause, outcome)
-        self._counts.add("requeues", 1, leaving.cause)
-        self._counts.observe("requeue_duration_seconds", at - leaving.since, leaving.cause)
-        self._goodput.requeued(job.view.job_id, attempt, gpus_of(job, self._plans()), leaving.cause)
+            self._leavings.requeued(job, event.attempt, fleet, event.at)
 
     def _job_changed(self, event: e.JobChanged, fleet: Fleet) -> None:
-        view, job = event.view, fleet.jobs.get(event.view.job_id)
-        if job is None:
-            return
-        leaving = self._leave(job, fleet, event.at)
-        if leaving is None or view.restarts <= leaving.attempt:
-            return
-        self._left(job, leaving.attempt, event.at, fleet)  # by its agent or by Slurm
-        if view.state == "RUNNING" and leaving.requeued_at is not None and not leaving.resumed:
-            leaving.resumed = True
-            self._counts.observe("resume_duration_seconds", event.at - leaving.requeued_at, leaving.cause)
+        job = fleet.jobs.get(event.view.job_id)
+        if job is not None:
+            self._leavings.changed(job, fleet, event.at)
+
+    def _forgotten(self, event: e.JobForgotten, fleet: Fleet) -> None:
+        self._leavings.over(event.job_id, "ended")
 
     # -- machines ---------------------------------------------------------------------------------------------------------------
 
     def _instance_changed(self, event: e.InstanceChanged, fleet: Fleet) -> None:
-        record = fleet.instances.get(event.instance.instance_id)
+        instance_id = event.instance.instance_id
+        record = fleet.instances.get(instance_id)
         if record is None or record.alive:
             return
-        if record.node:
-            _remember_at(self.ended, record.node, event.at)
-        node = fleet.nodes.get(record.node)
-        warned = node is not None and any(doom.notice.kind is NoticeKind.PREEMPT for doom in node.notices.values())
-        if event.instance.reclaimed and not warned and event.instance.instance_id not in self._lost:
-            _remember(self._lost, event.instance.instance_id)
+        self._end(fleet, record.node, instance_id, event.at)
+        expected = instance_id in self._warned or fleet.given_up(instance_id)
+        if event.instance.reclaimed and self._taken.note(instance_id, None) and not expected:
             self._counts.add("preemption_unnoticed", 1, event.instance.pool.partition("/")[0])
-        for job in fleet.jobs_on(record.node):
-            self._leave(job, fleet, event.at)
+        self._look(fleet, record.node)
 
     def _missing(self, event: e.MachineMissing, fleet: Fleet) -> None:
-        _remember_at(self.ended, event.node, event.at)
-        for job in fleet.jobs_on(event.node):
-            self._leave(job, fleet, event.at)
+        self._end(fleet, event.node, "", event.at)
+        self._look(fleet, event.node)
+
+    def _end(self, fleet: Fleet, name: str, instance_id: str, at: float) -> None:
+        """Note that a node's machine has ended, unless it has another already."""
+        node = fleet.nodes.get(name)
+        if node is not None and node.instance_id in {"", instance_id}:
+            self._ended.note(name, max(at, self._ended.get(name, at)))
 
     def _launched(self, event: e.LaunchEnded, fleet: Fleet) -> None:
         for instance in event.instances:
@@ -170,12 +161,21 @@ class Tally:
 
     def _issued(self, event: e.CommandIssued, fleet: Fleet) -> None:
         command = event.command
-        if isinstance(command, c.PowerDownNode | c.TerminateInstance) and command.node:
-            _remember_at(self.ended, command.node, event.at)
-        sick = isinstance(command, c.CondemnNode) or (isinstance(command, c.PowerDownNode) and command.key.endswith(":health"))
-        if isinstance(command, c.NodeCommand) and sick and command.node in fleet.nodes:
-            gravest = worst(fleet.nodes[command.node].findings)
+        node = fleet.nodes.get(command.node) if isinstance(command, c.NodeCommand | c.TerminateInstance) else None
+        if node is None:
+            return
+        if isinstance(command, c.BindInstance):
+            self._ended.pop(node.name, None)
+        elif isinstance(command, c.PowerDownNode | c.TerminateInstance):
+            self._end(fleet, node.name, command.instance_id, event.at)
+        if _is_for_health(command, node) and self._sick.note(node.instance_id, None):
+            gravest = worst(node.findings)
             self._counts.add("machines_replaced_for_health", 1, gravest.rule if gravest is not None else "")
+
+    def _clock_stepped(self, event: e.ClockStepped, fleet: Fleet) -> None:
+        self._leavings.shift(event.by_s)
+        for name in self._ended:
+            self._ended[name] += event.by_s
 
 
 def reason_class(reason: str) -> tuple[str, str]:
@@ -186,33 +186,10 @@ def reason_class(reason: str) -> tuple[str, str]:
     return (word if word in set(NoticeKind) else "other", "holdfast")
 
 
-def _cause(job: JobRecord, fleet: Fleet) -> str:
-    """Return why an attempt must leave: the kind of the notice that counts first, or that nobody gave one."""
-    assert job.evacuation is not None
-    dooms = [fleet.nodes[name].doom for name in job.evacuation.doomed if name in fleet.nodes]
-    notices = [doom.notice for doom in dooms if doom is not None and not _is_loss(doom.notice.id)]
-    if job.evacuation.sick:
-        return str(NoticeKind.HEALTH)
-    return str(min(notices, key=lambda notice: notice.deadline).kind) if notices else LOSS
-
-
-def _is_loss(notice_id: str) -> bool:
-    return notice_id.startswith(("gone-", "missing-", "rebooted-"))
-
-
-def _provider(fleet: Fleet, name: str) -> str:
-    record = fleet.instance_of(fleet.nodes[name])
-    return record.instance.pool.partition("/")[0] if record is not None else ""
-
-
-def _remember(seen: dict[str, None], key: str) -> None:
-    seen[key] = None
-    if len(seen) > MOST_REMEMBERED:
-        del seen[next(iter(seen))]
-
-
-def _remember_at(seen: dict[str, float], key: str, at: float) -> None:
-    seen.pop(key, None)
-    seen[key] = at
-    if len(seen) > MOST_REMEMBERED:
-        del seen[next(iter(seen))]
+def _is_for_health(command: c.Command, node: Node) -> bool:
+    """Whether a machine is given up for its health: with jobs on it, empty, or (it boots, and a rule holds) before it had any."""
+    if isinstance(command, c.TerminateInstance):
+        gravest = worst(node.findings)
+        boots = node.wanted_since is not None and node.instance_id == command.instance_id
+        return boots and gravest is not None and gravest.action is not Action.NOTE
+    return isinstance(command, c.CondemnNode) or (isinstance(command, c.PowerDownNode) and command.key.endswith(":health"))
