@@ -51,6 +51,7 @@ def told(changes: list[Change]) -> list[tuple[float, str, str, str, str | None]]
     [
         (f"[  412.500000] {XID_79}", 412.5),
         (f"<6>[  412.500000] {XID_79}", 412.5),
+        (f"[  412.500000] node-1 kernel: {XID_79}", 412.5),
         (f"6,1234,412500000,-;{XID_79}", 412.5),
         (f"2025-11-24T16:00:00,250000+00:00 {XID_79}", T0 + 0.25),
         (f"2025-11-24T17:00:00+0100 node-1 kernel: {XID_79}", T0),
@@ -64,7 +65,7 @@ def test_each_form_of_a_kernel_line(text: str, at: float) -> None:
     assert (change.at, change.finding.rule, change.finding.gpu) == (at, "xid-79", PCI)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "-- Boot 4a5b --", "-- No entries --"])
+@pytest.mark.parametrize("text", ["", "\n", "-- Boot 4a5b --", "-- No entries --", " " * 15 + "the second line of a message"])
 def test_headings_and_empty_lines_say_nothing(text: str) -> None:
     assert parse_entry(text) is None
 

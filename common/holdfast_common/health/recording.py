@@ -21,6 +21,8 @@ from holdfast_common.health.model import Sample
 from holdfast_common.settings import Section, did_you_mean
 
 MAX_LINE = 65_536
+INDENT = " " * 8
+"""dmesg and journalctl print so, and further in, what a message has in its second line. The driver's messages have one."""
 _SINCE_BOOT = re.compile(r"(?:<\d{1,3}>)?\[ {0,12}(\d{1,10}\.\d{1,9})\] ?(.*)", re.DOTALL)
 _RECORD = re.compile(r"\d{1,4},\d{1,19},(\d{1,16}),[^;]{0,40};(.*)", re.DOTALL)
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d) (.*)", re.DOTALL)
@@ -121,13 +123,18 @@ _OBJECT = TypeAdapter(dict[str, object])
 
 
 def parse_entry(line: str) -> Entry | None:
-    """Return what a line records, None for one that is empty or a heading of journalctl. Raises ValueError, which says what is wrong."""
+    """Return what a line records, None for one that is empty, a heading of journalctl, or goes on with another message's text.
+
+    Raises ValueError, which says what is wrong.
+    """
     if len(line) > MAX_LINE:
         raise ValueError(f"is longer than {MAX_LINE} characters")
     line = line.rstrip("\r\n")
     if not line.strip() or line.startswith("-- "):
         return None
-    return _of_json(line) if line.lstrip().startswith("{") else _of_log(line)
+    if line.lstrip().startswith("{"):
+        return _of_json(line)
+    return None if line.startswith(INDENT) else _of_log(line)
 
 
 def _of_json(line: str) -> Entry:
@@ -147,7 +154,7 @@ def _of_json(line: str) -> Entry:
 
 def _of_log(line: str) -> Entry:
     forms: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Said]], ...] = (
-        (_SINCE_BOOT, lambda match: Said(float(match[1]), match[2])),
+        (_SINCE_BOOT, lambda match: Said(float(match[1]), _without_host(match[2]))),
         (_RECORD, lambda match: Said(int(match[1]) / 1e6, match[2])),
         (_ISO, _of_iso),
     )
@@ -161,5 +168,9 @@ def _of_log(line: str) -> Entry:
 def _of_iso(match: re.Match[str]) -> Said:
     zone = "+00:00" if match[4] == "Z" else match[4]
     moment = datetime.fromisoformat(f"{match[1]}T{match[2]}.{(match[3] or '0')[:6].ljust(6, '0')}{zone}")
-    said = _JOURNAL.fullmatch(match[5])
-    return Said(max(0.0, moment.timestamp()), said[1] if said is not None else match[5])
+    return Said(max(0.0, moment.timestamp()), _without_host(match[5]))
+
+
+def _without_host(text: str) -> str:
+    said = _JOURNAL.fullmatch(text)
+    return said[1] if said is not None else text
