@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from holdfast_common.clock import SystemClock, VirtualClock
+from holdfast_common.health.kernel import parse_line
 from holdfast_nodeagent.gpu.kernel_log import RETRY_S, KernelLog, Line, parse_record
 from holdfast_sandbox.nvml.kernel_log import append, xid_line
 from hypothesis import given
@@ -25,6 +26,18 @@ def test_a_record() -> None:
         "NVRM: Xid (PCI:0000:18:00): 79, pid=7",
     )
     assert parse_record(b"4,1,5000000000,-,caller=T1;a;b\\x0ac\\xc3\\xa9\\x5cx\n", NOW, UP_S) == (1, NOW, "a;b\ncé\\x")
+
+
+def test_a_message_of_three_lines_is_one_record_and_says_what_it_says() -> None:
+    record = (
+        b"3,412,4999000000,-;NVRM: The NVIDIA GPU 0000:b3:00.0\\x0aNVRM: (PCI ID: 10de:26b5) installed in this system has\\x0a"
+        b"NVRM: fallen off the bus and is not responding to commands.\n"
+    )
+    line = parse_record(record, NOW, UP_S)
+    assert line is not None
+    event = parse_line(line[2], line[1])
+    assert event is not None
+    assert (event.kind, event.gpu, event.at) == ("off_bus", "PCI:0000:b3:00.0", NOW - 1.0)
 
 
 def test_a_record_from_the_future_is_of_now() -> None:

@@ -13,7 +13,8 @@ _PCI = r"(?:PCI:)?([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-9a-fA-F
 _BEGIN = r"(?:<\d{1,3}>)?(?:\[ {0,12}\d{1,10}\.\d{1,9}\] ?)?"
 _XID = re.compile(rf"{_BEGIN}NVRM: Xid \({_PCI}(?:[^()]{{0,80}})?\): (\d{{1,6}})(?:,|\b)(.*)")
 _SXID = re.compile(rf"{_BEGIN}(?:nvidia-)?nvswitch\d{{0,3}}: SXid \({_PCI}\): (\d{{1,6}}),?(.*)")
-_OFF_BUS = re.compile(rf"{_BEGIN}NVRM: (?:The )?GPU (?:at )?{_PCI}:? ?.{{0,80}}fallen off the bus")
+_OFF_BUS = re.compile(rf"{_BEGIN}NVRM: (?:The )?(?:NVIDIA )?GPU (?:at )?{_PCI}:?\s?.{{0,120}}fallen off the bus", re.DOTALL)
+"""A driver that is loaded and finds the GPU gone says it in one message of three lines."""
 _PID = re.compile(r"\bpid='?(\d{1,10})'?")
 _NAME = re.compile(r"\bname=([^,]{1,64})")
 _FATAL = re.compile(r"(?<![-\w])fatal\b", re.IGNORECASE)
