@@ -65,7 +65,7 @@ def test_each_form_of_a_kernel_line(text: str, at: float) -> None:
     assert (change.at, change.finding.rule, change.finding.gpu) == (at, "xid-79", PCI)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "-- Boot 4a5b --", "-- No entries --", " " * 15 + "the second line of a message"])
+@pytest.mark.parametrize("text", ["", "\n", "-- Boot 4a5b --", "-- No entries --"])
 def test_headings_and_empty_lines_say_nothing(text: str) -> None:
     assert parse_entry(text) is None
 
@@ -124,6 +124,21 @@ def test_jobs_are_blamed_by_process_and_by_gpu() -> None:
 def test_of_two_jobs_on_a_gpu_none_is_blamed() -> None:
     (change,) = replayed(job(0, 7, gpus=[PCI]), job(0, 8, gpus=[PCI]), xid(1, 31))
     assert change.finding.job_ids == ()
+
+
+def test_a_message_of_several_lines_is_one() -> None:
+    margin = " " * 15
+    gone = ["[  412.500000] NVRM: The NVIDIA GPU 0000:3b:00.0", f"{margin}NVRM: (PCI ID: 10de:26b5) installed in this system has"]
+    replay = Replay(default_rules())
+    changes = list(replay.run([f"{margin}of a message before", *gone, f"{margin}NVRM: fallen off the bus and is not responding.", "bad"]))
+    assert [(each.finding.rule, each.finding.gpu) for each in changes] == [("off-bus", PCI)]
+    assert (replay.lines, next(iter(replay.bad_lines))[0]) == (5, 5)
+
+
+def test_a_margin_without_end_is_bounded() -> None:
+    replay = Replay(default_rules())
+    assert list(replay.run(["[1.5] x", *[" " * 8 + "y" * 1000] * 1000, xid(0, 43)])) != []
+    assert (replay.lines, replay.bad) == (1002, 0)
 
 
 BAD = [

@@ -9,7 +9,7 @@ JSON lines, in the order of their times (`at`: Unix seconds):
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ from holdfast_common.settings import Section, did_you_mean
 
 MAX_LINE = 65_536
 INDENT = " " * 8
-"""dmesg and journalctl print so, and further in, what a message has in its second line. The driver's messages have one."""
+"""dmesg and journalctl print so, and further in, what a message has in its second line and those after it."""
 _SINCE_BOOT = re.compile(r"(?:<\d{1,3}>)?\[ {0,12}(\d{1,10}\.\d{1,9})\] ?(.*)", re.DOTALL)
 _RECORD = re.compile(r"\d{1,4},\d{1,19},(\d{1,16}),[^;]{0,40};(.*)", re.DOTALL)
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d) (.*)", re.DOTALL)
@@ -122,19 +122,33 @@ _MODELS: dict[str, type[_Said] | type[_Reading] | type[_Job] | type[_Gpus]] = {
 _OBJECT = TypeAdapter(dict[str, object])
 
 
-def parse_entry(line: str) -> Entry | None:
-    """Return what a line records, None for one that is empty, a heading of journalctl, or goes on with another message's text.
+def whole(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number, a message of several lines as one."""
+    held: tuple[int, str] | None = None
+    for number, line in enumerate(lines, 1):
+        if line.startswith(INDENT) and not _is_json(line):
+            if held is not None and not _is_json(held[1]) and len(held[1]) + len(line) < MAX_LINE:
+                held = (held[0], f"{held[1].rstrip()}\n{line.strip()}")
+            continue
+        if held is not None:
+            yield held
+        held = (number, line)
+    if held is not None:
+        yield held
 
-    Raises ValueError, which says what is wrong.
-    """
+
+def _is_json(line: str) -> bool:
+    return line.lstrip().startswith("{")
+
+
+def parse_entry(line: str) -> Entry | None:
+    """Return what a line records, None for one that is empty or a heading of journalctl. Raises ValueError, which says what is wrong."""
     if len(line) > MAX_LINE:
         raise ValueError(f"is longer than {MAX_LINE} characters")
     line = line.rstrip("\r\n")
     if not line.strip() or line.startswith("-- "):
         return None
-    if line.lstrip().startswith("{"):
-        return _of_json(line)
-    return None if line.startswith(INDENT) else _of_log(line)
+    return _of_json(line) if _is_json(line) else _of_log(line)
 
 
 def _of_json(line: str) -> Entry:

@@ -9,7 +9,7 @@ from typing import Literal
 from holdfast_common.health.judge import Judge
 from holdfast_common.health.kernel import parse_line
 from holdfast_common.health.model import Action, Finding, GpuEvent, Sample, worst
-from holdfast_common.health.recording import Entry, Places, Said, Tenancy, parse_entry
+from holdfast_common.health.recording import Entry, Places, Said, Tenancy, parse_entry, whole
 from holdfast_common.health.rules import Rules
 
 MOST_BAD = 100
@@ -49,8 +49,7 @@ class Replay:
     def run(self, lines: Iterable[str]) -> Iterator[Change]:
         """Yield the changes in their order. A line that is not understood is counted, and the rest goes on."""
         unlooked = False
-        for number, line in enumerate(lines, 1):
-            self.lines = number
+        for number, line in whole(self._counted(lines)):
             try:
                 entry = parse_entry(line)
             except ValueError as error:
@@ -67,6 +66,11 @@ class Replay:
             self.now = max(self.now, entry.at)
             self.began_at = entry.at if self.began_at is None else self.began_at
         yield from self._look(self.now)
+
+    def _counted(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            self.lines += 1
+            yield line
 
     def _take(self, entry: Entry) -> bool:
         """Take an entry in; return whether findings may have changed."""
