@@ -43,7 +43,7 @@ async def test_an_xid_is_neither_lost_nor_counted_twice(
     node.lines.append("usb 1-1: new device")
     node.lines.append(XID_LINE.format(79))
     die_at(point)
-    await settle()
+    await clock.advance(6)  # the second time is when it is kept how often the XID came
     assert node.task is not None
     assert node.task.done()
     with pytest.raises((Died, BaseExceptionGroup)):
@@ -58,4 +58,30 @@ async def test_an_xid_is_neither_lost_nor_counted_twice(
     assert node.watch.snapshot().xids["GPU-0", 79].count == 1
     assert node.said[-1].findings[0].strikes == 1
     assert node.word == "sick"
+    await node.stop()
+
+
+async def test_a_storm_is_written_seldom_and_counted_wholly(
+    tmp_path: Path, clock: VirtualClock, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[int] = []
+    save = Memory.save
+    monkeypatch.setattr(Memory, "save", lambda memory: saves.append(memory.kept.kernel_seq) or save(memory))
+    node = FakeNode(tmp_path, clock, inventory)
+    await node.start()
+    node.read_all()
+    for _ in range(300):
+        node.lines.append(XID_LINE.format(43))
+    while node.watch.snapshot().xids.get(("GPU-0", 43)) is None or node.watch.snapshot().xids["GPU-0", 43].count < 300:
+        await settle()
+    assert len([seq for seq in saves if seq >= 0]) < 10
+    await node.again(crash=True)
+    node.read_all()
+    while node.watch.snapshot().xids["GPU-0", 43].count < 300:
+        await settle()
+    await clock.advance(6)
+    assert saves[-1] == 299
+    assert node.watch.snapshot().xids["GPU-0", 43].count == 300
+    await node.again(crash=True)
+    assert node.watch.snapshot().xids["GPU-0", 43].count == 300
     await node.stop()

@@ -52,6 +52,10 @@ def test_a_job_that_is_here_owns_its_processes(bed: Bed) -> None:
     assert bed.left() == bed.left() == bed.left("GPU-1") == 0
     assert bed.tenants.nameless == {1000, 1001}
     bed.tenants.users[1000] = "ada"
+    assert bed.tenants.unlabelled == {12: 101, 13: 102}
+    for job_id, pid in {12: 100, 13: 102}.items():
+        bed.tenants.labels[job_id] = bed.tenants.label_of(pid)
+    assert bed.tenants.unlabelled == {}
     assert bed.tenants.jobs == (GpuJob("GPU-0", 12, "ada", "physics", "spot"), GpuJob("GPU-1", 13, "1001", "", ""))
 
 

@@ -338,6 +338,24 @@ async def test_users_of_gpus_get_their_names(sound: FakeNode) -> None:
     assert (sound.watch.gpus_of(12), sound.watch.gpus_of(13)) == (1, 0)
 
 
+async def test_a_process_that_hangs_in_the_driver_holds_nothing_up(sound: FakeNode) -> None:
+    environ = sound.run_dir / "proc" / "7" / "environ"
+    environ.parent.mkdir(parents=True)
+    environ.write_bytes(b"SLURM_JOB_ACCOUNT=physics\0SLURM_JOB_PARTITION=spot\0")
+    sound.processes.table[7] = Process(7, 1, 0, 1.0, "python")
+    sound.processes.owners[7], sound.processes.jobs = 12, frozenset({12})
+    sound.calls.hanging = {"process 7"}
+    sound.watch.on_processes({"GPU-0": {7: 1}, "GPU-1": {}})
+    await sound.clock.advance(60)
+    (job,) = sound.watch.snapshot().gpu_jobs
+    assert (job.job_id, job.account) == (12, "")
+    assert sound.clock.now() - sound.watch.snapshot().samples["memory_available_ratio", ""].at <= 15
+    sound.calls.hanging = set()
+    await sound.clock.advance(30)
+    (job,) = sound.watch.snapshot().gpu_jobs
+    assert (job.account, job.partition) == ("physics", "spot")
+
+
 async def test_the_clocks_are_compared(sound: FakeNode) -> None:
     for _ in range(3):
         sound.watch.on_sent(sound.clock.now() - 9.0)

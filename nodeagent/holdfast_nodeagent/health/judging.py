@@ -15,6 +15,8 @@ from holdfast_nodeagent.health.messages import essence, health_message
 from holdfast_nodeagent.health.snapshot import Snapshot
 from holdfast_nodeagent.health.verdict_file import RENEW_S, VerdictFile
 
+SAVE_S = 1.0
+"""Between two times that what only repeats itself is kept."""
 BOOT_S = 180.0
 """So long after the machine's boot, drivers are loaded, fabrics are made, stores are mounted and clocks are set …"""
 COMES_LATE = frozenset(
@@ -41,6 +43,7 @@ class Judging:
         self._told: tuple[object, ...] = ()
         self._logged: frozenset[tuple[str, Action, bool]] = frozenset()
         self._written_at: float | None = None
+        self._unsaved, self._saved_at = False, 0.0
 
     @property
     def rules(self) -> Rules:
@@ -122,13 +125,25 @@ class Judging:
         self.save()
 
     def renew(self, snapshot: Snapshot, within_s: float) -> None:
-        """Write the word for Slurm's hook anew, if it would be older than it may be `within_s` from now."""
+        """Write the word for Slurm's hook anew, if it would be older than it may be `within_s` from now; keep what was not kept yet."""
+        if self._unsaved:
+            self.save()
         due_s = RENEW_S - within_s
         if snapshot.ready and (self._written_at is None or self._clock.monotonic() - self._written_at >= due_s):
             self._write_verdict(snapshot.findings)
 
+    def save_soon(self) -> None:
+        """Keep it, within some seconds: what changes the verdict is kept by `tell`, and a storm of its like must not be written each time.
+
+        The kernel's messages are kept with the number of the last one: those that were not are read again.
+        """
+        self._unsaved = True
+        if self._clock.monotonic() - self._saved_at >= SAVE_S:
+            self.save()
+
     def save(self) -> None:
         """Keep it."""
+        self._unsaved, self._saved_at = False, self._clock.monotonic()
         self._memory.kept.judge = self._judge.saved()
         self._memory.save()
 

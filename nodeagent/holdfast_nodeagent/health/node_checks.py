@@ -1,8 +1,9 @@
 """The readings of the node itself: memory, file systems, the checkpoint store, the clock."""
 
 import pwd
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from holdfast_common.clock import Clock
 from holdfast_common.health.model import Sample
@@ -13,6 +14,8 @@ from holdfast_nodeagent.health.memory import memory_samples
 from holdfast_nodeagent.health.skew import Skew
 
 NAME_LIMIT_S = 5.0
+
+T = TypeVar("T")
 
 
 class NodeChecks:
@@ -39,8 +42,12 @@ class NodeChecks:
 
     async def user_name(self, uid: int) -> str | None:
         """Return the name of a user, or the number where there is none; None while the directory service does not answer."""
+        return await self.told(f"user {uid}", lambda: _user_name(uid))
+
+    async def told(self, subject: str, call: Callable[[], T]) -> T | None:
+        """Return what a call says that may hang; None where it gives an error, or does not return within 5 s."""
         try:
-            return await self._calls.make(f"user {uid}", lambda: _user_name(uid), NAME_LIMIT_S)
+            return await self._calls.make(subject, call, NAME_LIMIT_S)
         except (TimeoutError, OSError):
             return None
 

@@ -34,9 +34,11 @@ class Tenants:
         self._proc = proc
         self._suspects: frozenset[tuple[int, int]] = frozenset()
         self._idle: frozenset[str] = frozenset()
-        self._labels: dict[int, tuple[str, str]] = {}
+        self.labels: dict[int, tuple[str, str]] = {}
+        """Account and partition of jobs, and …"""
         self.users: dict[int, str] = {}
-        """Names of users, filled in by whoever can wait for them."""
+        """… names of users, filled in by whoever can wait for them."""
+        self._unlabelled: dict[int, int] = {}
         self._owners: dict[tuple[str, int], int] = {}
 
     @property
@@ -44,7 +46,7 @@ class Tenants:
         """The jobs on each GPU, as of the last look."""
         found = []
         for (uuid, job_id), uid in sorted(self._owners.items()):
-            account, partition = self._labels.get(job_id, ("", ""))
+            account, partition = self.labels.get(job_id, ("", ""))
             found.append(GpuJob(uuid, job_id, self.users.get(uid, str(uid)), account, partition))
         return tuple(found)
 
@@ -52,6 +54,11 @@ class Tenants:
     def nameless(self) -> frozenset[int]:
         """Users whose names are not known yet."""
         return frozenset(self._owners.values()) - self.users.keys()
+
+    @property
+    def unlabelled(self) -> Mapping[int, int]:
+        """Jobs whose labels are not known yet, each with a process of its own."""
+        return {job_id: pid for job_id, pid in self._unlabelled.items() if job_id not in self.labels}
 
     def blamed(self, uuid: str, pid: int) -> int:
         """Return the job of the process that the driver named, or that alone used the GPU at the last look; 0: not known."""
@@ -66,6 +73,7 @@ class Tenants:
         live = self._processes.step_jobs()
         suspects: dict[tuple[int, int], str] = {}
         owners: dict[tuple[str, int], int] = {}
+        unlabelled: dict[int, int] = {}
         counts = dict.fromkeys(gpus, 0)
         for uuid, pids in gpus.items():
             for pid in pids:
@@ -75,12 +83,12 @@ class Tenants:
                 job_id = self._job_of(pid)
                 if job_id and (live is None or job_id in live):
                     owners[uuid, job_id] = process.uid
-                    self._label(job_id, pid)
+                    unlabelled[job_id] = pid
                 elif live is not None and _left_over(process, job_id):
                     suspects[pid, process.ticks] = f"{process.name} ({pid})" + (f" of job {job_id}" if job_id else "")
                     counts[uuid] += (pid, process.ticks) in self._suspects
-        self._owners = owners
-        self._labels = {job_id: label for job_id, label in self._labels.items() if any(job_id == job for _, job in owners)}
+        self._owners, self._unlabelled = owners, unlabelled
+        self.labels = {job_id: label for job_id, label in self.labels.items() if job_id in unlabelled}
         named = ", ".join(sorted(name for identity, name in suspects.items() if identity in self._suspects))[:200]
         self._suspects = frozenset(suspects)
         samples = [Sample(at, "leftover_processes", float(count), uuid, detail=named if count else "") for uuid, count in counts.items()]
@@ -106,16 +114,14 @@ class Tenants:
         self._idle = idle
         return samples
 
-    def _label(self, job_id: int, pid: int) -> None:
-        """Remember account and partition of a job, as its environment has them: its own word, good enough for a label."""
-        if job_id in self._labels:
-            return
-        try:
-            with open(self._proc / str(pid) / "environ", "rb", opener=_unblocking) as file:
-                entries = file.read(MAX_ENVIRON).split(b"\0")
-        except OSError:
-            return
-        self._labels[job_id] = (_value(entries, b"SLURM_JOB_ACCOUNT="), _value(entries, b"SLURM_JOB_PARTITION="))
+    def label_of(self, pid: int) -> tuple[str, str]:
+        """Return account and partition of a process's job, as its environment has them: its own word, good enough for a label.
+
+        Raises OSError. May hang: the kernel waits for the process's memory map, which one that hangs in the driver's mmap holds.
+        """
+        with open(self._proc / str(pid) / "environ", "rb", opener=_unblocking) as file:
+            entries = file.read(MAX_ENVIRON).split(b"\0")
+        return _value(entries, b"SLURM_JOB_ACCOUNT="), _value(entries, b"SLURM_JOB_PARTITION=")
 
 
 def _left_over(process: Process, job_id: int) -> bool:

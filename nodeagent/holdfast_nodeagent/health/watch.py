@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
@@ -107,6 +108,7 @@ class HealthWatch:
             "the GPUs' readings": self._read_gpus,
             "the kernel's messages": self._read_kernel,
             "the node's checks": self._check_node,
+            "the jobs' names": self._name_tenants,
             "health": self._keep_looking,
             "the controller's checks": self._answer_orders,
         }
@@ -197,7 +199,7 @@ class HealthWatch:
         log.warning("GPU %s: %s %d%s", heard.gpu, heard.kind, heard.code, f" (job {heard.job_id})" if heard.job_id else "")
         self._judging.hear(heard)
         self._look()
-        self._judging.save()
+        self._judging.save_soon()
 
     @contained
     def on_processes(self, processes: Mapping[str, Mapping[int, int]]) -> None:
@@ -319,6 +321,7 @@ class HealthWatch:
                 event = parse_line(text, self._clock.now() if self._kernel_heard else at)
                 if event is not None:
                     self.on_event(event)
+                    await self._clock.sleep(0)  # a storm of thousands must not keep a notice waiting
 
     @contained
     def _on_kernel_heard(self) -> None:
@@ -342,9 +345,17 @@ class HealthWatch:
                 self._take(await self._checks.slow())
             self._node_rounds += 1
             self._look()
+            await first_of(self._recheck.wait(), self._clock.sleep(TIER_S["medium"]))
+
+    async def _name_tenants(self) -> None:
+        """Find out who the jobs on the GPUs are of: a directory service, and a process that hangs in the driver, may take their time."""
+        while True:
             for uid in self._tenants.nameless:
                 self._tenants.users |= {uid: name} if (name := await self._checks.user_name(uid)) is not None else {}
-            await first_of(self._recheck.wait(), self._clock.sleep(TIER_S["medium"]))
+            for job_id, pid in self._tenants.unlabelled.items():
+                label = await self._checks.told(f"process {pid}", functools.partial(self._tenants.label_of, pid))
+                self._tenants.labels |= {job_id: label} if label is not None else {}
+            await self._clock.sleep(TIER_S["medium"])
 
     async def _keep_looking(self) -> None:
         while True:
