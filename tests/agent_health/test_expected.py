@@ -24,6 +24,9 @@ H100, A100, T4 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "Tesla T4"
         ("Tesla V100", "Tesla V100-SXM2-16GB"),
         ("A10G", "NVIDIA A10G"),
         ("RTX A6000", "NVIDIA RTX A6000"),
+        ("RTX6000", "Quadro RTX 6000"),
+        ("rtxpro6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition"),
+        ("H100NVL", "NVIDIA H100 NVL"),
         ("", H100),
     ],
 )
@@ -32,7 +35,16 @@ def test_names_of_one_model(wanted: str, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "model"), [("A100", "NVIDIA A10"), ("A10", A100), ("H100", A100), ("A100-80GB", A100), ("H200", H100), ("T4", "Tesla T40")]
+    ("wanted", "model"),
+    [
+        ("A100", "NVIDIA A10"),
+        ("A10", A100),
+        ("H100", A100),
+        ("A100-80GB", A100),
+        ("H200", H100),
+        ("T4", "Tesla T40"),
+        ("RTX6000", "NVIDIA RTX A6000"),
+    ],
 )
 def test_names_of_two_models(wanted: str, model: str) -> None:
     assert not same_model(wanted, model)

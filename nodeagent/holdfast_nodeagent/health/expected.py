@@ -15,14 +15,15 @@ def same_model(wanted: str, model: str) -> bool:
     """Whether NVML's name of a GPU is the model that an admin or a cloud wrote.
 
     `nvidia-h100-mega-80gb` and `H100-SXM5` are `NVIDIA H100 80GB HBM3`: what counts is the model itself (the first word with a digit) and,
-    where both tell it, the memory.
+    where both tell it, the memory. `RTX6000` is `Quadro RTX 6000`: two or three words may be written as one.
     """
     said = _WORDS.findall(model.lower())
     words = _WORDS.findall(wanted.lower())
     memory = [word for word in words if _MEMORY.fullmatch(word)]
     names = [word for word in words if any(map(str.isdigit, word)) and word not in memory]
     memory_differs = bool(memory) and any(_MEMORY.fullmatch(word) for word in said) and memory[0] not in said
-    return (not names or names[0] in said) and not memory_differs
+    together = {"".join(said[start:end]) for start in range(len(said)) for end in range(start + 1, min(len(said), start + 3) + 1)}
+    return (not names or names[0] in together) and not memory_differs
 
 
 def expected_samples(
