@@ -12,6 +12,7 @@ from holdfast_protos.v1 import agent_pb2 as pb
 from holdfast_controller.agents import AgentHub
 
 BEAT_S, URGENT_BEAT_S = 5.0, 1.0
+METRICS_PORT = 9465
 
 Prepared = Callable[[tuple[int, ...], Notice, bool], None]
 
@@ -93,7 +94,12 @@ class FakeAgent:
 
     async def _outgoing(self, queue: "asyncio.Queue[pb.AgentMessage]") -> AsyncIterator[pb.AgentMessage]:
         hello = pb.Hello(
-            instance_id=self.instance_id, boot_id=self._boot_id, launch_token=self._token, node=self.node, address=self._address
+            instance_id=self.instance_id,
+            boot_id=self._boot_id,
+            launch_token=self._token,
+            node=self.node,
+            address=self._address,
+            metrics_port=METRICS_PORT,
         )
         yield pb.AgentMessage(id=f"m-{next(self._numbers)}", sent_at=self._clock.now(), hello=hello)
         while True:

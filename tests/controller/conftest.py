@@ -1,6 +1,8 @@
 """Builders for fleets and plans, for the tests of pure decisions."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from holdfast_common.notice import Notice, NoticeKind
@@ -11,6 +13,9 @@ from holdfast_controller.decide import decide
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.providers.base import Fault, FaultKind, Instance, Market, Pool
+
+sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib leaves it out
+from counting import Counted
 
 NOW = 1_700_000_000.0
 
@@ -131,3 +136,9 @@ def world() -> World:
 @pytest.fixture(name="kinds")
 def kinds_fixture():  # type: ignore[no-untyped-def]
     return kinds
+
+
+@pytest.fixture
+def counted(world: World) -> Counted:
+    """A world whose events are counted."""
+    return Counted(world)

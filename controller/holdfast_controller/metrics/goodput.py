@@ -47,7 +47,9 @@ class _Pending:
 
     def since_save(self, said: Progress) -> float:
         """Return the GPU-seconds of the steps since the last save; all that is pending where nobody says what a step takes."""
-        return min(said.unsaved * said.step_s * self.gpus, self.gpu_s) if said.step_s else self.gpu_s
+        if said.unsaved and not said.step_s:
+            return self.gpu_s
+        return min(said.unsaved * said.step_s * self.gpus, self.gpu_s)
 
 
 class Goodput:

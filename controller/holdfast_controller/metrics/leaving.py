@@ -53,7 +53,7 @@ class Leavings:
                 continue
             known.saved = _is_saved(job, job.evacuation, fleet)
             known.requeued_at = job.evacuation.requeued_at
-            known.resumed = job.view.restarts > known.attempt and not job.view.pending
+            known.resumed = job.view.restarts > known.attempt and job.view.state not in {"PENDING", "CONFIGURING"}
 
     def look(self, job: JobRecord, fleet: Fleet) -> _Attempt | None:
         """Note that the job's attempt must leave, if it must."""
@@ -127,8 +127,9 @@ def _is_saved(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> bool:
     case = case_of(job, evacuation, fleet)
     reports = [job.reports[name] for name in evacuation.nodes if name in job.reports]
     asked = [report for report in reports if report.attempt == evacuation.attempt and report.ranks > 0]
-    said = [report.state in {"saved", "parked"} and report.notice_id in evacuation.notice_ids for report in asked]
-    return case.parked or case.stopped_on_notice or (bool(said) and all(said))
+    waits = [report.state in {"saved", "parked"} and report.notice_id in evacuation.notice_ids for report in asked]
+    left = [report.state == "done" and case.stopped_on_notice for report in asked]
+    return case.parked or (bool(asked) and all(one or other for one, other in zip(waits, left, strict=True)))
 
 
 def _cause(job: JobRecord, evacuation: Evacuation, fleet: Fleet) -> str:
