@@ -220,9 +220,12 @@ def test_a_gpu_that_is_lost_from_the_start_is_found_when_it_is_back(read: Read, 
     anew = type(found)()
     assert [device.index for device in anew.devices] == [1, 2, 3, 4, 5, 6, 7]
     assert ["gpus_visible", "", 7, "ok", "NVML lists 8"] in anew.round("fast")["samples"]
-    assert not anew.find()
+    assert not anew.find_more()
+    gpus.set("fail.nvmlDeviceGetCount_v2", 999)
+    assert not anew.find_more()
     gpus.clear()
-    assert anew.find()
+    assert anew.find_more()
+    assert not anew.find_more()
     assert [device.index for device in anew.devices] == list(range(8))
 
 

@@ -137,7 +137,7 @@ class Child:
             self._say({"kind": "beat"})
         elif tier == "slow":
             self._say(self._gpus.processes())
-            if self._gpus.listed > len(self._gpus.devices) and self._gpus.find():
+            if self._gpus.find_more():
                 self._register()
                 self._say(self._gpus.inventory())
 

@@ -36,8 +36,15 @@ class Gpus:
         """How many NVML counts, reached or not."""
         self.find()
 
+    def find_more(self) -> bool:
+        """Look for those that NVML lists and that could not be reached; returns whether there are new ones."""
+        try:
+            return self.listed > len(self.devices) and self.find()
+        except pynvml.NVMLError:  # the driver is in trouble, and the readings say so
+            return False
+
     def find(self) -> bool:
-        """Look for GPUs that have no handle yet; returns whether there are new ones."""
+        """Look for GPUs that have no handle yet; returns whether there are new ones. Raises NVMLError where they cannot be listed."""
         self.listed = pynvml.nvmlDeviceGetCount()
         known = {device.uuid for device in self.devices}
         found = [device for index in range(self.listed) if (device := self._reach(index)) is not None and device.uuid not in known]
