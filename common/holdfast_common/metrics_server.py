@@ -4,13 +4,15 @@ import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 MOST_AT_ONCE = 8
 REQUEST_S = 10.0
-"""A caller that takes longer to ask is left."""
+"""A caller that takes longer to ask, and to take the answer, is left."""
 
 Page = Callable[[], tuple[str, bytes]]
 """Returns content type and body."""
@@ -21,11 +23,13 @@ log = logging.getLogger(__name__)
 class MetricsServer:
     """Serves `pages` by their paths at `listen` (host:port; port 0: any) until closed. Raises OSError where it cannot."""
 
-    def __init__(self, listen: str, pages: Mapping[str, Page]) -> None:
+    def __init__(self, listen: str, pages: Mapping[str, Page], request_s: float = REQUEST_S) -> None:
+        """`request_s`: for so long a caller may ask, and take the answer."""
         host, _, port = listen.rpartition(":")
         self._pages = dict(pages)
         server = _Server6 if ":" in host else _Server
-        self._server = make_server(host.strip("[]"), int(port), self._answer, server, _Handler)
+        self._server: _Server = make_server(host.strip("[]"), int(port), self._answer, server, _Handler)
+        self._server.request_s = request_s
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.5,), name="metrics", daemon=True)
         self._thread.start()
 
@@ -63,10 +67,13 @@ def _made(page: Page) -> tuple[str, str, bytes]:
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_s = REQUEST_S
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, *args: Any) -> None:
         self._free = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._until: dict[Any, float] = {}
         super().__init__(*args)
 
     def server_bind(self) -> None:
@@ -80,14 +87,30 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        self._until[request] = time.monotonic() + self.request_s
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._done(request)
+            raise
+
+    def service_actions(self) -> None:
+        """Twice a second: leave those whose time is up. A time limit on each read alone would let one byte now and then hold a thread."""
+        now = time.monotonic()
+        for request in [request for request, until in list(self._until.items()) if now >= until]:
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer one."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._done(request)
+
+    def _done(self, request: Any) -> None:
+        self._until.pop(request, None)
+        self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A caller that is gone is nobody's fault."""
@@ -98,7 +121,5 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = REQUEST_S
-
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: a scrape is no event."""

@@ -92,7 +92,7 @@ class Agent:
         if isinstance(self._source, AzureMetadata):
             self._source.is_empty = node.empty_for_good
         record.save()
-        with served(config, health, lambda: link.welcomed) as node.metrics_port:
+        with served(config, clock, health, lambda: link.welcomed) as node.metrics_port:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(node.watch_jobs(), name="jobs")
                 tasks.create_task(node.watch_notices(self._source, config.poll_s), name="notices")
@@ -140,14 +140,14 @@ def make_health(config: AgentConfig, clock: Clock, processes: Processes, boot_id
 
 
 @contextmanager
-def served(config: AgentConfig, health: HealthWatch, connected: Callable[[], bool]) -> Iterator[int]:
+def served(config: AgentConfig, clock: Clock, health: HealthWatch, connected: Callable[[], bool]) -> Iterator[int]:
     """Serve `/metrics` meanwhile, if the settings say so; yield the port, 0: none."""
     if not config.metrics_listen:
         yield 0
         return
     from holdfast_nodeagent.exporter import serve  # an agent that serves nothing does not pay for it
 
-    with closing(serve(config.metrics_listen, health.snapshot, connected, config.metrics_dcgm_names)) as exporter:
+    with closing(serve(config.metrics_listen, health.snapshot, connected, config.metrics_dcgm_names, clock.now)) as exporter:
         yield exporter.port
 
 

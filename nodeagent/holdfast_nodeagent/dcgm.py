@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, UnknownMetricFamily
 from prometheus_client.core import Metric as Family
 
 from holdfast_nodeagent.gpu.inventory import Gpu
@@ -26,12 +26,13 @@ _COUNTERS: Mapping[str, tuple[str, float, str]] = {
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("energy_joules", 1000.0, "Total energy consumption since boot (in mJ)."),
     "DCGM_FI_DEV_PCIE_REPLAY_COUNTER": ("pcie_replays", 1.0, "Total number of PCIe retries."),
 }
+"""Counters that do not end in `_total`, as dcgm-exporter writes them; the client library knows none, so that they have no type."""
 
 
 def dcgm_families(snapshot: Snapshot) -> Iterable[Family]:
     """Return the series of one scrape."""
     made: list[Family] = []
-    for fields, kind in ((_FIELDS, GaugeMetricFamily), (_COUNTERS, _Bare)):
+    for fields, kind in ((_FIELDS, GaugeMetricFamily), (_COUNTERS, UnknownMetricFamily)):
         for name, (reading, factor, text) in fields.items():
             family = kind(name, text, labels=LABELS)
             for gpu in snapshot.inventory.gpus:
@@ -41,14 +42,6 @@ def dcgm_families(snapshot: Snapshot) -> Iterable[Family]:
             made.append(family)
     made += [_free(snapshot), _last_xid(snapshot)]
     return [family for family in made if family.samples]
-
-
-class _Bare(CounterMetricFamily):
-    """A counter whose samples do not end in `_total`, as dcgm-exporter writes them."""
-
-    def add_metric(self, labels: list[str], value: float) -> None:  # type: ignore[override]
-        """Add a series."""
-        self.add_sample(self.name, dict(zip(LABELS, labels, strict=True)), value)
 
 
 def _free(snapshot: Snapshot) -> Family:

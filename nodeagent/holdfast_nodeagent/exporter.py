@@ -1,11 +1,16 @@
-"""The agent's `/metrics`: the newest snapshot of the node's health as Prometheus' series. What is unsupported has no series."""
+"""The agent's `/metrics`: the newest snapshot of the node's health as Prometheus' series.
+
+What is unsupported has no series, and what has not been read for long has none any more: a temperature of before the driver hung would look
+like one of now.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from holdfast_common.exposition import CONTENT_TYPE, Families, text
-from holdfast_common.health.catalogue import CLOCK_REASONS, READINGS
+from holdfast_common.health.catalogue import CLOCK_REASONS, READINGS, TIER_S
 from holdfast_common.health.model import Action
 from holdfast_common.metrics_server import MetricsServer
 
@@ -16,6 +21,9 @@ from holdfast_nodeagent.health.snapshot import Snapshot
 
 ANSWER_S = 5.0
 """A scrape waits no longer for the agent's own loop."""
+
+MISSED_ROUNDS, GRACE_S = 3.0, 10.0
+"""A reading is shown until so many rounds of its tier, and so many seconds, have passed without another."""
 
 Labels = dict[str, str]
 
@@ -65,6 +73,12 @@ PLAIN: Mapping[str, tuple[str, Labels]] = {
     **{f"clock_{reason}": ("gpu_clock_event_reason_active", {"reason": reason}) for reason in CLOCK_REASONS},
 }
 """Reading of a GPU → metric and further labels."""
+
+
+def fresh(snapshot: Snapshot, now: float) -> Snapshot:
+    """Return it with the readings only that were taken lately."""
+    oldest = {name: now - MISSED_ROUNDS * TIER_S[reading.tier] - GRACE_S for name, reading in READINGS.items()}
+    return replace(snapshot, samples={key: sample for key, sample in snapshot.samples.items() if sample.at >= oldest.get(sample.name, now)})
 
 
 def families(snapshot: Snapshot, connected: bool) -> Families:
@@ -156,24 +170,39 @@ class Exporter:
             self._server.close()
 
 
-def serve(listen: str, snapshot: Callable[[], Snapshot], connected: Callable[[], bool], dcgm_names: bool) -> Exporter:
+def serve(
+    listen: str,
+    snapshot: Callable[[], Snapshot],
+    connected: Callable[[], bool],
+    dcgm_names: bool,
+    now: Callable[[], float],
+    answer_s: float = ANSWER_S,
+) -> Exporter:
     """Serve `/metrics` at `listen` (host:port; empty: not at all). A port that is taken is logged, and the agent goes on without.
 
-    Call it from the agent's loop: that is where `snapshot` is asked, and the text is made in the request's own thread.
+    Call it from the agent's loop: that is where `snapshot` is asked, and the text is made in the request's own thread. Where that loop hangs,
+    the answer is 503 after `answer_s`. `now` gives Unix seconds.
     """
     if not listen:
         return Exporter(None)
     loop = asyncio.get_running_loop()
 
     async def ask() -> tuple[Snapshot, bool]:
-        return snapshot(), connected()
+        return fresh(snapshot(), now()), connected()
+
+    def asked() -> tuple[Snapshot, bool]:
+        return asyncio.run_coroutine_threadsafe(ask(), loop).result(answer_s)
+
+    def healthy() -> tuple[str, bytes]:
+        asked()
+        return "text/plain", b"ok\n"
 
     def page() -> tuple[str, bytes]:
-        newest, welcomed = asyncio.run_coroutine_threadsafe(ask(), loop).result(ANSWER_S)
+        newest, welcomed = asked()
         return CONTENT_TYPE, text(families(newest, welcomed), dcgm_families(newest) if dcgm_names else ())
 
     try:
-        return Exporter(MetricsServer(listen, {"/metrics": page, "/-/healthy": lambda: ("text/plain", b"ok\n")}))
+        return Exporter(MetricsServer(listen, {"/metrics": page, "/-/healthy": healthy}))
     except OSError as error:
         log.error("no metrics: cannot listen on %s: %s", listen, error)
         return Exporter(None)

@@ -1,62 +1,21 @@
-"""The agent's `/metrics`: golden text of eight H100 GPUs, promtool's opinion, and a server that nobody can hang."""
+"""What the agent tells Prometheus: the golden text of eight H100 GPUs, and promtool's opinion of it."""
 
-import asyncio
 import os
-import socket
 import subprocess
-import threading
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from holdfast_common.exposition import Families, text
-from holdfast_common.health.catalogue import READINGS
-from holdfast_common.health.model import Action, Finding, Sample
-from holdfast_common.health.rules import default_rules
+from holdfast_common.health.model import Sample
 from holdfast_common.metrics import AGENT
 from holdfast_nodeagent.dcgm import dcgm_families
-from holdfast_nodeagent.exporter import families, serve
-from holdfast_nodeagent.gpu.inventory import Gpu, Inventory
-from holdfast_nodeagent.health.snapshot import GpuJob, Snapshot, TierTime, XidCount
+from holdfast_nodeagent.exporter import families, fresh
+from holdfast_nodeagent.health.snapshot import GpuJob, Snapshot
+from snapshots import AT, h100s
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMTOOL = Path(__file__).parents[2] / ".venv" / "prometheus" / "usr" / "bin" / "promtool"
-AT = 1_700_000_000.0
-
-
-def h100s() -> Snapshot:
-    """Eight GPUs of which everything has been read; GPU 3 has had an XID 79, and its memory temperature cannot be read."""
-    gpus = tuple(
-        Gpu(i, f"GPU-{i:08d}", f"0000:{0x1B + i:02x}:00.0", "NVIDIA H100 80GB HBM3", f"165000000000{i}", "96.00.99.00.01") for i in range(8)
-    )
-    samples = {}
-    for place, reading in enumerate(READINGS.values()):
-        for gpu in gpus if reading.scope == "gpu" else ():
-            value = 1.0 if reading.name == "up" else 0.0 if reading.unit == "1" else float(place)
-            samples[(reading.name, gpu.uuid)] = Sample(AT, reading.name, value, gpu.uuid)
-        if reading.scope == "node":
-            samples[(reading.name, "")] = Sample(AT, reading.name, 8.0 if reading.name == "gpus_visible" else 0.5)
-    hot = "memory_temperature_celsius"
-    samples[(hot, gpus[3].uuid)] = Sample(AT, hot, None, gpus[3].uuid, "unsupported")
-    lost = Finding("xid-79", Action.REPLACE, AT, gpus[3].uuid, "XID 79")
-    tried = Finding("hot", Action.NOTE, AT, gpus[2].uuid, "91 °C", dry_run=True)
-    return Snapshot(
-        node="n1",
-        ready=True,
-        polled_at=AT,
-        inventory=Inventory("570.124.06", "12.570.124.06", gpus),
-        gpus_expected=8,
-        samples=samples,
-        findings=(lost, tried),
-        rules=default_rules().reading,
-        xids={(gpus[3].uuid, 79): XidCount(1, AT)},
-        gpu_jobs=(GpuJob(gpus[0].uuid, 12, "ada", "vision", "spot"),),
-        tiers={"fast": TierTime(3, 0.006, (0, 0, 2, 3, 3, 3, 3))},
-        stalls=1,
-        restarts=2,
-    )
 
 
 def test_eight_gpus_are_told_as_they_always_were() -> None:
@@ -145,69 +104,15 @@ def test_values_that_a_job_or_a_board_chose_cannot_break_the_text() -> None:
     assert 'user="a\\"b\\\\c\\nd"' in told
 
 
-async def fetched(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    def get() -> tuple[int, str]:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-
-    return await asyncio.to_thread(get)
-
-
-async def test_it_is_served_and_only_that() -> None:
-    exporter = serve("127.0.0.1:0", h100s, lambda: True, False)
-    try:
-        status, told = await fetched(exporter.port)
-        assert (status, told) == (200, (GOLDEN / "agent.txt").read_text())
-        assert (await fetched(exporter.port, "/etc/passwd"))[0] == 404
-        assert (await fetched(exporter.port, "/metrics", "POST"))[0] == 405
-        assert await fetched(exporter.port, "/-/healthy") == (200, "ok\n")
-    finally:
-        exporter.close()
-
-
-async def test_a_taken_port_is_said_and_the_agent_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        exporter = serve(f"127.0.0.1:{taken.getsockname()[1]}", h100s, lambda: True, False)
-    assert exporter.port == 0
-    assert "cannot listen" in caplog.text
-    exporter.close()
-
-
-async def test_a_fault_in_one_scrape_is_that_scrapes() -> None:
-    broken = True
-
-    def snapshot() -> Snapshot:
-        if broken:
-            raise RuntimeError("no")
-        return h100s()
-
-    exporter = serve("127.0.0.1:0", snapshot, lambda: True, False)
-    try:
-        assert (await fetched(exporter.port))[0] == 503
-        broken = False
-        assert (await fetched(exporter.port))[0] == 200
-    finally:
-        exporter.close()
-
-
-async def test_callers_that_ask_nothing_do_not_keep_others_from_asking() -> None:
-    exporter = serve("127.0.0.1:0", h100s, lambda: True, False)
-    idle = [socket.create_connection(("127.0.0.1", exporter.port)) for _ in range(3)]
-    try:
-        assert (await fetched(exporter.port))[0] == 200
-        before = threading.active_count()
-        more = [socket.create_connection(("127.0.0.1", exporter.port)) for _ in range(40)]
-        for _ in range(100):
-            await asyncio.sleep(0.01)
-            if threading.active_count() > before:
-                break
-        assert threading.active_count() <= before + 8, "so many are answered at a time, and no more"
-        idle += more
-    finally:
-        for each in idle:
-            each.close()
-        exporter.close()
+def test_what_was_not_read_for_long_is_not_shown() -> None:
+    snapshot = h100s()
+    assert fresh(snapshot, AT + 25.0) == snapshot
+    names = {name for name, _ in fresh(snapshot, AT + 25.5).samples}
+    assert "gpus_visible" not in names
+    assert {"power_watts", "pcie_replays", "disk_free_ratio"} <= names, "they are taken less often"
+    assert fresh(snapshot, AT + 191.0).samples == {}
+    told = text(families(fresh(snapshot, AT + 191.0), True)).decode()
+    assert "holdfast_gpu_up{" not in told
+    assert f'holdfast_agent_last_poll_timestamp_seconds{{node="n1"}} {AT / 1e9:.1f}e+09' in told, "that is what the alert looks at"
+    assert 'holdfast_gpu_health{check="xid-79",gpu="3",node="n1",uuid="GPU-00000003"} 2.0' in told, "what was found holds on"
+    assert fresh(snapshot, AT - 3600.0) == snapshot, "a clock that was set back makes nothing old"

@@ -62,15 +62,15 @@ class MetricsService:
         """Return where Prometheus finds the agents."""
         return listed(self._reactor.fleet, self._cluster)
 
-    def serve(self, listen: str) -> None:
-        """Serve at `listen` (host:port), from the loop that calls this. Raises ConfigError where the port is taken."""
+    def serve(self, listen: str, answer_s: float = ANSWER_S) -> None:
+        """Serve at `listen` (host:port), from the loop that calls this; 503 where that hangs. Raises ConfigError where the port is taken."""
         loop = asyncio.get_running_loop()
 
         def in_loop(call: Callable[[], T]) -> T:
             async def ask() -> T:
                 return call()
 
-            return asyncio.run_coroutine_threadsafe(ask(), loop).result(ANSWER_S)
+            return asyncio.run_coroutine_threadsafe(ask(), loop).result(answer_s)
 
         pages = {
             "/metrics": lambda: (CONTENT_TYPE, text(in_loop(self.families))),
