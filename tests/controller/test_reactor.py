@@ -140,3 +140,35 @@ async def test_in_a_large_fleet_what_comes_soon_after_shares_a_round_of_decision
         await clock.advance(5.0)
         await reactor.record(e.JobForgotten(clock.now(), 5))
         assert rounds[2:] == [clock.now()]
+
+
+async def test_listeners_are_shown_each_event_and_command_once_and_one_that_breaks_stops_nothing(tmp_path) -> None:
+    async with running(tmp_path / "journal.sqlite") as (reactor, effects, clock):
+        shown: list[tuple[str, bool]] = []
+
+        def listener(event: e.Event) -> None:
+            shown.append((type(event).__name__, "n1" in reactor.fleet.nodes and reactor.fleet.nodes["n1"].wanted_since is not None))
+
+        def broken(event: e.Event) -> None:
+            raise RuntimeError("counting is hard")
+
+        reactor.listeners += [broken, listener]
+        await reactor.record(e.NodesRequested(clock.now(), ("n1",), 7))
+        reactor.post(e.Ticked(clock.now()))
+        await want(reactor, clock)
+        effects.release.set()
+        await settle()
+        names = [name for name, _ in shown]
+        assert shown[0] == ("NodesRequested", True), "the fleet has taken it in"
+        assert names.count("CommandIssued") == 1
+        assert names.count("CommandFinished") == 1
+        assert "Ticked" not in names
+
+
+async def test_listeners_are_shown_that_the_clock_was_set(tmp_path) -> None:
+    async with running(tmp_path / "journal.sqlite") as (reactor, _, clock):
+        shown: list[e.Event] = []
+        reactor.listeners.append(shown.append)
+        reactor._resync = lambda: 7.0
+        await reactor.record(e.CloudListed(clock.now()))
+        assert [event.by_s for event in shown if isinstance(event, e.ClockStepped)] == [7.0]
