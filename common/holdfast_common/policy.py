@@ -140,6 +140,9 @@ class Health(Section):
     """For how long a machine is kept, drained, that a rule had drained or evacuated: to be looked at. `replace` never keeps one."""
     avoid_pool_s: Annotated[float, Field(ge=0, le=604_800)] = 600.0
     """For how long the pool that gave a sick machine comes after the others: the next one may be the same host."""
+    brake_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """A finding on whole nodes (not on a GPU) that was acted on for so many of the partition's machines within an hour, and for three at
+    least, is acted on no more: a wrong rule, clock or driver must not take them all. 1: no such bound."""
     deep_check_level: Annotated[int, Field(ge=0, le=4)] = 0
     """Before a new machine takes jobs, `dcgmi diag -r LEVEL` is run, where it is installed; 0: only the quick check."""
 

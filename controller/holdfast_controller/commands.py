@@ -43,6 +43,9 @@ class NodeCommand(Command):
 class DrainNode(NodeCommand):
     """Let nothing new start on the node."""
 
+    rule: str = ""
+    """The health rule that asks for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class UndrainNode(NodeCommand):
@@ -75,6 +78,8 @@ class CondemnNode(NodeCommand):
     instance_id: str = ""
     notice: Notice | None = None
     keep_until: float = 0.0
+    rule: str = ""
+    """The health rule that asks for it."""
     """The empty machine is kept for so long, Unix seconds; 0: it is not."""
 
 

@@ -4,7 +4,7 @@ from holdfast_common.evacuation import REASON_PREFIX, requeue_at
 from holdfast_common.health.model import Action, worst
 
 from holdfast_controller.decide.evacuation import case_of
-from holdfast_controller.decide.health import sentence
+from holdfast_controller.decide.health import Brake, sentence
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
 from holdfast_controller.records import JobRecord, Node
@@ -51,14 +51,14 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
     if phase == "up" and record is None:
         return f"{who} is up in Slurm, but no instance of ours is known to hold it."
     if phase == "up" and record is not None and not record.connected:
-        return f"{who} is up; its agent is silent, so the cloud's list has to tell of its end{_sick(node, plans)}."
-    sick = _sick(node, plans)
+        return f"{who} is up; its agent is silent, so the cloud's list has to tell of its end{_sick(fleet, plans, node, now)}."
+    sick = _sick(fleet, plans, node, now)
     told = bool(sick) and node.view is not None and node.view.reason.startswith(f"{REASON_PREFIX} health:")  # our own drain's reason
     reason = f": {node.view.reason}" if node.view is not None and node.view.reason and not told else ""
     return f"{who} is {phase}{reason}{sick}."
 
 
-def _sick(node: Node, plans: Plans) -> str:
+def _sick(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
     """Say which rule holds on a node that no notice is known for, and what follows."""
     gravest, plan = worst(node.findings), plans.by_node.get(node.name)
     if gravest is None:
@@ -67,6 +67,8 @@ def _sick(node: Node, plans: Plans) -> str:
         follows = "it is only noted"
     elif plan is None or not plan.health.act:
         follows = "the policy has nothing done (health.act = false)"
+    elif Brake(fleet, plans, now).holds(node, gravest):
+        follows = "it is held back, since machines were given up for this rule already within the hour (health.brake_share)"
     elif gravest.action is Action.DRAIN:
         follows = "it takes no new job, and goes when the last one has ended"
     else:

@@ -6,7 +6,7 @@ from holdfast_common.notice import Notice, NoticeKind
 from holdfast_controller import attempts, index
 from holdfast_controller import events as e
 from holdfast_controller.records import Doom, Evacuation, JobRecord, Node, PoolMemory
-from holdfast_controller.state import State
+from holdfast_controller.state import STRUCK_S, State
 
 MAX_NOTICES = 64
 """Of one node: no cloud gives so many."""
@@ -67,6 +67,12 @@ def _sick_since(node: Node, notice: Notice, at: float) -> float:
     """Return when the rule was found to hold: the agent's word may have waited for a controller."""
     grave = (finding.since for finding in node.findings if not finding.dry_run and finding.action.rank >= Action.EVACUATE.rank)
     return max(min((notice.received, *grave)), at - LATE_S)
+
+
+def struck(fleet: State, rule: str, node: str, at: float) -> None:
+    """Note that a machine is given up for a rule; what was long ago is forgotten."""
+    fleet.struck = {key: then for key, then in fleet.struck.items() if at - then <= STRUCK_S}
+    fleet.struck.setdefault(f"{rule} {node}", at)
 
 
 def withdrawn(fleet: State, event: e.NoticeWithdrawn) -> None:

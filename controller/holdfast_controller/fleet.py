@@ -15,6 +15,8 @@ from holdfast_controller import attempts, dooms, index, machines, unrest
 from holdfast_controller import events as e
 from holdfast_controller.commands import (
     BindInstance,
+    CondemnNode,
+    DrainNode,
     GiveUp,
     JobCommand,
     Launch,
@@ -279,6 +281,8 @@ class Fleet(State):
             self._told_job(self.jobs[command.job_id], command, event.at)
         elif isinstance(command, PowerDownNode) and command.node in self.nodes:
             self.nodes[command.node].power_down_at = event.at
+        elif isinstance(command, DrainNode | CondemnNode) and command.rule:
+            dooms.struck(self, command.rule, command.node, event.at)
         elif isinstance(command, PrepareJobs) and command.notice is not None and not command.cancelled:
             for job in self._known(command.job_ids):
                 job.prepared[f"{command.node} {command.notice.id}"] = command

@@ -40,6 +40,7 @@ def shift(fleet: State, by_s: float) -> None:
     _move(fleet.steps.values(), by_s)
     for seen in fleet.steps.values():
         seen.jobs = {job_id: at + by_s for job_id, at in seen.jobs.items()}
+    fleet.struck = {key: at + by_s for key, at in fleet.struck.items()}
     fleet.put_off = {job_id: replace(command, until=command.until + by_s) for job_id, command in fleet.put_off.items()}
     _move(fleet.launches.values(), by_s)
     _move(fleet.jobs.values(), by_s)

@@ -53,6 +53,8 @@ class Health:
     """How long a machine that was drained or evacuated is kept."""
     avoid_pool_s: float = 600.0
     """For how long the pool of a sick machine comes after others: the next one may be the same host."""
+    brake_share: float = 0.25
+    """A node's finding is acted on for no larger share of a partition's machines within an hour (but for three); 1: no bound."""
     deep_check_level: int = 0
     """Of `dcgmi diag -r`, before a new machine takes jobs; 0: none."""
 

@@ -10,6 +10,9 @@ from holdfast_controller.events import JobReported
 from holdfast_controller.index import JobIds
 from holdfast_controller.records import CommandRecord, InstanceRecord, JobRecord, LaunchRecord, Node, PoolMemory, QuotaMemory, StepsSeen
 
+STRUCK_S = 3600.0
+"""For so long it counts that a machine was given up for a rule."""
+
 
 @dataclass(slots=True)
 class State:
@@ -35,6 +38,8 @@ class State:
     """When the last look at Slurm began that was answered (a sample, as the next)."""
     steady_since: float = 0.0
     """When looks at Slurm began to be answered, after the controller's start or an outage."""
+    struck: dict[str, float] = field(default_factory=dict)
+    """`RULE NODE` → when it was drained or condemned for the health rule, within the last `STRUCK_S`."""
     early: dict[str, JobReported] = field(default_factory=dict)
     """What agents said of jobs that no look at Slurm has shown yet."""
     put_off: dict[int, GiveUp] = field(default_factory=dict)

@@ -4,6 +4,7 @@
 all else is as with a cloud's. A machine that is sick before its node is up never takes a job. Dry runs do nothing.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from holdfast_common.evacuation import REASON_PREFIX
@@ -14,26 +15,67 @@ from holdfast_controller.commands import Command, CondemnNode, DrainNode, Pardon
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plan, Plans
 from holdfast_controller.records import InstanceRecord, Node
+from holdfast_controller.state import STRUCK_S
 
 MOST_TEXT = 160
+BRAKE_FROM = 3
+"""So many machines may be given up for one rule within an hour, however few there are."""
 
 
 def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
     """Yield what is due for machines that rules hold for, and for those that are well again."""
+    brake = Brake(fleet, plans, now)
     for name, plan in plans.by_node.items():
         node = fleet.nodes.get(name)
         if node is None or not (node.findings or node.notices):
             continue
         yield from _pardon(node, plan)
-        gravest, record = _gravest(node, plan), fleet.instance_of(node)
+        gravest, record = _free(brake, node, plan), fleet.instance_of(node)
         if gravest is None or gravest.action is Action.NOTE or record is None or not record.alive:
             continue
+        brake.note(node, gravest)
         if node.view is None or not node.view.up:
             yield from _never_up(node, record, gravest)
         elif gravest.action is Action.DRAIN:
             yield from _drain(fleet, node, gravest, plan, now)
         else:
             yield from _condemn(fleet, node, gravest, plan, now)
+
+
+class Brake:
+    """Holds back what is found on too many whole nodes: a wrong rule or policy, the controller's clock, a new driver.
+
+    What is found on a GPU is that GPU's, and never held back.
+    """
+
+    def __init__(self, fleet: Fleet, plans: Plans, now: float) -> None:
+        self._fleet, self._plans, self._now = fleet, plans, now
+        self._machines: Counter[str] | None = None
+        self._now_too: dict[str, set[str]] = defaultdict(set)
+        """Rule → the nodes on which it is acted in this round."""
+
+    def note(self, node: Node, finding: Finding) -> None:
+        """The finding is acted on."""
+        self._now_too[finding.rule].add(node.name)
+
+    def holds(self, node: Node, finding: Finding) -> bool:
+        """Whether the finding is not acted on; a machine that leaves already goes on leaving."""
+        plan, view = self._plans.by_node[node.name], node.view
+        leaves = node.doom is not None or (view is not None and "DRAIN" in view.flags)
+        if finding.gpu or leaves or plan.health.brake_share >= 1:
+            return False
+        struck = (key.split() for key, at in self._fleet.struck.items() if self._now - at <= STRUCK_S)
+        lately = {name for rule, name in struck if rule == finding.rule}
+        lately |= self._now_too[finding.rule]
+        if len(lately) < BRAKE_FROM or node.name in lately:
+            return False
+        return len(lately) >= plan.health.brake_share * self._count(plan.partition)
+
+    def _count(self, partition: str) -> int:
+        if self._machines is None:
+            held = (plan.partition for name, plan in self._plans.by_node.items() if self._fleet.holder(name))
+            self._machines = Counter(held)
+        return self._machines[partition]
 
 
 def is_drained(node: Node, plans: Plans) -> bool:
@@ -48,6 +90,13 @@ def sentence(finding: Finding) -> str:
     where = f" on {finding.gpu}" if finding.gpu else ""
     text = "".join(char for char in f"{finding.rule}{where}: {finding.text}" if char.isprintable())
     return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…"
+
+
+def _free(brake: Brake, node: Node, plan: Plan) -> Finding | None:
+    """Return the gravest finding that may be acted on."""
+    if not plan.health.act:
+        return None
+    return worst(tuple(each for each in node.findings if not brake.holds(node, each)))
 
 
 def _gravest(node: Node, plan: Plan) -> Finding | None:
@@ -69,7 +118,7 @@ def _drain(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float) -
         return
     if "DRAIN" not in node.view.flags:
         why = f"health: {sentence(finding)}"
-        yield DrainNode(f"drain:{node.name}:{node.instance_id}:health:{finding.key}", why, node.name)
+        yield DrainNode(f"drain:{node.name}:{node.instance_id}:health:{finding.key}", why, node.name, finding.rule)
         return
     ours = node.view.reason.startswith(REASON_PREFIX)
     empty = node.name not in fleet.held and node.name not in fleet.seen and "COMPLETING" not in node.view.flags
@@ -91,9 +140,9 @@ def _condemn(fleet: Fleet, node: Node, finding: Finding, plan: Plan, now: float)
         since = min(each.since for each in node.findings if each.action.rank >= Action.EVACUATE.rank and not each.dry_run)
         name = f"health-{node.instance_id}-{since:.0f}"
         notice = Notice(name, NoticeKind.HEALTH, now + plan.health.evacuate_s, now, sentence(finding))
-        yield CondemnNode(key, why, node.name, node.instance_id, notice, now + keep_s if keep_s else 0.0)
+        yield CondemnNode(key, why, node.name, node.instance_id, notice, now + keep_s if keep_s else 0.0, finding.rule)
     elif finding.action is Action.REPLACE and now < known.keep_until:
-        yield CondemnNode(f"{key}:replace", why, node.name, node.instance_id, known.notice, 0.0)
+        yield CondemnNode(f"{key}:replace", why, node.name, node.instance_id, known.notice, 0.0, finding.rule)
 
 
 def _pardon(node: Node, plan: Plan) -> Iterator[Command]:

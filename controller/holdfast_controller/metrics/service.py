@@ -63,7 +63,7 @@ class MetricsService:
         return listed(self._reactor.fleet, self._cluster)
 
     def serve(self, listen: str, answer_s: float = ANSWER_S) -> None:
-        """Serve at `listen` (host:port), from the loop that calls this; 503 where that hangs. Raises ConfigError where the port is taken."""
+        """Serve at `listen` (host:port), from the loop that calls this; 503 where that hangs. Raises ConfigError for a taken port."""
         loop = asyncio.get_running_loop()
 
         def in_loop(call: Callable[[], T]) -> T:
