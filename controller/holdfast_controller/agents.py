@@ -21,6 +21,7 @@ from holdfast_controller.events import AgentArrived, AgentLost, AgentRebooted, J
 from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.health_samples import HealthSamples
 from holdfast_controller.plan import Plan
+from holdfast_controller.providers.base import Offer
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.tokens import launch_of
 from holdfast_controller.wire import from_hello, notice_message, to_events
@@ -104,6 +105,8 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         """Gives the expected losses of an instance per hour, None where that is not known."""
         self.plan: Callable[[str], Plan | None] = lambda _: None
         """Gives the plan of a node, None where it has none."""
+        self.offer: Callable[[str], Offer | None] = lambda _: None
+        """Gives what the cloud says of an instance's type, None where that is not known."""
         self.rules = HealthRulesStore()
         """By which agents judge their nodes' health."""
         self.health = HealthSamples()
@@ -131,9 +134,19 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
         known = agent_pb2.Welcome(node=node, cluster=self._cluster, market=market, heartbeat_s=self._heartbeat_s)
         plan = self.plan(node)
         if plan is not None:
-            known.gpus, known.gpu_model = plan.shape.gpus, plan.shape.gpu_model
+            known.gpus, known.gpu_model = self._gpus(instance_id, plan)
             known.deep_check_level, known.health_noted = plan.health.deep_check_level, not plan.health.act
         return known
+
+    def _gpus(self, instance_id: str, plan: Plan) -> tuple[int, str]:
+        """Return how many GPUs the machine should have, and of which model.
+
+        What its cloud says of its type counts first: a machine that was bought under another policy has what it has.
+        """
+        offer = self.offer(instance_id)
+        if offer is None or not plan.shape.misfit(offer):
+            return plan.shape.gpus or (offer.gpus if offer is not None else 0), plan.shape.gpu_model
+        return offer.gpus, ""
 
     def tell_policy(self) -> None:
         """Tell agents what another policy says of their nodes, where that is something else: a wrong one may hold them up."""

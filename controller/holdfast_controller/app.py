@@ -38,6 +38,7 @@ from holdfast_controller.journal import Journal
 from holdfast_controller.market import MarketWatcher
 from holdfast_controller.metrics.service import MetricsService
 from holdfast_controller.policies import PolicyStore
+from holdfast_controller.pools import offer_of
 from holdfast_controller.providers.base import Provider
 from holdfast_controller.reactor import Reactor
 from holdfast_controller.reclaims import ReclaimWatcher
@@ -193,6 +194,7 @@ def wire(
         on_left=watcher.nudge,
     )
     hub.plan = lambda node: policies.plans().by_node.get(node)  # noqa: PLW0108 - the plans change with the policy
+    hub.offer = lambda instance_id: offer_of(fleet, policies.plans(), instance_id)
     hub.hazard = lambda instance_id: risk.hazard_per_h(fleet, policies.plans(), instance_id, clock.now())
     for name, provider in providers.items():
         clouds[name] = CloudWatcher(provider, reactor, clock, busy_s=timing.cloud_poll_busy_s, idle_s=timing.cloud_poll_s)

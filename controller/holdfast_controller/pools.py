@@ -49,6 +49,13 @@ def _fill(info: admin_pb2.PoolInfo, fleet: Fleet, plans: Plans, pool: Pool, user
     info.state = "ready" if not all(whys) else whys[0]
 
 
+def offer_of(fleet: Fleet, plans: Plans, instance_id: str) -> Offer | None:
+    """Return what its cloud says of an instance's type; None: not known."""
+    record = fleet.instances.get(instance_id)
+    provider, _, _, instance_type, _ = ((record.instance.pool if record is not None else "").split("/") + [""] * 5)[:5]
+    return plans.offers.get((provider, instance_type))
+
+
 def offer_info(offer: Offer) -> admin_pb2.OfferInfo:
     """Return an offer as it goes over the wire."""
     return admin_pb2.OfferInfo(

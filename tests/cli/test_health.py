@@ -19,6 +19,7 @@ from holdfast_controller.agents import AgentHub
 from holdfast_controller.fakes import FakeAgent
 from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.plan import Health, Plan, Shape
+from holdfast_controller.providers.base import Offer
 from holdfast_controller.tokens import make_token
 from holdfast_protos.v1 import admin_pb2 as pb
 from holdfast_protos.v1 import agent_pb2
@@ -367,6 +368,17 @@ async def test_an_agent_is_told_the_gpus_that_its_node_should_have(stage: Any) -
     async with agent_on(stage, "spot-2") as other:
         await until(lambda: other.welcome.node)
         assert (other.welcome.gpus, other.welcome.deep_check_level) == (0, 0)
+
+
+@pytest.mark.parametrize(("model", "gpus", "told"), [("H100", 8, (8, "h100")), ("A100", 4, (4, "")), ("H100", 4, (4, ""))])
+async def test_what_the_cloud_says_of_a_machine_counts_before_a_policy_that_has_changed(
+    stage: Any, model: str, gpus: int, told: tuple[int, str]
+) -> None:
+    stage.hub.plan = {"spot-1": Plan("spot", "gpu", (), shape=Shape(gpus=8, gpu_model="h100"))}.get
+    stage.hub.offer = {"i-spot-1": Offer("aws", "r", "p5", ("a",), model, gpus, 0, 8, 1)}.get
+    async with agent_on(stage) as agent:
+        await until(lambda: agent.welcome.node)
+        assert (agent.welcome.gpus, agent.welcome.gpu_model) == told
 
 
 async def test_an_agent_that_has_no_name_speaks_for_no_node(stage: Any) -> None:
