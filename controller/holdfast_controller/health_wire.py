@@ -14,6 +14,7 @@ from holdfast_controller.records import Node
 MOST_FINDINGS = 256
 MOST_READINGS = 5000
 MOST_JOBS = 100
+"""Of those that a rule blames; for people only."""
 MOST_BYTES = 1_000_000
 _RULE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 _GPU = re.compile(r"[A-Za-z0-9:._/-]{0,96}")
@@ -53,8 +54,6 @@ def _essence(findings: Iterable[Finding]) -> frozenset[tuple[str, Action, bool]]
 def _finding(said: agent_pb2.HealthFinding, now: float) -> Finding:
     if not _RULE.fullmatch(said.rule) or not _GPU.fullmatch(said.gpu) or said.action not in set(Action):
         raise InputError(f"a finding of the rule {said.rule[:50]!r} on {said.gpu[:50]!r} with the action {said.action[:20]!r}")
-    if len(said.job_ids) > MOST_JOBS:
-        raise InputError(f"a finding that blames {len(said.job_ids)} jobs")
     since = min(said.since, now) if math.isfinite(said.since) and said.since > 0 else now
     return Finding(
         said.rule,
@@ -65,7 +64,7 @@ def _finding(said: agent_pb2.HealthFinding, now: float) -> Finding:
         _text(said.advice, 500),
         said.dry_run,
         max(1, min(said.strikes, 1000)),
-        tuple(said.job_ids),
+        tuple(said.job_ids[-MOST_JOBS:]),
     )
 
 

@@ -93,12 +93,11 @@ def test_an_agent_that_has_not_read_everything_yet_takes_nothing_back() -> None:
         pb.Health(findings=[pb.HealthFinding(rule="X; rm", action="drain")]),
         pb.Health(findings=[pb.HealthFinding(rule="x", action="drain", gpu="a b")]),
         pb.Health(findings=[pb.HealthFinding(rule="x", action="drain", gpu="g" * 97)]),
-        pb.Health(findings=[pb.HealthFinding(rule="x", action="drain", job_ids=range(101))]),
         pb.Health(findings=[pb.HealthFinding(rule="x", action="drain")] * (MOST_FINDINGS + 1)),
         pb.Health(readings=[pb.HealthReading()] * (MOST_READINGS + 1)),
         pb.Health(driver="x" * 1_000_001),
     ],
-    ids=["action", "no rule", "rule", "gpu", "long gpu", "jobs", "findings", "readings", "bytes"],
+    ids=["action", "no rule", "rule", "gpu", "long gpu", "findings", "readings", "bytes"],
 )
 def test_what_no_agent_says_is_dropped_as_a_whole(wrong: pb.Health) -> None:
     with pytest.raises(InputError):
@@ -112,6 +111,14 @@ def test_it_is_bounded_and_printable() -> None:
     (made,) = findings_of(pb.Health(findings=[finding]), NOW)
     assert made.text.startswith("[2Jabt")
     assert (len(made.text) <= 300, len(made.advice), made.since, made.strikes) == (True, 500, NOW, 1000)
+
+
+def test_many_jobs_to_blame_hide_no_other_finding() -> None:
+    program = replace(FINDING, rule="xid-program", action=Action.NOTE, job_ids=tuple(range(1, 151)))
+    event = health_event(said(program, FINDING), node(), NOW)
+    assert event is not None
+    assert [finding.key for finding in event.findings] == [program.key, FINDING.key]
+    assert event.findings[0].job_ids == tuple(range(51, 151)), "the newest"
 
 
 @pytest.mark.parametrize("since", [math.nan, math.inf, -math.inf, -5.0, 0.0])

@@ -7,6 +7,8 @@ from holdfast_nodeagent.health.snapshot import Snapshot
 
 MAX_FINDINGS = 256
 MAX_TEXT = 1024
+MAX_JOBS = 100
+"""The newest of those that a rule blames."""
 
 
 def health_message(snapshot: Snapshot, rules_revision: str) -> pb.AgentMessage:
@@ -43,7 +45,7 @@ def _finding(finding: Finding) -> pb.HealthFinding:
         advice=finding.advice[:MAX_TEXT],
         dry_run=finding.dry_run,
         strikes=max(0, finding.strikes),
-        job_ids=finding.job_ids,
+        job_ids=finding.job_ids[-MAX_JOBS:],
     )
 
 
