@@ -171,6 +171,16 @@ def test_our_drain_is_undone_when(world: Any, how: str) -> None:
     assert [type(command) for command in world.due()] == [UndrainNode]
 
 
+@pytest.mark.parametrize(("state", "flags"), [("ALLOCATED", ("NOT_RESPONDING",)), ("DOWN", ())], ids=["does not answer", "down"])
+def test_our_drain_is_not_undone_while_slurmd_is_silent(world: Any, state: str, flags: tuple[str, ...]) -> None:
+    world.running(7, "n1")
+    found(world, "drain")
+    world.due()
+    world.node("n1", state, "CLOUD", "DRAIN", *flags, reason="holdfast: health: xid-79")
+    world.later(60)
+    assert by(world.due(), UndrainNode) == []
+
+
 def test_an_admins_own_drain_is_neither_undone_nor_a_ground_to_power_down(world: Any) -> None:
     world.running(7, "n1")
     world.job(7, "COMPLETED", "n1")

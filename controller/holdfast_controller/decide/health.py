@@ -79,10 +79,10 @@ class Brake:
 
 
 def is_drained(node: Node, plans: Plans) -> bool:
-    """Whether a rule that holds keeps the node drained: the drain is not undone meanwhile."""
+    """Whether a rule that holds keeps the node drained: the drain is not undone meanwhile, nor while slurmd does not answer."""
     plan = plans.by_node.get(node.name)
     gravest = _gravest(node, plan) if plan is not None else None
-    return gravest is not None and gravest.action is not Action.NOTE and node.view is not None and node.view.up
+    return gravest is not None and gravest.action is not Action.NOTE and node.view is not None and not node.view.powered_down
 
 
 def sentence(finding: Finding) -> str:
