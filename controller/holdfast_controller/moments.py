@@ -2,7 +2,8 @@
 
 The controller decides by how long ago something was. When the clock of its host is set (`clock_steps`), every moment that it noted by that
 clock moves along, so that all remains as long ago as it was: nothing is given up early because of a step forward, and no try waits for ten
-minutes more because of one back. The times that others said (deadlines of notices, Slurm's own times) stay: they are the moments they name.
+minutes more because of one back. The times that others said (deadlines of clouds' notices, Slurm's own times) stay: they are the moments
+they name. Deadlines of the controller's own notices move: how long jobs may take to save is what was meant.
 """
 
 from collections.abc import Iterable
@@ -27,12 +28,15 @@ _MOMENTS = {
 """Record → its moments by the controller's clock; 0 and None stand for never."""
 
 
+_OWN = frozenset({"health", "admin"})
+"""Whose notices have their deadlines by the controller's clock."""
+
+
 def shift(fleet: State, by_s: float) -> None:
     """Move every moment that was noted by the controller's clock."""
     _move([fleet], by_s)
     _move(fleet.nodes.values(), by_s)
-    dooms = [doom for node in fleet.nodes.values() for doom in (*node.notices.values(), node.doom) if doom is not None]
-    _move({id(doom): doom for doom in dooms}.values(), by_s)  # the one that counts is among a node's notices, too
+    _shift_dooms(fleet, by_s)
     _move(fleet.instances.values(), by_s)
     for record in fleet.instances.values():
         if record.agent is not None:
@@ -50,6 +54,21 @@ def shift(fleet: State, by_s: float) -> None:
     _move(fleet.commands.values(), by_s)
     for command in fleet.commands.values():
         command.issued = replace(command.issued, at=command.issued.at + by_s)
+
+
+def _shift_dooms(fleet: State, by_s: float) -> None:
+    every = (doom for node in fleet.nodes.values() for doom in (*node.notices.values(), node.doom) if doom is not None)
+    dooms = {id(doom): doom for doom in every}.values()  # the one that counts is among a node's notices, too
+    _move(dooms, by_s)
+    for doom in dooms:
+        if doom.source in _OWN:
+            notice = doom.notice
+            doom.notice = replace(notice, deadline=notice.deadline + by_s, received=notice.received + by_s)
+    for job in fleet.jobs.values():
+        for name in job.evacuation.doomed if job.evacuation is not None else ():
+            counts = fleet.nodes[name].doom if name in fleet.nodes else None
+            if job.evacuation is not None and counts is not None and counts.source in _OWN:
+                job.evacuation.doomed[name] = counts.notice.deadline
 
 
 def _move(records: Iterable[Any], by_s: float) -> None:

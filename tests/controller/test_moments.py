@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
+import pytest
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_common.views import JobView
 from holdfast_controller import events as e
@@ -20,7 +21,7 @@ STAY = {
     ("PoolMemory", "heat"),  # how many, as the next two
     ("PoolMemory", "hours"),
     ("PoolMemory", "reclaims"),
-    ("Evacuation", "doomed"),  # deadlines, as others said them
+    ("Evacuation", "doomed"),  # deadlines: those of clouds stay, and are tried below
     ("JobRecord", "begins_at"),  # by the clock of Slurm's host, as it was given
     ("JobRecord", "short_runs_s"),  # how long
 }
@@ -83,6 +84,17 @@ def test_every_moment_moves_with_the_clock_and_nothing_else_does() -> None:
     fleet.newest_at = AT + BY_S  # the event of the step itself says when it is
     assert {moment for record in records for moment in still(record)} == STAY
     assert (fleet.instances["i-1"].agent.at, fleet.put_off[8].until, fleet.commands["k"].issued.at) == (AT + BY_S,) * 3
+
+
+@pytest.mark.parametrize(("source", "moves"), [("health", True), ("admin", True), ("agent", False), ("cloud", False)])
+def test_the_time_to_leave_stays_as_long_where_nobody_but_us_has_set_it(world: Any, source: str, moves: bool) -> None:
+    world.running(7, "n1")
+    deadline = world.notice("n1", 600.0, source).deadline
+    world.apply(e.ClockStepped(world.now + 3600.0, 3600.0))
+    expected = deadline + (3600.0 if moves else 0.0)
+    node, evacuation = world.fleet.nodes["n1"], world.fleet.jobs[7].evacuation
+    assert (node.doom.notice.deadline, node.notices["notice-n1"].notice.deadline) == (expected, expected)
+    assert evacuation.doomed == {"n1": expected}
 
 
 def test_never_stays_never() -> None:
