@@ -328,9 +328,14 @@ class AgentHub(agent_pb2_grpc.AgentServiceServicer):
             self._tell_hazards(self._streams)
 
     async def watch(self) -> None:
-        """End the streams of agents that have fallen silent, for ever."""
+        """End the streams of agents that have fallen silent, and forget what those of machines said that are gone, for ever."""
         while True:
             await self._clock.sleep(self._lost_s / 4)
+            self.health.forget(self._is_gone)
             for stream in list(self._streams.values()):
                 if self._clock.monotonic() > stream.heard_at + self._lost_s:
                     stream.over.set()
+
+    def _is_gone(self, instance_id: str) -> bool:
+        record = self._reactor.fleet.instances.get(instance_id)
+        return record is None or not record.alive

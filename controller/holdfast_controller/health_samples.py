@@ -1,6 +1,7 @@
 """The newest that each agent said of its node's health: for people, never a ground for a decision."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast_protos.v1 import agent_pb2
@@ -38,6 +39,11 @@ class HealthSamples:
         waited = self._changed.pop(instance_id, None)
         if waited is not None:
             waited.set()
+
+    def forget(self, gone: Callable[[str], bool]) -> None:
+        """Forget what agents of machines said that are gone: one's word takes 60 kB."""
+        for instance_id in [each for each in self._newest if gone(each)]:
+            del self._newest[instance_id]
 
     def get(self, instance_id: str) -> HealthSample | None:
         """Return the newest word; None: none yet."""

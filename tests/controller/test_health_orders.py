@@ -188,6 +188,18 @@ async def test_a_node_that_has_not_been_read_whole_is_unknown(stage: Stage) -> N
     assert (before.state, (await check(stage)).state) == ("unknown", "healthy")
 
 
+async def test_a_machine_that_is_gone_takes_no_memory(stage: Stage) -> None:
+    agent = await stage.agent(lambda order: None)
+    agent.put("health", health=word("xid-79"))
+    await until(lambda: stage._hub.health.get("i-1") is not None)
+    stage._tasks.append(asyncio.create_task(stage._hub.watch()))
+    stage._hub._lost_s = 0.04
+    await asyncio.sleep(0.1)
+    assert stage._hub.health.get("i-1") is not None
+    await stage._reactor.record(e.InstanceChanged(stage._clock.now(), Instance("i-1", "l-1", POOL, "gone")))
+    await until(lambda: stage._hub.health.get("i-1") is None)
+
+
 async def test_an_agent_is_told_what_its_node_should_have(stage: Stage) -> None:
     agent = await stage.agent(lambda _: None)
     assert (agent.welcome.gpus, agent.welcome.gpu_model, agent.welcome.deep_check_level) == (8, "H100", 2)
