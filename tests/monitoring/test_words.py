@@ -7,6 +7,8 @@ import pytest
 from holdfast_common.health.catalogue import CLOCK_REASONS
 from holdfast_common.health.model import Action
 from holdfast_common.notice import NoticeKind
+from holdfast_controller.metrics.collector import NODE_PHASES
+from holdfast_controller.metrics.leaving import OUTCOMES
 from holdfast_controller.providers.base import FaultKind, Market
 from holdfast_nodeagent.exporter import PLAIN
 from source_files import queries
@@ -15,8 +17,8 @@ WORDS: dict[tuple[str, str], set[str]] = {
     ("holdfast_launch_faults_total", "kind"): set(FaultKind),
     ("holdfast_preemption_notices_total", "kind"): set(NoticeKind),
     ("holdfast_job_gpu_seconds_total", "kind"): {"useful", "lost", "checkpoint"},
-    ("holdfast_evacuations_total", "outcome"): {"saved", "unsaved", "deadline_missed"},
-    ("holdfast_nodes", "phase"): {"off", "launching", "booting", "up", "doomed", "leaving", "down", "unknown"},
+    ("holdfast_evacuations_total", "outcome"): set(OUTCOMES),
+    ("holdfast_nodes", "phase"): set(NODE_PHASES),
     ("holdfast_pool_price_usd_per_hour", "market"): set(Market),
     ("holdfast_node_finding", "action"): set(Action),
     ("holdfast_node_finding", "dry_run"): {"true", "false"},

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from holdfast_controller.metrics.collector import NODE_PHASES
 from holdfast_controller.metrics.counts import Counts
 from holdfast_controller.metrics.leaving import CAUSES
 from holdfast_controller.metrics.service import MetricsService
@@ -41,6 +42,7 @@ class Prometheus:
         return {group["labels"]["node"] for group in self.metrics.targets()}
 
     def look(self) -> None:
+        assert {phase for (phase,) in self.series("nodes")} == set(NODE_PHASES)
         on_purpose = {node for (node,) in self.series("node_intentional_down")}
         answers = {machine.name for machine in self.world.room.living()}
         alerts = self.listed() - answers - on_purpose
