@@ -180,8 +180,8 @@ def serve(
 ) -> Exporter:
     """Serve `/metrics` at `listen` (host:port; empty: not at all). A port that is taken is logged, and the agent goes on without.
 
-    Call it from the agent's loop: that is where `snapshot` is asked, and the text is made in the request's own thread. Where that loop hangs,
-    the answer is 503 after `answer_s`. `now` gives Unix seconds.
+    Call it from the agent's loop: that is where `snapshot` is asked, and the text is made in the request's own thread. Where that loop
+    hangs, the answer is 503 after `answer_s`. `now` gives Unix seconds.
     """
     if not listen:
         return Exporter(None)
