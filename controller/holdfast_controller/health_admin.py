@@ -18,6 +18,8 @@ from holdfast_controller.reactor import Reactor
 from holdfast_controller.records import Node
 
 MAX_RULES_BYTES = 262_144
+MAX_WHOLE = 100
+"""Nodes whose readings fit into one reply: 8 GPUs have 15 kB of them."""
 MAX_WAIT_S = 60.0
 WAIT_S = 25.0
 """An agent answers once everything has been read, and waits for a driver that hangs for 20 s (its `quick_check_s`)."""
@@ -36,14 +38,15 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
         return self._hub.rules
 
     async def ListHealth(self, request: admin_pb2.ListHealthRequest, context: Any) -> admin_pb2.ListHealthReply:  # noqa: N802
-        """List how nodes are: those that were asked for, or all that have a machine."""
+        """List how nodes are: those that were asked for, or all that have a machine. Readings are told of up to `MAX_WHOLE` named ones."""
         nodes = self._reactor.fleet.nodes
         wanted = set(request.nodes)
         unknown = sorted(wanted - nodes.keys())
         if unknown:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Holdfast does not manage node {unknown[0][:200]}")
         found = [node for node in nodes.values() if (node.name in wanted if wanted else node.instance_id)]
-        return admin_pb2.ListHealthReply(nodes=[self._node_health(node) for node in found])
+        whole = 0 < len(wanted) <= MAX_WHOLE
+        return admin_pb2.ListHealthReply(nodes=[self._node_health(node, whole=whole) for node in found])
 
     async def CheckHealth(self, request: admin_pb2.CheckHealthRequest, context: Any) -> admin_pb2.ListHealthReply:  # noqa: N802
         """Have a node's agent read everything now, and return what it says then."""
@@ -102,14 +105,14 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the agent of {name} has not said how its node is")
         return node
 
-    def _node_health(self, node: Node) -> admin_pb2.NodeHealth:
+    def _node_health(self, node: Node, *, whole: bool = True) -> admin_pb2.NodeHealth:
         fleet = self._reactor.fleet
         record = fleet.instance_of(node)
         sample = self._hub.health.get(node.instance_id) if node.instance_id else None
         gravest = worst(node.findings)
         told = node.health_heard and (sample is None or sample.health.ready)
         state = str(gravest.action) if gravest is not None else "healthy" if told else "unknown"
-        return admin_pb2.NodeHealth(
+        made = admin_pb2.NodeHealth(
             node=node.name,
             instance_id=node.instance_id,
             agent_connected=record is not None and record.connected,
@@ -118,3 +121,6 @@ class HealthCalls(admin_pb2_grpc.AdminServiceServicer):
             health=sample.health if sample is not None else None,
             doing=node_sentence(fleet, self._policies.plans(), node, self._clock.now()),
         )
+        if not whole and made.HasField("health"):
+            del made.health.readings[:]
+        return made

@@ -188,6 +188,18 @@ async def test_a_node_that_has_not_been_read_whole_is_unknown(stage: Stage) -> N
     assert (before.state, (await check(stage)).state) == ("unknown", "healthy")
 
 
+async def test_a_list_of_all_nodes_fits_into_one_reply(stage: Stage) -> None:
+    agent = await stage.agent(lambda order: None)
+    health = word("xid-79")
+    health.readings.add(name="temperature", state="ok", value=50.0)
+    agent.put("health", health=health)
+    await until(lambda: stage._hub.health.get("i-1") is not None)
+    (listed,) = (await stage.ListHealth(admin_pb2.ListHealthRequest(), Context())).nodes
+    assert (len(listed.health.findings), len(listed.health.readings)) == (1, 0), "1,000 nodes' readings are 15 MB"
+    (named,) = (await stage.ListHealth(admin_pb2.ListHealthRequest(nodes=["n1"]), Context())).nodes
+    assert len(named.health.readings) == 1
+
+
 async def test_a_machine_that_is_gone_takes_no_memory(stage: Stage) -> None:
     agent = await stage.agent(lambda order: None)
     agent.put("health", health=word("xid-79"))
