@@ -427,6 +427,15 @@ def test_sick_machines_are_not_bought_without_end(world: Any) -> None:
     assert len(by(due, GiveUp)) == 1
 
 
+def test_a_job_that_slurmctld_forgot_to_have_started_is_not_lost_with_its_machine(world: Any) -> None:
+    """One that is killed takes the node for booting again, until ResumeTimeout, while the job runs there (seen on 22.05.8)."""
+    world.running(7, "n1")
+    world.fleet.heard_steps("i-n1", [7], world.now)
+    world.node("n1", "ALLOCATED", "CLOUD", "POWERING_UP")
+    found(world, "drain")
+    assert by(world.due(), TerminateInstance) == []
+
+
 def test_one_that_is_noted_before_its_node_is_up_boots_on(world: Any) -> None:
     world.want(7, "n1")
     boots(world, "i-1")

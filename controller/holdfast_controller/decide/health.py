@@ -35,7 +35,7 @@ def decide(fleet: Fleet, plans: Plans, now: float) -> Iterator[Command]:
             continue
         brake.note(node, gravest)
         if node.view is None or not node.view.up:
-            yield from _never_up(node, record, gravest)
+            yield from _never_up(fleet, node, record, gravest)
         elif gravest.action is Action.DRAIN:
             yield from _drain(fleet, node, gravest, plan, now)
         else:
@@ -103,8 +103,11 @@ def _gravest(node: Node, plan: Plan) -> Finding | None:
     return worst(node.findings) if plan.health.act else None
 
 
-def _never_up(node: Node, record: InstanceRecord, finding: Finding) -> Iterator[Command]:
+def _never_up(fleet: Fleet, node: Node, record: InstanceRecord, finding: Finding) -> Iterator[Command]:
     """A machine that fails before Slurm has it is terminated: another is bought for the name, as for one that stays silent."""
+    steps = fleet.steps.get(record.instance.instance_id)
+    if steps is not None and steps.jobs:
+        return  # it has had jobs: a slurmctld that was killed takes it for booting, while one that it forgot to have started runs on
     booting = node.view is not None and node.view.flags & {"POWERING_UP", "POWER_UP"}  # and by whom it is waited for may be forgotten
     if node.wanted_since is not None or booting:
         iid = record.instance.instance_id
