@@ -50,7 +50,7 @@ def crashed(fleet: State, job: JobRecord, at: float) -> None:
     for part in parts:
         for node in (fleet.nodes[name] for name in part.view.nodes if name in fleet.nodes):
             notice = next((doom.notice for doom in node.notices.values() if doom.notice.kind is NoticeKind.HEALTH), None)
-            if notice is not None and (part.view.completing or part.view.end_time >= _sick_since(node, notice, at) - CRASH_S):
+            if notice is not None and (part.view.completing or part.view.end_time >= _counts_from(fleet, node, notice, at)):
                 doomed[node.name] = notice
     deadlines, ids = {name: notice.deadline for name, notice in doomed.items()}, tuple(notice.id for notice in doomed.values())
     for part in parts if doomed else ():
@@ -63,10 +63,15 @@ def _has_failed(job: JobRecord) -> bool:
     return job.view.state in {"FAILED", "NODE_FAIL"} and (left is None or left.attempt != job.view.restarts)
 
 
-def _sick_since(node: Node, notice: Notice, at: float) -> float:
-    """Return when the rule was found to hold: the agent's word may have waited for a controller."""
+def _counts_from(fleet: State, node: Node, notice: Notice, at: float) -> float:
+    """Return from when on failures count: shortly before the rule was found to hold (the agent's word may have waited for a controller).
+
+    Not from before the machine's launch: what ran under the name then, ran on another.
+    """
+    record = fleet.instance_of(node)
     grave = (finding.since for finding in node.findings if not finding.dry_run and finding.action.rank >= Action.EVACUATE.rank)
-    return max(min((notice.received, *grave)), at - LATE_S)
+    since = max(min((notice.received, *grave)), at - LATE_S)
+    return max(since - CRASH_S, record.instance.launched if record is not None else 0.0)
 
 
 def struck(fleet: State, rule: str, node: str, at: float) -> None:

@@ -1,8 +1,10 @@
 """Jobs on sick machines: those that crash there run again, those that could save nothing leave at once."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from holdfast_common.health.model import Action, Finding
 from holdfast_common.notice import Notice, NoticeKind
 from holdfast_controller import events as e
 from holdfast_controller.commands import RequeueJob, SignalJob
@@ -106,6 +108,21 @@ def test_a_failure_of_its_own_is_not_run_again(world: Any, why: str) -> None:
     else:
         condemn(world, "n2" if why == "elsewhere" else "n1")
     assert "7" not in requeued(world)
+
+
+@pytest.mark.parametrize(("after_launch_s", "expected"), [(-1.0, []), (1.0, ["7"])])
+def test_what_failed_on_the_names_machine_before_is_nothing_to_a_finding_on_its_new_one(
+    world: Any, after_launch_s: float, expected: list[str]
+) -> None:
+    world.running(7, "n1")
+    fails(world, 7, "n1")
+    record = world.fleet.instances["i-n1"]
+    record.instance = replace(record.instance, launched=world.now - after_launch_s)
+    world.later(60)
+    since_boot = Finding("ecc", Action.EVACUATE, world.now - 300.0, "GPU-1", "since long", "our own")
+    world.apply(e.HealthReported(world.now, "n1", "i-n1", (since_boot,)))
+    condemn(world)
+    assert requeued(world) == expected
 
 
 def test_tasks_of_an_array_are_judged_each_by_itself(world: Any) -> None:
