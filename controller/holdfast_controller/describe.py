@@ -7,7 +7,7 @@ from holdfast_controller.decide.evacuation import case_of
 from holdfast_controller.decide.health import Brake, sentence
 from holdfast_controller.fleet import Fleet
 from holdfast_controller.plan import Plans
-from holdfast_controller.records import JobRecord, Node
+from holdfast_controller.records import Doom, JobRecord, Node
 
 
 def node_phase(fleet: Fleet, node: Node) -> str:
@@ -35,9 +35,8 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
     phase, record = node_phase(fleet, node), fleet.instance_of(node)
     who = f"{node.name} ({record.instance.instance_id} in {record.instance.pool})" if record is not None else node.name
     if node.doom is not None:
-        left_s = node.doom.notice.deadline - now
-        when = "is gone" if node.doom.dead else f"goes away in {left_s:.0f} s" if left_s > 0 else "is past its deadline"
         jobs = [job.view.key for job in fleet.jobs_on(node.name)]
+        when = _leaves_when(node.doom, now, empty=not jobs)
         rest = f"; still on it: job {', '.join(jobs)}" if jobs else "; no job is left on it"
         return f"{who} {when} ({node.doom.notice.kind}: {node.doom.notice.reason or node.doom.source}){rest}."
     if phase in {"launching", "booting"} and node.wanted_since is not None:
@@ -56,6 +55,15 @@ def node_sentence(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:
     told = bool(sick) and node.view is not None and node.view.reason.startswith(f"{REASON_PREFIX} health:")  # our own drain's reason
     reason = f": {node.view.reason}" if node.view is not None and node.view.reason and not told else ""
     return f"{who} is {phase}{reason}{sick}."
+
+
+def _leaves_when(doom: Doom, now: float, *, empty: bool) -> str:
+    if doom.dead:
+        return "is gone"
+    if empty and doom.keep_until > now:
+        return f"is kept for {doom.keep_until - now:.0f} s more, to be looked at"
+    left_s = doom.notice.deadline - now
+    return f"goes away in {left_s:.0f} s" if left_s > 0 else "is past its deadline"
 
 
 def _sick(fleet: Fleet, plans: Plans, node: Node, now: float) -> str:

@@ -21,6 +21,7 @@ from holdfast_controller.commands import (
     UndrainNode,
 )
 from holdfast_controller.decide.resume import MAX_SILENT_LAUNCHES
+from holdfast_controller.describe import node_sentence
 from holdfast_controller.plan import Health
 from holdfast_controller.providers.base import Instance
 
@@ -270,6 +271,7 @@ def test_slurm_is_not_asked_every_second_for_a_machine_that_is_kept(world: Any) 
     assert world.fleet.busy()
     world.later(800)
     assert not world.fleet.busy()
+    assert "is kept for 200 s more, to be looked at" in node_sentence(world.fleet, world.plans, world.fleet.nodes["n1"], world.now)
     world.later(150)
     assert world.fleet.busy(), "it goes within the minute"
 
