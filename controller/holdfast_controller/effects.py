@@ -4,7 +4,6 @@ Slurm's commands and the clouds' clients never share a pool of threads: a cloud 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from holdfast_common.clock import Clock
@@ -107,12 +106,7 @@ class ControllerEffects:
     async def _condemn(self, command: c.CondemnNode, resumed: bool) -> tuple[Event, ...]:
         if self._bound(command.node) != command.instance_id:
             return (CommandFinished(self._clock.now(), 0, command.key, "moot", "another machine has the name"),)
-        now, notice, keep_until = self._clock.now(), command.notice, command.keep_until
-        if resumed and notice is not None:  # the time that jobs have to save did not pass while no controller ran
-            late_s = max(0.0, now - notice.received)
-            notice = replace(notice, deadline=notice.deadline + late_s, received=notice.received + late_s)
-            keep_until += late_s if keep_until else 0.0
-        return (NoticeReceived(now, command.node, notice, "health", keep_until),)
+        return (NoticeReceived(self._clock.now(), command.node, command.notice, "health", command.keep_until),)
 
     async def _pardon(self, command: c.PardonNode, resumed: bool) -> tuple[Event, ...]:
         return (NoticeWithdrawn(self._clock.now(), command.node, command.notice_id),)

@@ -246,6 +246,19 @@ def empty_and_condemned(world: Any, action: str) -> None:
     drained(world, state="IDLE")
 
 
+def test_a_condemnation_that_the_controllers_end_interrupted_gives_jobs_all_their_time(world: Any) -> None:
+    """A new controller calls what may be repeated failed, and judges anew (`Reactor.run`)."""
+    world.running(7, "n1")
+    found(world, "evacuate")
+    (first,) = by(world.due(), CondemnNode)
+    world.later(3600)
+    number = world.fleet.commands[first.key].command_id
+    world.apply(e.CommandFinished(world.now, number, first.key, "failed", "interrupted by the controller's end", 0.0))
+    (again,) = by(world.due(), CondemnNode)
+    assert again.notice.id == first.notice.id, "jobs may have been told of it"
+    assert again.notice.deadline == world.now + 600
+
+
 def test_an_evacuated_machine_is_kept_and_its_jobs_have_only_their_own_time(world: Any) -> None:
     world.plan(health=Health(evacuate_s=50.0, keep_sick_s=1000.0))
     world.running(7, "n1")

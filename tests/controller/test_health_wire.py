@@ -219,13 +219,3 @@ async def test_a_machine_is_condemned_only_while_it_has_the_name() -> None:
     assert (noticed.notice, noticed.source, noticed.keep_until) == (NOTICE, "health", NOW + 900)
     moot = await effects(VirtualClock(NOW), "i-2").run(command, resumed=False)
     assert [(type(each), getattr(each, "outcome", "")) for each in moot] == [(e.CommandFinished, "moot")]
-
-
-async def test_after_a_restart_jobs_have_all_their_time_to_save() -> None:
-    command = c.CondemnNode("condemn:n1:i-1", "why", "n1", "i-1", NOTICE, NOW + 900)
-    outcome = await effects(VirtualClock(NOW + 3600), "i-1").run(command, resumed=True)
-    (noticed,) = [each for each in outcome if isinstance(each, e.NoticeReceived)]
-    assert noticed.notice is not None
-    assert noticed.notice.id == NOTICE.id, "the same notice: it is told to nobody twice"
-    assert noticed.notice.deadline == NOW + 3600 + 600
-    assert noticed.keep_until == NOW + 3600 + 900
