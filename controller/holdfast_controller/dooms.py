@@ -74,10 +74,10 @@ def _counts_from(fleet: State, node: Node, notice: Notice, at: float) -> float:
     return max(since - CRASH_S, record.instance.launched if record is not None else 0.0)
 
 
-def struck(fleet: State, rule: str, node: str, at: float) -> None:
+def struck(fleet: State, rule: str, instance_id: str, at: float) -> None:
     """Note that a machine is given up for a rule; what was long ago is forgotten."""
     fleet.struck = {key: then for key, then in fleet.struck.items() if at - then <= STRUCK_S}
-    fleet.struck.setdefault(f"{rule} {node}", at)
+    fleet.struck.setdefault(f"{rule} {instance_id}", at)
 
 
 def withdrawn(fleet: State, event: e.NoticeWithdrawn) -> None:

@@ -282,7 +282,7 @@ class Fleet(State):
         elif isinstance(command, PowerDownNode) and command.node in self.nodes:
             self.nodes[command.node].power_down_at = event.at
         elif isinstance(command, DrainNode | CondemnNode) and command.rule:
-            dooms.struck(self, command.rule, command.node, event.at)
+            dooms.struck(self, command.rule, self.holder(command.node), event.at)
         elif isinstance(command, PrepareJobs) and command.notice is not None and not command.cancelled:
             for job in self._known(command.job_ids):
                 job.prepared[f"{command.node} {command.notice.id}"] = command

@@ -39,7 +39,7 @@ class State:
     steady_since: float = 0.0
     """When looks at Slurm began to be answered, after the controller's start or an outage."""
     struck: dict[str, float] = field(default_factory=dict)
-    """`RULE NODE` → when it was drained or condemned for the health rule, within the last `STRUCK_S`."""
+    """`RULE INSTANCE` → when it was drained or condemned for the health rule, within the last `STRUCK_S`."""
     early: dict[str, JobReported] = field(default_factory=dict)
     """What agents said of jobs that no look at Slurm has shown yet."""
     put_off: dict[int, GiveUp] = field(default_factory=dict)

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from holdfast_common.health.model import Action, Finding
 from holdfast_controller import events as e
-from holdfast_controller.commands import CondemnNode, DrainNode
+from holdfast_controller.commands import BindInstance, CondemnNode, DrainNode
 from holdfast_controller.describe import node_sentence
 from holdfast_controller.journal import dump_fleet, load_fleet
 from holdfast_controller.plan import Health
+from holdfast_controller.providers.base import Instance
 from holdfast_controller.state import STRUCK_S
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -48,6 +49,20 @@ def test_all_at_once_are_no_way_around_it(four: Any) -> None:
         found(four, node)
     assert given_up(four) == {"n1", "n2", "n3"}
     assert given_up(four) == set()
+
+
+def test_one_machine_after_another_under_the_same_name_is_no_way_around_it(world: Any) -> None:
+    world.running(7, "n1")
+    acted = []
+    for number in range(4):
+        machine = Instance(f"i-{number}", "l-1", world.pools[0].name, "running")
+        bound = BindInstance(f"bind:{number}", "why", "n1", machine.instance_id)
+        world.apply(e.InstanceChanged(world.now, machine), e.CommandIssued(world.now, 1000 + number, bound))
+        finding = Finding("read-only", Action.EVACUATE, world.now, "", "a file system is read-only", "our own")
+        world.apply(e.HealthReported(world.now, "n1", machine.instance_id, (finding,)))
+        acted.append(given_up(world))
+        world.later(240)
+    assert acted == [{"n1"}, {"n1"}, {"n1"}, set()], "each costs its boot, and the next has the same"
 
 
 def test_what_is_found_on_a_gpu_is_never_held_back(four: Any) -> None:

@@ -52,11 +52,11 @@ class Brake:
         self._fleet, self._plans, self._now = fleet, plans, now
         self._machines: Counter[str] | None = None
         self._now_too: dict[str, set[str]] = defaultdict(set)
-        """Rule → the nodes on which it is acted in this round."""
+        """Rule → the machines on which it is acted in this round."""
 
     def note(self, node: Node, finding: Finding) -> None:
         """The finding is acted on."""
-        self._now_too[finding.rule].add(node.name)
+        self._now_too[finding.rule].add(node.instance_id)
 
     def holds(self, node: Node, finding: Finding) -> bool:
         """Whether the finding is not acted on; a machine that leaves already goes on leaving."""
@@ -65,9 +65,9 @@ class Brake:
         if finding.gpu or leaves or plan.health.brake_share >= 1:
             return False
         struck = (key.split() for key, at in self._fleet.struck.items() if self._now - at <= STRUCK_S)
-        lately = {name for rule, name in struck if rule == finding.rule}
+        lately = {instance_id for rule, instance_id in struck if rule == finding.rule}  # no names: a few may have one machine after another
         lately |= self._now_too[finding.rule]
-        if len(lately) < BRAKE_FROM or node.name in lately:
+        if len(lately) < BRAKE_FROM or node.instance_id in lately:
             return False
         return len(lately) >= plan.health.brake_share * self._count(plan.partition)
 
