@@ -42,7 +42,7 @@ def nodes(
     socket: Socket = DEFAULT_SOCKET,  # type: ignore[assignment]  # typer converts it
     as_json: Json = False,
 ) -> None:
-    """List how nodes are: the gravest finding of each, and what is done about it.
+    """List how nodes are: the gravest finding of each, and what is done about it. Readings are told of named nodes only.
 
     \b
     Examples:
