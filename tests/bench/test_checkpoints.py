@@ -92,6 +92,7 @@ def test_everybody_saves_first_at_some_time_and_only_the_compared_in_the_first_r
     assert sorted(turns(5, 1)) == sorted(WAYS)
 
 
+@pytest.mark.long
 def test_saves_are_measured(tmp_path):
     (rank,) = run_ranks("saves", tmp_path / "at", world_size=1, timeout_s=100, kind=ALONE, state_mib=30, rounds=3, repeat=0)
     assert {(row["way"], row["round"]) for row in rank["saves"]} >= {(way, 3) for way in WAYS}
@@ -107,6 +108,7 @@ def test_a_rank_that_fails_says_why(tmp_path):
         run_ranks("nonsense", tmp_path / "at", world_size=1, timeout_s=100)
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_loaded_verified_and_uploaded(tmp_path):
     settings = {"kind": ALONE, "state_mib": 30, "loads": 1, "cold": False, "in_place": False}
     (rank,) = run_ranks("loads", tmp_path / "at", world_size=1, timeout_s=100, **settings)
