@@ -32,8 +32,8 @@ class HealthRulesStore:
             raise ConfigError(
                 "health_rules",
                 [
-                    "the controller's settings name no file for them: write one (holdfast health rules --toml > /etc/holdfast/rules.toml), "
-                    'add health_rules = "/etc/holdfast/rules.toml", and restart the controller'
+                    "the controller's settings name no file for them: write one that SlurmUser can replace (holdfast health rules --toml > "
+                    '/var/lib/holdfast/rules.toml), add health_rules = "/var/lib/holdfast/rules.toml", and restart the controller'
                 ],
             )
         rules = self.check(text)

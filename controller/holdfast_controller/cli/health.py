@@ -25,7 +25,7 @@ app = make_app(
       holdfast health check spot-1
       holdfast health rules --check rules.toml
       holdfast health replay kernel.log
-      holdfast health resolve spot-1 --rule ecc-sram
+      holdfast health resolve spot-1 --rule xid-48
     """
 )
 ENDS = "Exit codes: 0 done, 1 failed or sick (a rule of drain or graver holds), 2 usage, 3 controller not reachable, 4 refused."
@@ -118,7 +118,7 @@ def resolve(
     \b
     Examples:
       holdfast health resolve spot-1
-      holdfast health resolve spot-1 --rule ecc-sram --gpu GPU-5c7b
+      holdfast health resolve spot-1 --rule xid-48 --gpu GPU-5c7b
     """
     with reported("health resolve", as_json=as_json):
 
