@@ -78,3 +78,18 @@ def test_a_sites_own_program_that_is_content_leaves_the_word_to_us(hooks, check)
     site.chmod(0o755)
     hooks.install(chain={"health-check": site})
     assert check(f"sick {fresh()}\nxid_79\n") == (1, "nhc\nholdfast: xid_79\n")
+
+
+def test_it_starts_neither_python_nor_a_program_of_slurms(hooks, check):
+    """slurmd runs it before it registers, when scontrol hangs; Python alone would take longer than the whole may."""
+    seen = hooks.root / "seen"
+    for path in (hooks.root / "python", *(hooks.root / name for name in ("scontrol", "squeue", "sinfo"))):
+        path.write_text(f'#!/bin/sh\necho "$0" >> {seen}\n')
+        path.chmod(0o755)
+    hooks.install(python=hooks.root / "python", bin_dir=hooks.root)
+    assert check(f"ok {fresh()}\n\n") == (0, "")
+    assert check(f"sick {fresh()}\nxid_79\n") == (1, "holdfast: xid_79\n")
+    assert not seen.exists()
+    environ = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "0", "SLURM_JOB_UID": "0"}
+    subprocess.run([hooks.root / "hooks" / "prolog"], env=environ, cwd="/", check=False)
+    assert "/python" in seen.read_text(), "what would be seen"

@@ -31,6 +31,21 @@ def test_everything_in_the_table_is_told() -> None:
     assert {family.name for family in families(h100s(), True)} == {metric.name for metric in AGENT}
 
 
+def test_jobs_are_labels_of_one_series_alone() -> None:
+    """A label that changes with each job would multiply what Prometheus stores; that one is joined to the others."""
+    of_jobs = {"job", "job_id", "user", "account", "partition"}
+    assert {metric.name for metric in AGENT if of_jobs & set(metric.labels)} == {"holdfast_gpu_job_info"}
+    told = {family.name for family in families(h100s(), True) for each in family.samples if of_jobs & each.labels.keys()}
+    assert told == {"holdfast_gpu_job_info"}
+
+
+def test_each_metric_is_told_as_what_the_table_calls_it() -> None:
+    told = text(families(h100s(), True)).decode()
+    assert {line for line in told.splitlines() if line.startswith("# TYPE ")} == {
+        f"# TYPE {metric.name}{'_total' if metric.kind == 'counter' else ''} {metric.kind}" for metric in AGENT
+    }
+
+
 def test_what_a_gpu_does_not_support_has_no_series() -> None:
     told = text(families(h100s(), True)).decode()
     assert 'holdfast_gpu_temperature_celsius{gpu="3",node="n1",sensor="memory"' not in told

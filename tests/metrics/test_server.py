@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from holdfast_common.clock import SystemClock
 from holdfast_common.metrics_server import MOST_AT_ONCE, MetricsServer
+from holdfast_nodeagent import app
+from holdfast_nodeagent.config import AgentConfig
 from holdfast_nodeagent.exporter import Exporter, serve
 from holdfast_nodeagent.health.snapshot import Snapshot
 from snapshots import AT, h100s
@@ -62,6 +65,26 @@ async def test_a_taken_port_is_said_and_the_agent_goes_on(caplog: pytest.LogCapt
 async def test_an_agent_that_is_told_nothing_serves_nothing() -> None:
     with served(listen="") as exporter:
         assert exporter.port == 0
+
+
+class Watched:
+    """Stands for what watches the node's health."""
+
+    snapshot = staticmethod(h100s)
+
+
+@pytest.mark.parametrize(("settings", "told"), [({}, False), ({"metrics_dcgm_names": False}, False), ({"metrics_dcgm_names": True}, True)])
+async def test_dcgms_names_are_served_only_where_they_are_asked_for(settings: dict[str, bool], told: bool) -> None:
+    config = AgentConfig(controller="127.0.0.1:1", cluster="lab", metrics_listen="127.0.0.1:0", **settings)
+    with app.served(config, SystemClock(), Watched(), lambda: True) as port:
+        status, text = await fetched(port)
+    assert (status, "holdfast_agent_build_info" in text, "DCGM_FI_" in text) == (200, True, told)
+
+
+async def test_an_agent_serves_nothing_by_its_defaults() -> None:
+    config = AgentConfig(controller="127.0.0.1:1", cluster="lab")
+    with app.served(config, SystemClock(), Watched(), lambda: True) as port:
+        assert port == 0
 
 
 async def test_a_fault_in_one_scrape_is_that_scrapes() -> None:
