@@ -78,9 +78,9 @@ class CondemnNode(NodeCommand):
     instance_id: str = ""
     notice: Notice | None = None
     keep_until: float = 0.0
+    """The empty machine is kept for so long, Unix seconds; 0: it is not."""
     rule: str = ""
     """The health rule that asks for it."""
-    """The empty machine is kept for so long, Unix seconds; 0: it is not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,16 +172,16 @@ def test_strikes_are_counted_per_gpu_and_forgotten_after_their_time() -> None:
 
 def test_resolving_forgets_an_event_and_its_strikes() -> None:
     judge = told(Judge(rules(XID, ESCALATES)), xid(0), xid(600), xid(1200), xid(0, gpu="GPU-1"))
-    judge.resolve("xid", GPU, T0 + 1300)
+    judge.resolve("xid", GPU)
     assert [each.gpu for each in found(judge, 1300)] == ["GPU-1"]
     assert [(each.gpu, each.strikes) for each in found(told(judge, xid(1400)), 1400)] == [("GPU-1", 1), (GPU, 1)]
-    judge.resolve("*", "", T0 + 1500)
+    judge.resolve("*", "")
     assert not found(judge, 1500)
 
 
 def test_what_still_holds_comes_back_after_resolving() -> None:
     judge = told(Judge(rules(HOT)), *HELD)
-    judge.resolve("*", "", T0 + 61)
+    judge.resolve("*", "")
     assert not found(judge, 61)
     assert not found(told(judge, heat(70)), 70)
     (finding,) = found(told(judge, heat(130)), 130)
@@ -214,7 +214,7 @@ def test_it_remembers_so_many_places_and_no_more() -> None:
     for number in range(MOST_PLACES + 50):
         judge.hear(xid(0, gpu=f"PCI:{number:04x}:00:00"))
     assert len(found(judge, 0)) == MOST_PLACES
-    judge.resolve("*", "", T0)
+    judge.resolve("*", "")
     assert len(found(told(judge, xid(1)), 1)) == 1
 
 

@@ -71,9 +71,8 @@ class Judge:
         if blow.take(event, stands=self._stands(rule, place, event.at)):
             self._strike(place, event.at)
 
-    def resolve(self, rule: str, gpu: str, at: float) -> None:
-        """Forget what a rule (`*`: every rule) found on a GPU (empty: on all, and on the node). A reading that still holds comes back."""
-        del at  # what holds comes back by the next reading, whenever that is
+    def resolve(self, rule: str, gpu: str) -> None:
+        """Forget what a rule (`*`: every rule) found on a GPU (empty: on all, and the node). What still holds comes back by a reading."""
         for place in [*self._levels, *self._blows, *self._strikes]:
             if rule in {"*", "", place[0]} and gpu in {"", place[1]}:
                 self._blows.pop(place, None)

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from holdfast_common.clock import VirtualClock, settle
-from holdfast_common.health.catalogue import TIER_S
+from holdfast_common.health.catalogue import TIER_S, Tier
 from holdfast_common.health.model import Sample
 from holdfast_protos.v1 import agent_pb2 as pb
 
@@ -84,11 +84,11 @@ class FakeNode:
         self.make()
         await self.start()
 
-    def tier(self, tier: str, *samples: Sample) -> None:
+    def tier(self, tier: Tier, *samples: Sample) -> None:
         """A round of the NVML process."""
         now = self.clock.now()
         some = [Sample(now, "gpus_visible", float(len(self.inventory.gpus)))] if tier == "fast" else []
-        self.watch.on_samples(tier, [*some, *samples], 0.001)  # type: ignore[arg-type]
+        self.watch.on_samples(tier, [*some, *samples], 0.001)
 
     def read_all(self) -> None:
         """All is well with the GPUs."""

@@ -1,7 +1,7 @@
 """Fakes of what the health of a node is read from, for tests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -68,7 +68,7 @@ class _OpenLines:
     after_seq: int
     on_caught_up: Callable[[], None]
 
-    async def lines(self) -> AsyncIterator[tuple[int, float, str]]:
+    async def lines(self) -> AsyncGenerator[tuple[int, float, str]]:
         """Yield each message."""
         while True:
             record = await self.log.next(self.after_seq, self.on_caught_up)

@@ -100,7 +100,7 @@ class Judging:
     def resolve(self, rule: str, gpu: str) -> None:
         """Forget what a rule (`*`: every one) has found on a GPU (empty: on all). A deep check that failed is then due again."""
         log.info("health: %.64s on %.64s is resolved", rule, gpu or "all")
-        self._judge.resolve(rule, gpu, self._clock.now())
+        self._judge.resolve(rule, gpu)
         left = tuple(each for each in self._deep_findings if rule not in ("*", each.rule) or gpu not in ("", each.gpu))
         if left != self._deep_findings:
             self.found_deep("", left)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from holdfast_common.clock import Clock
@@ -56,7 +56,7 @@ class Reader(Protocol):
 class Lines(Protocol):
     """The kernel's messages: `gpu.kernel_log.KernelLog`."""
 
-    def lines(self) -> AsyncIterator[tuple[int, float, str]]:
+    def lines(self) -> AsyncGenerator[tuple[int, float, str]]:
         """Yield (sequence number, Unix seconds, text) for ever."""
 
 
@@ -314,7 +314,7 @@ class HealthWatch:
         if not self._memory.kept.known_inventory().gpus:
             await first_of(self._when(lambda: bool(self._inventory.gpus or self._unavailable)), self._clock.sleep(INVENTORY_S))
         lines = self._open_lines(self._memory.kept.kernel_seq, self._on_kernel_heard).lines()
-        async with contextlib.aclosing(lines):  # type: ignore[type-var]
+        async with contextlib.aclosing(lines):
             async for seq, at, text in lines:
                 self._memory.kept.kernel_seq = seq
                 # The kernel's own clock is not corrected and drifts by a second a day: what comes while we listen is from now.
