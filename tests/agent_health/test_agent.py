@@ -12,6 +12,7 @@ from holdfast_common.clock import SystemClock
 from holdfast_nodeagent.app import Agent
 from holdfast_nodeagent.config import AgentConfig
 from holdfast_nodeagent.fakes import FakeController, FakeMetadata
+from holdfast_nodeagent.health import admission
 from holdfast_nodeagent.jobdirs import JobDirs
 from holdfast_nodeagent.notices.aws import AwsMetadata
 from holdfast_nodeagent.notices.http import MetadataHttp
@@ -152,13 +153,33 @@ async def test_an_xid_reaches_the_controller_once_and_outlives_the_agent(machine
     assert [(finding.rule, finding.gpu, finding.action, finding.strikes) for finding in machine.health().findings] == found
 
 
-async def test_slurmd_waits_for_a_sick_gpu_to_be_resolved(machine: Machine, eventually: Eventually) -> None:
+@pytest.mark.parametrize("source", ["the kernel's log", "NVML"])
+async def test_each_source_alone_reaches_the_controller_within_a_second(machine: Machine, source: str, eventually: Eventually) -> None:
+    await welcomed(machine)
+    await eventually(lambda: machine.health().quick_check == "passed")
+    began = time.monotonic()
+    if source == "NVML":
+        machine.gpus.xid(0, 79)
+    else:
+        append(machine.kernel_log, xid_line(machine.gpus.pci(0), 79))
+    await eventually(lambda: machine.health().findings)
+    assert time.monotonic() - began < 1.0
+    assert [(each.rule, each.gpu) for each in machine.health().findings] == [("xid-79", machine.gpus.uuid(0))]
+
+
+async def test_slurmd_waits_for_a_sick_gpu_to_be_resolved(
+    machine: Machine, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "RETRY_S", 0.3)
     append(machine.kernel_log, xid_line(machine.gpus.pci(0), 79))
     await welcomed(machine)
     await eventually(lambda: machine.health().quick_check)
     assert "79" in machine.health().quick_check
     assert not machine.started.exists()
     assert machine.health().findings
+    machine.controller.say("o", health_order=pb.HealthOrder(resolve_rule="*"))
+    await eventually(lambda: not machine.health().findings)
+    await eventually(machine.started.exists)
 
 
 async def test_a_node_that_lacks_gpus_gets_no_slurmd(machine: Machine, eventually: Eventually) -> None:
