@@ -17,7 +17,7 @@ def main() -> int:
         epilog="Restarting it at any instant is safe: it goes on from its journal. Exit codes: 0 stopped, 1 failed, 2 usage or settings.",
     )
     parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), help=f"settings file, TOML (default: {DEFAULT_CONFIG})")
-    parser.add_argument("--check", action="store_true", help="check settings and policy, say every fault, and exit")
+    parser.add_argument("--check", action="store_true", help="check settings, policy and health rules, say every fault, and exit")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"holdfast-controller {__version__}")
     arguments = parser.parse_args()
@@ -26,11 +26,14 @@ def main() -> int:
     from holdfast_common.log import configure_logging
 
     from holdfast_controller.config import load_config
+    from holdfast_controller.health_rules import HealthRulesStore
     from holdfast_controller.policies import PolicyStore
 
     try:
         config = load_config(arguments.config)
         policies = PolicyStore(Path(config.policy), config.providers.names)
+        if arguments.check:
+            HealthRulesStore(config.health_rules)
         if arguments.check and config.nodes is not None:
             from holdfast_controller.bootstrap import prepare
 
