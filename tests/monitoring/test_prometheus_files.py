@@ -51,7 +51,7 @@ def test_the_other_way_to_find_agents(tmp_path: Path) -> None:
     lines = [line.removeprefix("  # ") for line in other.splitlines() if line.startswith("  # ") and not line.startswith("  # Where")]
     agents = tmp_path / "agents.json"
     agents.write_text(json.dumps([{"targets": ["10.0.0.5:9465"], "labels": {"node": "spot-1"}}]))
-    lines = [line.replace("/var/lib/holdfast/agents.json", str(agents)) for line in lines]
+    lines = [line.replace("/run/holdfast/agents.json", str(agents)) for line in lines]
     (tmp_path / "holdfast.rules.yml").write_text((FOLDER / "prometheus" / "holdfast.rules.yml").read_text())
     (tmp_path / "prometheus.yml").write_text(first + "\n".join(f"  {line}" for line in lines) + "\n")
     assert "file_sd_configs" in (tmp_path / "prometheus.yml").read_text()
