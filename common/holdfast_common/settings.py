@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from holdfast_common.errors import ConfigError
 
-MAX_CHARS = 262_144
+MAX_BYTES = 262_144
+_HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:]+\]|[^\s:/]+):([0-9]{1,5})")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -39,12 +40,23 @@ def worded(pattern: str, allowed: str) -> AfterValidator:
 
 Name = Annotated[str, worded(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "write 1 to 64 letters, digits and . _ -, a letter or digit first")]
 Path_ = Annotated[str, worded(r"/[^\x00-\x1f]{0,1000}", "write an absolute path")]
+
+
+def _host_port(value: str) -> str:
+    match = _HOST_PORT.fullmatch(value)
+    if value and (match is None or int(match[1]) > 65535):
+        raise ValueError("is not allowed: write host:port, or nothing")
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
+"""Where to listen; port 0: any. Empty: nowhere."""
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 """TOML's arrays are lists."""
 Seconds = Annotated[float, Field(gt=0, le=604_800)]
 
 
-def read_text(path: str | Path, limit: int = MAX_CHARS) -> str:
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     """Return a settings file's text.
 
     Raises ConfigError if it cannot be read, is no regular file, is longer than `limit` bytes or is not UTF-8, and where every user can
@@ -70,8 +82,8 @@ def read_text(path: str | Path, limit: int = MAX_CHARS) -> str:
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Return the document. Raises ConfigError with line and column."""
-    if len(text) > MAX_CHARS:
-        raise ConfigError(where, [f"is longer than {MAX_CHARS} characters"])
+    if len(text.encode(errors="replace")) > MAX_BYTES:  # as read_text counts: what is put in force must be read again at the next start
+        raise ConfigError(where, [f"is longer than {MAX_BYTES} bytes"])
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, and int() of thousands of digits

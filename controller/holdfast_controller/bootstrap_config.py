@@ -6,7 +6,7 @@ Where the table is missing, a launch carries its own words only, and all else is
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from holdfast_common.settings import Path_, Section, worded
+from holdfast_common.settings import HostPort, Path_, Section, worded
 from pydantic import AfterValidator, Field
 
 Cloud = Literal["aws", "gcp", "azure"]
@@ -74,7 +74,7 @@ class AgentSettings(Section):
     watched_paths: Annotated[tuple[Path_, ...], Field(strict=False, max_length=64)] | None = None
     checkpoint_mounts: Annotated[tuple[Path_, ...], Field(strict=False, max_length=64)] | None = None
     quick_check_s: Annotated[float, Field(ge=1, le=600)] | None = None
-    metrics_listen: Annotated[str, worded(r"|(?:\[[0-9A-Fa-f:]+\]|[^\s:/]+):\d{1,5}", "write host:port")] | None = None
+    metrics_listen: HostPort | None = None
     metrics_dcgm_names: bool | None = None
 
     def given(self) -> Mapping[str, float | str | bool | list[str]]:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from holdfast_common.channel import check_bind
 from holdfast_common.errors import ConfigError
 from holdfast_common.munge import DEFAULT_SOCKET
-from holdfast_common.settings import Name, Path_, Section, faults_of, parse_toml, read_text, table, validated, worded
-from pydantic import AfterValidator, Field, ValidationError
+from holdfast_common.settings import HostPort, Name, Path_, Section, faults_of, parse_toml, read_text, table, validated, worded
+from pydantic import Field, ValidationError
 
 from holdfast_controller.bootstrap_config import NodeSettings
 from holdfast_controller.config_clouds import Providers, cloud_faults
@@ -69,17 +69,10 @@ class Timing(Section):
     """An agent that has been silent for so long is taken for gone."""
 
 
-def _listens(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if value and (not host or not port.isdecimal() or int(port) > 65535):
-        raise ValueError("is not allowed: write host:port, or nothing")
-    return value
-
-
 class Metrics(Section):
     """What Prometheus reads."""
 
-    listen: Annotated[str, AfterValidator(_listens)] = ""
+    listen: HostPort = ""
     """host:port of `/metrics`, and of `/sd`, where it finds the agents (`http_sd_configs`); empty: not served. Anyone who reaches it may
     read it: node and pool names, prices, counts."""
     file_sd: Annotated[str, worded(r"|/[^\x00-\x1f]{0,1000}", "write an absolute path")] = ""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from holdfast_common.errors import ConfigError
-from holdfast_common.settings import parse_toml, read_text
+from holdfast_common.settings import HostPort, parse_toml, read_text
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from holdfast_nodeagent.notices.http import PLAIN_HTTP
@@ -76,18 +76,10 @@ class AgentConfig(BaseModel):
     """Where the checkpoint store must be mounted, and must answer within 5 s."""
     quick_check_s: Annotated[float, Field(ge=1, le=600)] = 20.0
     """The longest time that the check before slurmd's start may take."""
-    metrics_listen: str = ""
+    metrics_listen: HostPort = ""
     """`host:port` of `/metrics`; port 0: any. Empty: not served."""
     metrics_dcgm_names: bool = False
     """Serve the names of dcgm-exporter as well. A site that runs that one would count twice."""
-
-    @field_validator("metrics_listen")
-    @classmethod
-    def _listen(cls, value: str) -> str:
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^\s:/]+):(\d{1,5})", value)
-        if value and (match is None or int(match[2]) > 65535):
-            raise ValueError("must be host:port, or empty")
-        return value
 
     @field_validator("controller")
     @classmethod

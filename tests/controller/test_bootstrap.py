@@ -4,6 +4,7 @@ import base64
 import email
 import email.policy
 import importlib
+import itertools
 import json
 import tomllib
 from pathlib import Path
@@ -122,9 +123,18 @@ def test_the_agents_further_keys_are_its_own_and_reach_it(tmp_path: Path) -> Non
     assert {key: getattr(found, key) for key in further} | paths == further
 
 
-@pytest.mark.parametrize("key", sorted(key for key in AgentSettings.model_fields if key.endswith("_s")))
-@pytest.mark.parametrize("value", [-1.0, 0.0, 0.05, 60.0, 60.01, 600.0, 601.0, 604_800.0, 604_801.0])
-def test_what_we_take_for_the_agent_it_takes_too(key: str, value: float) -> None:
+SECONDS = [key for key in AgentSettings.model_fields if key.endswith("_s")]
+LISTENS = ["", "0.0.0.0:9465", "[::]:0", "node:65535", "node:65536", ":9465", "::1:9465", "a b:1", "node:٩"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *itertools.product(SECONDS, [-1.0, 0.0, 0.05, 60.0, 60.01, 600.0, 601.0, 604_800.0, 604_801.0]),
+        *(("metrics_listen", each) for each in LISTENS),
+    ],
+)
+def test_what_we_take_for_the_agent_it_takes_too(key: str, value: float | str) -> None:
     def accepts(model: type[AgentSettings] | type[AgentConfig], **more: Any) -> bool:
         try:
             model.model_validate({key: value, **more})

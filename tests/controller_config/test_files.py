@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from holdfast_common.errors import ConfigError
+from holdfast_common.health.rules import parse_rules
 from holdfast_controller.config import load_config
+from holdfast_controller.health_rules import HealthRulesStore
 from holdfast_controller.policies import PolicyStore
 from holdfast_nodeagent.config import load as load_agent
 from hypothesis import given, settings
@@ -43,6 +45,16 @@ def test_a_file_that_is_none(name: str, tmp_path: Path) -> None:
     refused(load, path, "nested|TOML")
     path.write_text("x = " + "9" * 5000)
     refused(load, path, "TOML")
+
+
+def test_what_is_put_in_force_is_read_again_at_the_next_start(tmp_path: Path) -> None:
+    """A file's length counts in bytes, so a text's does too: a comment in another language has more of them than characters."""
+    text = f"version = 1\n# {'é' * 200_000}\n"
+    path = tmp_path / "rules.toml"
+    path.write_text(text)
+    refused(lambda path: HealthRulesStore(str(path)), path, "longer than")
+    with pytest.raises(ConfigError, match="longer than"):
+        parse_rules(text)
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -14,14 +14,14 @@ from holdfast_controller.cli.text import clean
 def read(file: str) -> str:
     """Return the text of a file, or of stdin for `-`. Raises CliError."""
     from holdfast_common.errors import ConfigError
-    from holdfast_common.settings import MAX_CHARS, read_text
+    from holdfast_common.settings import MAX_BYTES, read_text
 
     try:
         if file != "-":
             return read_text(file)
-        content = sys.stdin.buffer.read(MAX_CHARS + 1)
-        if len(content) > MAX_CHARS:
-            raise CliError(f"stdin is longer than {MAX_CHARS} bytes")
+        content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise CliError(f"stdin is longer than {MAX_BYTES} bytes")
         return content.decode()
     except ConfigError as error:
         raise CliError(str(error)) from error
