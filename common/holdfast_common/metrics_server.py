@@ -1,5 +1,6 @@
 """A small HTTP server for Prometheus: a thread for each request, a few at a time, GET only. It never ends what it serves."""
 
+import asyncio
 import logging
 import socket
 import socketserver
@@ -7,17 +8,30 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 MOST_AT_ONCE = 8
 REQUEST_S = 10.0
 """A caller that takes longer to ask, and to take the answer, is left."""
+ANSWER_S = 5.0
+"""A scrape waits no longer for the loop of what it asks."""
 
 Page = Callable[[], tuple[str, bytes]]
 """Returns content type and body."""
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], T], limit_s: float) -> T:
+    """Make a call in a loop, from another thread, and return what it gives. Raises TimeoutError where the loop hangs."""
+
+    async def ask() -> T:
+        return call()
+
+    return asyncio.run_coroutine_threadsafe(ask(), loop).result(limit_s)
 
 
 class MetricsServer:

@@ -12,15 +12,12 @@ from dataclasses import replace
 from holdfast_common.exposition import CONTENT_TYPE, Families, text
 from holdfast_common.health.catalogue import CLOCK_REASONS, READINGS, TIER_S
 from holdfast_common.health.model import Action
-from holdfast_common.metrics_server import MetricsServer
+from holdfast_common.metrics_server import ANSWER_S, MetricsServer, in_loop
 
 from holdfast_nodeagent import __version__
 from holdfast_nodeagent.dcgm import dcgm_families
 from holdfast_nodeagent.gpu.inventory import Gpu
 from holdfast_nodeagent.health.snapshot import Snapshot
-
-ANSWER_S = 5.0
-"""A scrape waits no longer for the agent's own loop."""
 
 MISSED_ROUNDS, GRACE_S = 3.0, 10.0
 """A reading is shown until so many rounds of its tier, and so many seconds, have passed without another."""
@@ -187,11 +184,8 @@ def serve(
         return Exporter(None)
     loop = asyncio.get_running_loop()
 
-    async def ask() -> tuple[Snapshot, bool]:
-        return fresh(snapshot(), now()), connected()
-
     def asked() -> tuple[Snapshot, bool]:
-        return asyncio.run_coroutine_threadsafe(ask(), loop).result(answer_s)
+        return in_loop(loop, lambda: (fresh(snapshot(), now()), connected()), answer_s)
 
     def healthy() -> tuple[str, bytes]:
         asked()

@@ -14,6 +14,7 @@ from holdfast_protos.v1 import agent_pb2 as pb
 
 from holdfast_nodeagent import __version__
 from holdfast_nodeagent.claims import Report
+from holdfast_nodeagent.health.keeping import first_of
 from holdfast_nodeagent.jobdirs import JobKey
 from holdfast_nodeagent.jobs import Jobs
 from holdfast_nodeagent.notices.base import Answer, Identity, NoticeSource, Unclear, follow, notice_id, strongest
@@ -339,12 +340,7 @@ class Node:
 
     async def _unless_released(self, wait: Coroutine[Any, Any, object]) -> bool:
         """Wait; return False at once where the node is given up meanwhile, or was."""
-        waiting, released = asyncio.ensure_future(wait), asyncio.ensure_future(self._released.wait())
-        try:
-            await asyncio.wait({waiting, released}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            released.cancel()
+        await first_of(wait, self._released.wait())
         return not self._released.is_set()
 
 

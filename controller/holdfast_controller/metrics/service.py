@@ -4,13 +4,13 @@ import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from holdfast_common.clock import Clock
 from holdfast_common.errors import ConfigError
 from holdfast_common.exposition import CONTENT_TYPE, Families, text
-from holdfast_common.metrics_server import MetricsServer
+from holdfast_common.metrics_server import ANSWER_S, MetricsServer, in_loop
 
 from holdfast_controller.agents import AgentHub
 from holdfast_controller.metrics.collector import families
@@ -23,10 +23,7 @@ from holdfast_controller.plan import Plans
 from holdfast_controller.reactor import Reactor
 
 ACCRUE_S = 5.0
-ANSWER_S = 5.0
-"""A scrape waits no longer for the controller's own loop."""
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -65,17 +62,10 @@ class MetricsService:
     def serve(self, listen: str, answer_s: float = ANSWER_S) -> None:
         """Serve at `listen` (host:port), from the loop that calls this; 503 where that hangs. Raises ConfigError for a taken port."""
         loop = asyncio.get_running_loop()
-
-        def in_loop(call: Callable[[], T]) -> T:
-            async def ask() -> T:
-                return call()
-
-            return asyncio.run_coroutine_threadsafe(ask(), loop).result(answer_s)
-
         pages = {
-            "/metrics": lambda: (CONTENT_TYPE, text(in_loop(self.families))),
-            "/sd": lambda: ("application/json", as_json(in_loop(self.targets))),
-            "/-/healthy": lambda: ("text/plain", in_loop(lambda: b"ok\n")),
+            "/metrics": lambda: (CONTENT_TYPE, text(in_loop(loop, self.families, answer_s))),
+            "/sd": lambda: ("application/json", as_json(in_loop(loop, self.targets, answer_s))),
+            "/-/healthy": lambda: ("text/plain", in_loop(loop, lambda: b"ok\n", answer_s)),
         }
         try:
             self._server = MetricsServer(listen, pages)
