@@ -1,9 +1,9 @@
 """The health rules in force: an admin's file, or the table that Holdfast brings."""
 
-import os
 from pathlib import Path
 
 from holdfast_common.errors import ConfigError
+from holdfast_common.files import replace_file
 from holdfast_common.health.rules import Rules, default_toml, parse_rules
 from holdfast_common.settings import read_text
 
@@ -37,10 +37,5 @@ class HealthRulesStore:
                 ],
             )
         rules = self.check(text)
-        partial = self._path.with_name(f".{self._path.name}.new")
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._path)
+        replace_file(self._path, text.encode(), 0o600, durable=True)
         self.text, self.rules = text, rules

@@ -1,11 +1,11 @@
 """The policy in force: read from its file, replaced as a whole by an admin, never half."""
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from holdfast_common.errors import ConfigError
+from holdfast_common.files import replace_file
 from holdfast_common.policy import Policy, parse_policy
 from holdfast_common.settings import read_text
 
@@ -77,12 +77,7 @@ class PolicyStore:
         """Put a new policy in force, durably. Raises ConfigError with every fault, and then nothing has changed."""
         policy = self._parsed(text)
         plans = bounded(plans_of(policy), self._bounds)
-        partial = self._path.with_name(f".{self._path.name}.new")
-        with open(partial, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._path)
+        replace_file(self._path, text.encode(), 0o600, durable=True)
         # A node that the policy drops keeps its plan while an instance holds it: its job is still to be brought to safety.
         held = {name: self._plans.by_node[name] for name, node in fleet.nodes.items() if node.instance_id and name in self._plans.by_node}
         self.text, self.policy = text, policy

@@ -3,11 +3,11 @@
 import logging
 from pathlib import Path
 
+from holdfast_common.files import replace_file
 from holdfast_common.jobfiles import Time
 from holdfast_common.notice import Notice, NoticeKind
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast_nodeagent.files import replace_file
 from holdfast_nodeagent.notices.base import Identity
 
 log = logging.getLogger(__name__)

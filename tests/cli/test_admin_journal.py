@@ -172,7 +172,7 @@ async def test_a_policy_that_changed_meanwhile_is_not_overwritten(stage) -> None
 
 
 async def test_a_policy_file_that_cannot_be_written_is_said_and_nothing_changes(stage) -> None:
-    (stage.directory / ".policy.toml.new").mkdir()
+    (stage.directory / ".policy.toml.tmp").mkdir()
     text = stage.policies.text.replace('nodes = "spot-[1-3]"', OTHER)
     with pytest.raises(grpc.aio.AioRpcError, match="cannot be written") as caught:
         await stage.stub.SetPolicy(pb.SetPolicyRequest(toml=text))

@@ -5,9 +5,10 @@ listed, since that is what an alert is for. All of it is in the journal, so that
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from holdfast_common.files import replace_file
 
 from holdfast_controller.fleet import Fleet
 
@@ -46,8 +47,5 @@ class TargetsFile:
         content = as_json(groups)
         if content == self._written:
             return
-        partial = self._path.with_name(f".{self._path.name}.new")
-        partial.write_bytes(content)
-        os.chmod(partial, 0o644)
-        os.replace(partial, self._path)
+        replace_file(self._path, content, 0o644, durable=False)
         self._written = content

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from holdfast_common.files import replace_file
 from holdfast_common.health.model import Finding, GpuEvent
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from holdfast_nodeagent.files import replace_file
 from holdfast_nodeagent.gpu.inventory import Inventory
 
 RECENT_S = 60.0

@@ -6,9 +6,8 @@
 import logging
 from pathlib import Path
 
+from holdfast_common.files import replace_file
 from holdfast_common.health.model import Action, Finding, worst
-
-from holdfast_nodeagent.files import replace_file
 
 VALID_S = 60
 RENEW_S = 15.0
