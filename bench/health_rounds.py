@@ -1,5 +1,6 @@
 """From a fault in a machine's kernel log or NVML to what follows: the node drained, its job told, the agent's verdict."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,11 @@ def verdicts(directory: Path, faults: Sequence[Fault], say: Callable[[str], None
             time.sleep(SPREAD_S)
         found = []
         for name, fault, word, at in zip(names, faults, words, began, strict=True):
-            until(lambda word=word: word.read_text().startswith("sick"), f"{name}'s verdict", WAITS_S)  # type: ignore[misc]
+            until(functools.partial(_is_sick, word), f"{name}'s verdict", WAITS_S)
             found.append((fault, word.stat().st_mtime - at))
             say(f"{fault}: sick after {found[-1][1]:.1f} s")
         return found
+
+
+def _is_sick(word: Path) -> bool:
+    return word.read_text().startswith("sick")

@@ -55,7 +55,7 @@ class MachineGpus:
         """
         pci = self.nvml.pci(gpu)
         if kernel:
-            kernel_log.append(self.kernel_log, kernel_log.xid_line(pci, number, pid, process, _TEXTS.get(number, "Reset Required")))
+            kernel_log.append(self.kernel_log, kernel_log.xid_line(pci, number, pid, process))
         if event:
             self.nvml.xid(gpu, number)
         for key, value in _AFTER_XID.get(number, {}).items():
@@ -102,16 +102,6 @@ class MachineGpus:
     def clear(self) -> None:
         """Heal them all; what the kernel has said stays said."""
         self.nvml.clear()
-
-
-_TEXTS = {
-    48: "An uncorrectable double bit error (DBE) has been detected on GPU in the framebuffer at partition 6, subpartition 0.",
-    63: "Row Remapper: New row (0x00000000031e9030) marked for remapping, reset gpu to activate.",
-    64: "Row Remapper: Error: Unable to remap the row.",
-    79: "GPU has fallen off the bus.",
-    94: "Contained: SM (0x1). RST: No, D-RST: No",
-    95: "Uncontained: LTC TAG (0x2,0x0). RST: Yes, D-RST: No",
-}
 
 
 def main(arguments: list[str]) -> None:
