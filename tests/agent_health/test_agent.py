@@ -4,8 +4,9 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from holdfast_common.clock import SystemClock
@@ -114,20 +115,20 @@ async def machine(
     made.http.close()
 
 
-async def welcomed(machine: Machine, **welcome: object) -> None:
+async def welcomed(machine: Machine, **welcome: Any) -> None:
     hellos = machine.controller.streams + 1
     machine.start()
     await machine.controller.until("hello", hellos)
-    machine.controller.say("w", welcome=pb.Welcome(node="spot-1", heartbeat_s=0.3, **{"gpus": 1, "gpu_model": "H100", **welcome}))  # type: ignore[arg-type]
+    machine.controller.say("w", welcome=pb.Welcome(node="spot-1", heartbeat_s=0.3, **{"gpus": 1, "gpu_model": "H100", **welcome}))
 
 
 @pytest.fixture
-def eventually() -> Iterator[Eventually]:
+def eventually() -> Eventually:
     async def wait(holds: Callable[[], object]) -> None:
         while not holds():  # noqa: ASYNC110 - what is waited for sets no event
             await asyncio.sleep(0.005)
 
-    return wait  # type: ignore[return-value]
+    return wait
 
 
 async def test_an_xid_reaches_the_controller_once_and_outlives_the_agent(machine: Machine, eventually: Eventually) -> None:
